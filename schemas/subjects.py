@@ -1,0 +1,234 @@
+"""Every stream, subject and consumer name: the only dotted strings in the system.
+
+A plan's address is ``<space>.<plan>`` in every subject. A space belongs to one submitter's NATS user, so the
+server, not the message, says who asked. Who may publish and read what is in ``planmesh.access``.
+
+Three accounts keep those who do not trust one another apart. The server checks no permission on the *reply*
+subject of a request, so whoever shares an account with a stream can make the server store an answer in it:
+
+- ``CORE``: the services. Holds the log, the commands, the work, the outcomes and the blobs.
+- ``AGENTS``: those who run steps. Holds what they say: results, claims, descriptions of themselves.
+- ``EDGE``: those who publish goals. Holds the goals.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+CORE: Final = "CORE"
+AGENTS: Final = "AGENTS"
+EDGE: Final = "EDGE"
+
+PLANS: Final = "PLANS"
+COMMANDS: Final = "COMMANDS"
+WORK: Final = "WORK"
+OUTCOMES: Final = "OUTCOMES"
+BLOBS: Final = "BLOBS"
+POISON: Final = "POISON"
+RESULTS: Final = "RESULTS"
+CLAIMS: Final = "CLAIMS"
+CATALOGUE: Final = "CATALOGUE"
+GOALS: Final = "GOALS"
+
+# Durable consumers, by stream. Agents and submitters have one each: see `agent_consumer`, `outcome_consumer`.
+DECIDE: Final = "decide"
+DISPATCH: Final = "dispatch"
+AUDITOR: Final = "auditor"
+GATEKEEPER: Final = "gatekeeper"
+PLANNER: Final = "planner"
+TIMERS: Final = "timers"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Address(NamedTuple):
+    """Where a plan lives: the space of whoever asked for it, and its id (the goal's)."""
+
+    space: str
+    plan: str
+
+    def __str__(self) -> str:
+        return f"{self.space}.{self.plan}"
+
+
+class BadToken(ValueError):
+    """A name that cannot be part of a subject.
+
+    Attributes:
+        what: What the name was for, such as ``"space"``.
+        value: The name as it was given.
+    """
+
+    def __init__(self, what: str, value: object) -> None:
+        self.what = what
+        self.value = value
+        shown = ascii(value)
+        if len(shown) > 80:
+            shown = f"{shown[:77]}..."
+        super().__init__(f"{what} must be 1 to 64 of the characters A-Z a-z 0-9 _ -, not {shown}")
+
+
+def token(what: str, value: str) -> str:
+    """Return *value* if it may stand between two dots of a subject.
+
+    Raises:
+        BadToken: It has another character, or is empty or longer than 64.
+    """
+    if not isinstance(value, str) or _TOKEN.fullmatch(value) is None:
+        raise BadToken(what, value)
+    return value
+
+
+def is_token(value: str) -> bool:
+    return _TOKEN.fullmatch(value) is not None
+
+
+def address(space: str, plan: str) -> Address:
+    """Check both tokens. Raises: BadToken."""
+    return Address(token("space", space), token("plan", plan))
+
+
+# --- subjects: an Address has been checked when it was made; every other name is checked here --------------
+
+
+def plan_log(at: Address) -> str:
+    return f"plans.{at.space}.{at.plan}"
+
+
+def command(at: Address, verb: str, actor: str) -> str:
+    return f"commands.{at.space}.{at.plan}.{token('verb', verb)}.{token('actor', actor)}"
+
+
+def goal(at: Address) -> str:
+    return f"goals.{at.space}.{at.plan}"
+
+
+def outcome(at: Address) -> str:
+    return f"outcomes.{at.space}.{at.plan}"
+
+
+def agent_work(agent: str, at: Address, step: str) -> str:
+    return f"work.agent.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}"
+
+
+def timer(at: Address, step: str) -> str:
+    return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
+
+
+def results(agent: str) -> str:
+    return f"results.{token('agent', agent)}"
+
+
+def claim(agent: str, at: Address, step: str, attempt: int) -> str:
+    return f"claims.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}.{attempt:d}"
+
+
+def catalogue(agent: str) -> str:
+    return f"catalogue.{token('agent', agent)}"
+
+
+def blob(sha256: str) -> str:
+    return f"blobs.sha256.{token('sha256', sha256)}"
+
+
+def poison(service: str, stream: str) -> str:
+    return f"poison.{token('service', service)}.{token('stream', stream)}"
+
+
+# --- core NATS, for requests and hints: nothing is stored ---------------------------------------------------
+
+
+def progress(agent: str, at: Address, step: str) -> str:
+    return f"progress.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}"
+
+
+def signals(agent: str) -> str:
+    return f"signals.{token('agent', agent)}"
+
+
+def put_blob(agent: str) -> str:
+    return f"blobs.{token('agent', agent)}.put"
+
+
+def get_blob(agent: str) -> str:
+    return f"blobs.{token('agent', agent)}.get"
+
+
+def query(name: str) -> str:
+    """A query that the auditor answers, such as ``query.plans``."""
+    return f"query.{token('query', name)}"
+
+
+# --- consumers ---------------------------------------------------------------------------------------------
+
+
+def agent_consumer(agent: str) -> str:
+    return f"agent-{token('agent', agent)}"
+
+
+def outcome_consumer(space: str) -> str:
+    return f"submitter-{token('space', space)}"
+
+
+# --- reading a subject -------------------------------------------------------------------------------------
+
+
+class BadSubject(ValueError):
+    """A subject that none of the functions above makes.
+
+    Attributes:
+        subject: The subject as it was received.
+    """
+
+    def __init__(self, subject: str, expected: str) -> None:
+        self.subject = subject
+        super().__init__(f"expected a subject like {expected}, found {ascii(subject[:200])}")
+
+
+class CommandSubject(NamedTuple):
+    address: Address
+    verb: str
+    actor: str
+
+
+def _split(subject: str, expected: str) -> list[str]:
+    found, pattern = subject.split("."), expected.split(".")
+    if len(found) != len(pattern):
+        raise BadSubject(subject, expected)
+    for part, wanted in zip(found, pattern, strict=True):
+        if (part != wanted) if wanted[0] != "<" else not is_token(part):
+            raise BadSubject(subject, expected)
+    return found
+
+
+def read_goal(subject: str) -> Address:
+    """Raises: BadSubject."""
+    _, space, plan = _split(subject, "goals.<space>.<goal>")
+    return Address(space, plan)
+
+
+def read_plan_log(subject: str) -> Address:
+    """Raises: BadSubject."""
+    _, space, plan = _split(subject, "plans.<space>.<plan>")
+    return Address(space, plan)
+
+
+def read_outcome(subject: str) -> Address:
+    """Raises: BadSubject."""
+    _, space, plan = _split(subject, "outcomes.<space>.<goal>")
+    return Address(space, plan)
+
+
+def read_command(subject: str) -> CommandSubject:
+    """Raises: BadSubject."""
+    _, space, plan, verb, actor = _split(subject, "commands.<space>.<plan>.<verb>.<actor>")
+    return CommandSubject(Address(space, plan), verb, actor)
+
+
+def read_results(subject: str) -> str:
+    """The agent that speaks. Raises: BadSubject."""
+    return _split(subject, "results.<agent>")[1]
+
+
+def read_catalogue(subject: str) -> str:
+    """The agent that describes itself. Raises: BadSubject."""
+    return _split(subject, "catalogue.<agent>")[1]
