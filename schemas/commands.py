@@ -1,0 +1,216 @@
+"""What is asked of a plan. Commands ask; events tell. `VERBS` says who may ask and how it may be answered.
+
+A command is published on ``commands.<space>.<plan>.<verb>.<actor>``. Plan, verb and actor are read from the
+subject, which the server checks, never from the message. A command names the attempt, or the digest, that it
+is about, so that one that comes late changes nothing; the same id twice is one command.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+
+from msgspec import Meta, Struct
+
+from planmesh.schemas import events
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Line, Name, Plan, Text, Token
+from planmesh.schemas.work import Result
+
+Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
+
+
+class Command(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="verb"
+):
+    """What every command has."""
+
+    id: Token
+
+
+class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
+    """A goal has become a plan, checked and completed."""
+
+    plan: Plan
+    goal: Text = ""
+    inputs: dict[str, Any] = {}
+    goal_digest: str
+    start: bool = True
+    traceparent: str | None = None
+
+
+class RefuseGoal(Command, frozen=True, kw_only=True, tag="refuse"):
+    """A goal cannot become a plan."""
+
+    problems: Annotated[tuple[Problem, ...], Meta(min_length=1)]
+    goal: Text = ""
+    name: Line = ""
+    goal_digest: str
+    traceparent: str | None = None
+
+
+class StartPlan(Command, frozen=True, kw_only=True, tag="start"):
+    """Start a draft."""
+
+    reason: Reason = ""
+
+
+class PausePlan(Command, frozen=True, kw_only=True, tag="pause"):
+    """Start nothing more. What is running may finish, and is recorded."""
+
+    reason: Reason = ""
+
+
+class ResumePlan(Command, frozen=True, kw_only=True, tag="resume"):
+    """Go on after a pause."""
+
+    reason: Reason = ""
+
+
+class CancelPlan(Command, frozen=True, kw_only=True, tag="cancel"):
+    """End the plan. What is running is told to stop, and its late result changes nothing."""
+
+    reason: Reason = ""
+
+
+class RetryStep(Command, frozen=True, kw_only=True, tag="retry"):
+    """Try a failed step again, or a rejected gate, or one whose outcome is unknown."""
+
+    step: Name
+    attempt: int
+    """The attempt that failed (the gate's round): a retry of an older one is refused."""
+    reason: Reason = ""
+
+
+class SkipStep(Command, frozen=True, kw_only=True, tag="skip"):
+    """Go on without an optional step; its output is null. A gate takes a reason as well."""
+
+    step: Name
+    reason: Reason = ""
+
+
+class ResolveStep(Command, frozen=True, kw_only=True, tag="resolve"):
+    """Say what became of an attempt whose outcome is unknown."""
+
+    step: Name
+    attempt: int
+    done: bool
+    """True: it had its effect, with `output`. False: it had none, and counts as failed."""
+    output: Payload = Payload()
+    reason: Reason = ""
+
+
+class CastVote(Command, frozen=True, kw_only=True, tag="vote"):
+    """Approve or reject what a gate would release, as the person in the subject."""
+
+    step: Name
+    digest: str
+    """The digest of what was shown: if it has changed since, the vote is refused and the gate asks again."""
+    decision: Literal["approve", "reject"]
+    reason: Reason = ""
+
+
+class TimerDue(Command, frozen=True, kw_only=True, tag="due"):
+    """A wait is over, says the timer loop. `decide` judges."""
+
+    step: Name
+    attempt: int
+    purpose: Literal["retry", "sla"]
+
+
+class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
+    """The gatekeeper has told someone of a gate, or could not."""
+
+    step: Name
+    round: int
+    channel: Line
+    delivered: bool
+    detail: Line = ""
+
+
+AnyCommand: TypeAlias = (
+    CreatePlan
+    | RefuseGoal
+    | StartPlan
+    | PausePlan
+    | ResumePlan
+    | CancelPlan
+    | RetryStep
+    | SkipStep
+    | ResolveStep
+    | CastVote
+    | TimerDue
+    | ReportNotice
+)
+
+
+class ReportResult(Struct, frozen=True):
+    """What came back from an agent: not a command anyone may publish, but decided like one."""
+
+    result: Result
+
+
+class Asked(NamedTuple):
+    """A command or a result, with what the server says about it.
+
+    Attributes:
+        what: The message.
+        by: Who asked: the actor of the subject; for a result, the agent.
+        at: When the server stored it (aware UTC). Decisions read no other clock.
+    """
+
+    what: AnyCommand | ReportResult
+    by: str
+    at: datetime
+
+    @property
+    def cause(self) -> events.Cause:
+        what = self.what
+        if isinstance(what, ReportResult):
+            return events.Cause("result", self.by, f"{what.result.step}.{what.result.attempt}")
+        return events.Cause(verb_of(what), self.by, what.id)
+
+
+class Verb(NamedTuple):
+    """One row of the table of commands.
+
+    Attributes:
+        command: The message.
+        publishers: Who may publish it. `person` is an operator as itself, or the gatekeeper for whom it has identified.
+        answers: The events that can answer it, besides those of the steps that it sets going.
+    """
+
+    command: type[Command]
+    publishers: tuple[Literal["planner", "executor", "gatekeeper", "operator", "person"], ...]
+    answers: tuple[type[events.Event], ...]
+
+
+VERBS: Final[dict[str, Verb]] = {
+    "create": Verb(CreatePlan, ("planner",), (events.PlanCreated, events.CommandRefused)),
+    "refuse": Verb(RefuseGoal, ("planner",), (events.PlanRefused, events.CommandRefused)),
+    "start": Verb(StartPlan, ("operator",), (events.PlanStarted, events.CommandRefused)),
+    "pause": Verb(PausePlan, ("operator",), (events.PlanPaused, events.CommandRefused)),
+    "resume": Verb(ResumePlan, ("operator",), (events.PlanResumed, events.CommandRefused)),
+    "cancel": Verb(CancelPlan, ("operator",), (events.PlanCancelled, events.CommandRefused)),
+    "retry": Verb(RetryStep, ("operator",), (events.StepReopened, events.CommandRefused)),
+    "skip": Verb(SkipStep, ("operator",), (events.StepSkipped, events.CommandRefused)),
+    "resolve": Verb(
+        ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)
+    ),
+    "vote": Verb(
+        CastVote,
+        ("person",),
+        (events.VoteCast, events.GateApproved, events.GateRejected, events.GateOpened, events.CommandRefused),
+    ),
+    "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
+    "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),
+}
+
+OPERATOR_VERBS: Final = tuple(
+    name for name, verb in VERBS.items() if {"operator", "person"} & set(verb.publishers)
+)
+
+
+def verb_of(command: AnyCommand) -> str:
+    tag = command.__struct_config__.tag
+    assert isinstance(tag, str)
+    return tag

@@ -1,0 +1,367 @@
+"""What happened to a plan. An event is never edited and never changes its meaning: new facts are optional fields
+or new types. The first line of each docstring is the transition.
+
+Events are written in commits: one message on ``plans.<space>.<plan>`` for each decision.
+"""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Permissions, Plan
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import Failure
+
+GENESIS: Final = "0" * 64
+"""What the first commit of a plan names as the one before it."""
+
+
+class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    """A fact about one plan."""
+
+
+# --- the plan ----------------------------------------------------------------------------------------------
+
+
+class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
+    """(nothing) -> draft"""
+
+    plan: Plan
+    goal: str = ""
+    requester: str
+    """The space that asked, as the server saw it."""
+    inputs: dict[str, Any] = {}
+    goal_digest: str
+    """SHA-256 of the goal's content: the same id with another digest is another goal."""
+    traceparent: str | None = None
+
+
+class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):
+    """(nothing) -> refused"""
+
+    problems: tuple[Problem, ...]
+    goal: str = ""
+    name: str = ""
+    requester: str
+    goal_digest: str
+    traceparent: str | None = None
+
+
+class PlanStarted(Event, frozen=True, kw_only=True, tag="plan.started"):
+    """draft -> running"""
+
+    by: str
+
+
+class PlanWaiting(Event, frozen=True, kw_only=True, tag="plan.waiting"):
+    """running -> waiting: nothing is dispatched or ready; gates are open, or a retry is due later"""
+
+    gates: tuple[str, ...] = ()
+    retries: tuple[str, ...] = ()
+
+
+class PlanPaused(Event, frozen=True, kw_only=True, tag="plan.paused"):
+    """running | waiting -> paused: by a person, or because nothing can go on"""
+
+    by: str
+    """Who paused it, or `planmesh` when steps stand in the way."""
+    reason: str = ""
+    at_steps: tuple[str, ...] = ()
+    """The steps that failed, were rejected, or whose outcome is unknown."""
+
+
+class PlanResumed(Event, frozen=True, kw_only=True, tag="plan.resumed"):
+    """waiting | paused -> running"""
+
+    by: str
+    reason: str = ""
+
+
+class PlanCompleted(Event, frozen=True, kw_only=True, tag="plan.completed"):
+    """running | waiting -> completed"""
+
+    outcome: str
+    result: Payload
+    step: str = ""
+    """The `emit` step that said so; empty where the plan has none."""
+
+
+class PlanFailed(Event, frozen=True, kw_only=True, tag="plan.failed"):
+    """running | waiting | paused -> failed"""
+
+    step: str
+    reason: str
+
+
+class PlanCancelled(Event, frozen=True, kw_only=True, tag="plan.cancelled"):
+    """draft | running | waiting | paused -> cancelled"""
+
+    by: str
+    reason: str = ""
+
+
+# --- steps -------------------------------------------------------------------------------------------------
+
+
+class StepDispatched(Event, frozen=True, kw_only=True, tag="step.dispatched"):
+    """pending -> dispatched: the executor hands it out because of this line, and of nothing else"""
+
+    step: str
+    attempt: int
+    agent: str
+
+
+class StepCompleted(Event, frozen=True, kw_only=True, tag="step.completed"):
+    """dispatched | outcome_unknown -> completed"""
+
+    step: str
+    attempt: int
+    output: Payload
+    started_at: datetime | None = None
+    duration_s: float | None = None
+    worker: str = ""
+    version: str = ""
+    by: str = ""
+    """The person who said it was done, where the agent could not."""
+    reason: str = ""
+
+
+class AttemptEnded(Event, frozen=True, kw_only=True, tag="step.attempt_ended"):
+    """dispatched -> waiting (another attempt begins at `retry_at`)"""
+
+    step: str
+    attempt: int
+    failure: Failure
+    retry_at: datetime
+    started_at: datetime | None = None
+    duration_s: float | None = None
+    worker: str = ""
+    version: str = ""
+
+
+class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
+    """pending | dispatched | outcome_unknown -> failed"""
+
+    step: str
+    attempt: int
+    failure: Failure
+    started_at: datetime | None = None
+    duration_s: float | None = None
+    worker: str = ""
+    version: str = ""
+
+
+class StepOutcomeUnknown(Event, frozen=True, kw_only=True, tag="step.outcome_unknown"):
+    """dispatched -> outcome_unknown: never tried again by itself"""
+
+    step: str
+    attempt: int
+    reason: str
+    worker: str = ""
+
+
+class StepReopened(Event, frozen=True, kw_only=True, tag="step.reopened"):
+    """waiting | failed | outcome_unknown | rejected -> pending: a retry is due, or someone asked for one"""
+
+    step: str
+    by: str
+    reason: str = ""
+
+
+class StepSkipped(Event, frozen=True, kw_only=True, tag="step.skipped"):
+    """pending | waiting | failed | outcome_unknown | rejected -> skipped (its output is null)"""
+
+    step: str
+    by: str
+    reason: str = ""
+
+
+class StepNotTaken(Event, frozen=True, kw_only=True, tag="step.not_taken"):
+    """pending -> not_taken: its branch was not, or nothing that it needs was"""
+
+    step: str
+
+
+class BranchTaken(Event, frozen=True, kw_only=True, tag="step.branch_taken"):
+    """pending -> completed: a `decide` or `check` step took a branch"""
+
+    step: str
+    label: str
+
+
+class StepsCancelled(Event, frozen=True, kw_only=True, tag="steps.cancelled"):
+    """pending | dispatched | waiting | failed | outcome_unknown | rejected -> cancelled"""
+
+    steps: tuple[str, ...]
+
+
+# --- gates -------------------------------------------------------------------------------------------------
+
+
+class Upstream(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step that the gate waited for."""
+
+    step: str
+    status: str
+    agent: str = ""
+    duration_s: float | None = None
+    output_sha256: str = ""
+    output_bytes: int = 0
+
+
+class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A step that an approval would let go, and what exactly it would do."""
+
+    step: str
+    kind: str
+    agent: str = ""
+    permissions: Permissions = Permissions()
+    inputs: dict[str, Any] = {}
+    """Put together from what is known; large values as `{"$blob": sha256, …}`."""
+
+
+class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):
+    """pending | waiting -> waiting: asks, or asks again because what it would release has changed"""
+
+    step: str
+    round: int
+    digest: str
+    """SHA-256 over everything that an approval releases. A vote quotes it."""
+    reviewers: tuple[str, ...]
+    quorum: int
+    prompt: str = ""
+    shown: tuple[Payload, ...] = ()
+    upstream: tuple[Upstream, ...] = ()
+    releases: tuple[Release, ...] = ()
+    behind: int = 0
+    """How many steps stand behind the gate in all."""
+    overdue_at: datetime | None = None
+
+
+class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):
+    """waiting -> waiting: one of the approvals that the quorum takes"""
+
+    step: str
+    round: int
+    by: str
+    reason: str = ""
+
+
+class GateOverdue(Event, frozen=True, kw_only=True, tag="gate.overdue"):
+    """waiting -> waiting: nobody has decided in time; it stays closed"""
+
+    step: str
+    round: int
+
+
+class GateApproved(Event, frozen=True, kw_only=True, tag="gate.approved"):
+    """waiting -> completed"""
+
+    step: str
+    round: int
+    by: tuple[str, ...]
+    digest: str
+    reason: str = ""
+
+
+class GateRejected(Event, frozen=True, kw_only=True, tag="gate.rejected"):
+    """waiting -> rejected"""
+
+    step: str
+    round: int
+    by: str
+    reason: str = ""
+
+
+class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):
+    """(no change): a channel was told, or could not be"""
+
+    step: str
+    round: int
+    channel: str
+    """The operator's name for it, never its URL."""
+    delivered: bool
+    detail: str = ""
+
+
+# --- answers -----------------------------------------------------------------------------------------------
+
+
+class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
+    """(no change): why a command was not carried out, and what would work instead"""
+
+    verb: str
+    by: str
+    code: str
+    reason: str
+    step: str = ""
+    possible: tuple[str, ...] = ()
+    """Verbs that would be carried out now."""
+
+
+AnyEvent: TypeAlias = (
+    PlanCreated
+    | PlanRefused
+    | PlanStarted
+    | PlanWaiting
+    | PlanPaused
+    | PlanResumed
+    | PlanCompleted
+    | PlanFailed
+    | PlanCancelled
+    | StepDispatched
+    | StepCompleted
+    | AttemptEnded
+    | StepFailed
+    | StepOutcomeUnknown
+    | StepReopened
+    | StepSkipped
+    | StepNotTaken
+    | BranchTaken
+    | StepsCancelled
+    | GateOpened
+    | VoteCast
+    | GateOverdue
+    | GateApproved
+    | GateRejected
+    | NoticeSent
+    | CommandRefused
+)
+
+
+class Cause(Struct, frozen=True, array_like=True):
+    """A command or a result that a commit answers: `[verb, actor, id]`."""
+
+    verb: str
+    actor: str
+    id: str
+
+
+class Commit(Struct, frozen=True, kw_only=True):
+    """One decision: everything that it changed, in order, and the link to the commit before it.
+
+    `previous` is the SHA-256 of the bytes of the commit before, so that a plan's log is a chain which is verified
+    by reading it.
+    """
+
+    space: str
+    plan: str
+    number: Annotated[int, Meta(ge=1)]
+    at: datetime
+    causes: tuple[Cause, ...]
+    events: tuple[AnyEvent, ...]
+    previous: str
+    format: Literal[1] = 1
+
+    @property
+    def address(self) -> Address:
+        return Address(self.space, self.plan)
+
+
+def hash_of(commit: bytes) -> str:
+    """What the commit after this one names as `previous`."""
+    return hashlib.sha256(commit).hexdigest()

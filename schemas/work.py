@@ -1,0 +1,153 @@
+"""What is handed out, and what comes back: between the executor and whoever runs a step."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Line, Name, Permissions, Text, Token
+from planmesh.schemas.subjects import Address
+
+
+class StepWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt of a step, on ``work.agent.<agent>.<space>.<plan>.<step>``."""
+
+    space: str
+    plan: str
+    step: str
+    attempt: int
+    agent: str
+    inputs: Payload
+    """An object: the step's inputs, put together."""
+    permissions: Permissions = Permissions()
+    idempotent: bool = False
+    timeout_s: float | None = None
+    traceparent: str | None = None
+    """The span of this attempt (W3C Trace Context), for the agent's own calls to join."""
+
+    @property
+    def address(self) -> Address:
+        return Address(self.space, self.plan)
+
+    @property
+    def key(self) -> str:
+        """The idempotency key: the same for every delivery of this attempt, and for no other attempt."""
+        return f"{self.space}.{self.plan}.{self.step}.{self.attempt}"
+
+
+class TimerWork(Struct, frozen=True, kw_only=True):
+    """A wait, on ``work.timer.<space>.<plan>.<step>``. It asks when it is due; it decides nothing."""
+
+    space: str
+    plan: str
+    step: str
+    attempt: int
+    """The attempt to begin, or the gate's round."""
+    purpose: Literal["retry", "sla"]
+    due_at: datetime
+
+
+class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an attempt failed."""
+
+    code: Line
+    """A stable name, such as `agent_error`, `timeout`, `bad_inputs`, `no_branch`, `check_failed`."""
+    message: Text
+    type: Line = ""
+    """The exception's class."""
+    traceback: Text = ""
+    retryable: bool = True
+
+
+class ResultBase(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="result", forbid_unknown_fields=True
+):
+    """What became of one attempt."""
+
+    space: Token
+    plan: Token
+    step: Name
+    attempt: Annotated[int, Meta(ge=1)]
+
+    @property
+    def address(self) -> Address:
+        return Address(self.space, self.plan)
+
+
+class AttemptCompleted(ResultBase, frozen=True, kw_only=True, tag="completed"):
+    output: Payload
+    started_at: datetime
+    duration_s: Annotated[float, Meta(ge=0)]
+    worker: Line = ""
+    """Which process ran it, as `host/pid`."""
+    version: Line = ""
+    """The agent's version."""
+
+
+class AttemptFailed(ResultBase, frozen=True, kw_only=True, tag="failed"):
+    failure: Failure
+    started_at: datetime
+    duration_s: Annotated[float, Meta(ge=0)]
+    worker: Line = ""
+    version: Line = ""
+
+
+class AttemptUnknown(ResultBase, frozen=True, kw_only=True, tag="unknown"):
+    """It was begun and may have had its effect; nobody knows. Only a person may say what happened."""
+
+    reason: Text
+    worker: Line = ""
+
+
+class AttemptNotStarted(ResultBase, frozen=True, kw_only=True, tag="not_started"):
+    """It certainly had no effect: a new attempt is safe."""
+
+    reason: Text
+    worker: Line = ""
+
+
+Result: TypeAlias = AttemptCompleted | AttemptFailed | AttemptUnknown | AttemptNotStarted
+
+
+class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whatever finished while the message before was on its way, on ``results.<agent>``."""
+
+    results: Annotated[tuple[Result, ...], Meta(min_length=1, max_length=1_000)]
+
+
+class AgentParameter(Struct, frozen=True, kw_only=True):
+    name: str
+    required: bool = True
+
+
+class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent says of itself, on ``catalogue.<agent>``: the planner checks plans against it."""
+
+    name: Name
+    version: Line = ""
+    description: Text = ""
+    idempotent: bool | None = None
+    permissions: Permissions = Permissions()
+    parameters: tuple[AgentParameter, ...] = ()
+    any_parameters: bool = False
+    """Whether it takes inputs under any name."""
+
+
+class Signal(Struct, frozen=True, kw_only=True):
+    """A hint to whoever runs a step, on ``signals.<agent>``; it may be lost, and changes nothing by itself."""
+
+    signal: Literal["cancel"]
+    space: str
+    plan: str
+    step: str
+    attempt: int
+
+
+class Progress(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A hint from whoever runs a step, on ``progress.<agent>.<space>.<plan>.<step>``; nothing is stored."""
+
+    attempt: int
+    started: bool = False
+    text: Text = ""
+    data: Any = None
