@@ -19,9 +19,7 @@ from planmesh.schemas.work import Result
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
 
 
-class Command(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="verb"
-):
+class Command(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, tag_field="verb"):
     """What every command has."""
 
     id: Token
@@ -193,9 +191,7 @@ VERBS: Final[dict[str, Verb]] = {
     "cancel": Verb(CancelPlan, ("operator",), (events.PlanCancelled, events.CommandRefused)),
     "retry": Verb(RetryStep, ("operator",), (events.StepReopened, events.CommandRefused)),
     "skip": Verb(SkipStep, ("operator",), (events.StepSkipped, events.CommandRefused)),
-    "resolve": Verb(
-        ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)
-    ),
+    "resolve": Verb(ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)),
     "vote": Verb(
         CastVote,
         ("person",),
@@ -205,9 +201,7 @@ VERBS: Final[dict[str, Verb]] = {
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),
 }
 
-OPERATOR_VERBS: Final = tuple(
-    name for name, verb in VERBS.items() if {"operator", "person"} & set(verb.publishers)
-)
+OPERATOR_VERBS: Final = tuple(name for name, verb in VERBS.items() if {"operator", "person"} & set(verb.publishers))
 
 
 def verb_of(command: AnyCommand) -> str:

@@ -25,9 +25,9 @@ class Goal(Document, frozen=True, kw_only=True):
     """Values for the plan's inputs."""
     start: bool = True
     """Unless true, the plan stays a draft until someone starts it."""
-    traceparent: (
-        Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\n)$")] | None
-    ) = None
+    traceparent: Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\n)$")] | None = (
+        None
+    )
     """The caller's span (W3C Trace Context), which the plan's trace joins."""
 
 

@@ -189,9 +189,7 @@ class Policy(Document, frozen=True, kw_only=True):
 class Parameter(Document, frozen=True, kw_only=True):
     """An input of a plan."""
 
-    type: Literal["text", "number", "integer", "boolean", "object", "list", "date", "timestamp", "any"] = (
-        "any"
-    )
+    type: Literal["text", "number", "integer", "boolean", "object", "list", "date", "timestamp", "any"] = "any"
     required: bool = True
     """A default makes an input optional whatever this says."""
     default: Any = None

@@ -181,7 +181,7 @@ class BadSubject(ValueError):
 
     def __init__(self, subject: str, expected: str) -> None:
         self.subject = subject
-        super().__init__(f"expected a subject like {expected}, found {ascii(subject[:200])}")
+        super().__init__(f"expected a subject like {expected}, found {subject[:200]!a}")
 
 
 class CommandSubject(NamedTuple):

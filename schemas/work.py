@@ -60,9 +60,7 @@ class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retryable: bool = True
 
 
-class ResultBase(
-    Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="result", forbid_unknown_fields=True
-):
+class ResultBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="result", forbid_unknown_fields=True):
     """What became of one attempt."""
 
     space: Token
