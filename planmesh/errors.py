@@ -13,7 +13,13 @@ class Poison(PlanmeshError):
 
 
 class Busy(PlanmeshError):
-    """Not now: whatever is needed is slow, full or away. Try again later."""
+    """Not now: whatever is needed is slow, full or away. Try again later.
+
+    Attributes:
+        ambiguous: Nobody said no: it may have been carried out.
+    """
+
+    ambiguous: bool = False
 
 
 class Conflict(PlanmeshError):
