@@ -69,6 +69,8 @@ class PlanPaused(Event, frozen=True, kw_only=True, tag="plan.paused"):
 
     by: str
     """Who paused it, or `planmesh` when steps stand in the way."""
+    held: bool = False
+    """Whether it stays paused until someone resumes it, whatever its steps do."""
     reason: str = ""
     at_steps: tuple[str, ...] = ()
     """The steps that failed, were rejected, or whose outcome is unknown."""

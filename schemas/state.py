@@ -1,0 +1,577 @@
+"""What the log means: `evolve` folds events into the state of a plan. Pure; everybody folds the same function.
+
+A state is a value. Its maps share structure with those of the state before (hash array mapped tries: Bagwell,
+*Ideal Hash Trees*, 2001), so that an event costs the same whether a plan has ten steps or ten thousand.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, assert_never
+
+import msgspec
+from immutables import Map
+from msgspec import Struct
+
+from planmesh.schemas import events
+from planmesh.schemas.events import AnyEvent, Commit, GateOpened, PlanCreated, PlanRefused
+from planmesh.schemas.expressions import Unloaded
+from planmesh.schemas.payload import NOTHING, Payload
+from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import Failure
+
+
+class PlanStatus(StrEnum):
+    ABSENT = "absent"
+    DRAFT = "draft"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+ENDED: Final = frozenset({PlanStatus.COMPLETED, PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED})
+
+
+class StepStatus(StrEnum):
+    PENDING = "pending"
+    DISPATCHED = "dispatched"
+    WAITING = "waiting"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    OUTCOME_UNKNOWN = "outcome_unknown"
+    REJECTED = "rejected"
+    SKIPPED = "skipped"
+    NOT_TAKEN = "not_taken"
+    CANCELLED = "cancelled"
+
+
+SATISFIED: Final = frozenset({StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.NOT_TAKEN})
+"""What lets the steps behind go on."""
+TROUBLED: Final = frozenset({StepStatus.FAILED, StepStatus.OUTCOME_UNKNOWN, StepStatus.REJECTED})
+"""What holds a branch up until a person does something."""
+
+
+class StepState(Struct, frozen=True, kw_only=True, gc=False):
+    """Where one step is.
+
+    Attributes:
+        attempt: The attempt that is or was in flight, from 1; a gate's round. 0 before the first.
+        since: When it came to this status.
+        output: What it gave, once completed.
+        agent: Who was asked, at the last dispatch.
+        label: The branch that a `decide` or `check` took.
+        votes: Who has approved in this round.
+    """
+
+    status: StepStatus = StepStatus.PENDING
+    attempt: int = 0
+    since: datetime | None = None
+    output: Payload = NOTHING
+    agent: str = ""
+    failure: Failure | None = None
+    reason: str = ""
+    label: str = ""
+    retry_at: datetime | None = None
+    opened: GateOpened | None = None
+    votes: tuple[str, ...] = ()
+    overdue: bool = False
+    started_at: datetime | None = None
+    duration_s: float | None = None
+    worker: str = ""
+    version: str = ""
+
+
+FRESH: Final = StepState()
+
+
+class Graph(Struct, frozen=True, kw_only=True):
+    """The steps of one plan by name, and who needs whom. Built once for a plan.
+
+    Attributes:
+        needs: What must be settled before a step, in the order of the document.
+        successors: The other way round.
+        bindings: The steps behind each name that an expression may read; several only in exclusive branches.
+    """
+
+    steps: dict[str, Step]
+    needs: dict[str, tuple[str, ...]]
+    successors: dict[str, tuple[str, ...]]
+    bindings: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Graph":
+        steps: dict[str, Step] = {}
+        needs: dict[str, tuple[str, ...]] = {}
+        successors: dict[str, list[str]] = {step.name: [] for step in plan.steps}
+        bindings: dict[str, tuple[str, ...]] = {}
+        for step in plan.steps:
+            steps[step.name] = step
+            needed = step.after
+            if step.branch is not None and step.branch.step not in needed:
+                needed = (*needed, step.branch.step)
+            needs[step.name] = needed
+            for name in needed:
+                successors[name].append(step.name)
+            bindings[step.bound_as] = (*bindings.get(step.bound_as, ()), step.name)
+        return cls(
+            steps=steps,
+            needs=needs,
+            successors={name: tuple(behind) for name, behind in successors.items()},
+            bindings=bindings,
+        )
+
+    def behind(self, name: str) -> list[str]:
+        """Every step that can only run after *name*, nearest first."""
+        seen = dict.fromkeys(self.successors[name])
+        queue = list(seen)
+        for near in queue:
+            for far in self.successors[near]:
+                if far not in seen:
+                    seen[far] = None
+                    queue.append(far)
+        return queue
+
+
+_NO_GRAPH: Final = Graph(steps={}, needs={}, successors={}, bindings={})
+
+
+class PlanState(Struct, frozen=True, kw_only=True):
+    """Where a plan is, after commit `number`.
+
+    Attributes:
+        head: The hash of that commit: what the next one names as `previous`.
+        answered: Ids of the commands that are answered, with the number of the commit.
+        unsettled: For each step that still waits, how many of the steps that it needs are not settled.
+        ready: Tasks that may be handed out as soon as there is room, in the order in which they became ready.
+        immediate: Steps that `decide` settles in the same turn: they take no room.
+        running: How many tasks are dispatched.
+        waiting: Steps that wait: open gates, and tasks whose next attempt is due later.
+        troubled: Steps that failed, were rejected, or whose outcome is unknown.
+        open: How many steps are neither settled nor cancelled.
+        held: Whether a person has paused the plan.
+    """
+
+    address: Address
+    status: PlanStatus = PlanStatus.ABSENT
+    created: PlanCreated | None = None
+    refused: PlanRefused | None = None
+    graph: Graph = _NO_GRAPH
+    number: int = 0
+    head: str = events.GENESIS
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    ended_at: datetime | None = None
+    answered: Map[str, int] = Map()  # noqa: RUF009 - immutable
+    steps: Map[str, StepState] = Map()  # noqa: RUF009
+    unsettled: Map[str, int] = Map()  # noqa: RUF009
+    ready: tuple[str, ...] = ()
+    immediate: tuple[str, ...] = ()
+    running: int = 0
+    waiting: tuple[str, ...] = ()
+    troubled: tuple[str, ...] = ()
+    open: int = 0
+    held: bool = False
+    outcome: str = ""
+    result: Payload = NOTHING
+    reason: str = ""
+    """Why it is paused, or how it ended."""
+    by: str = ""
+    """Who paused, failed or cancelled it."""
+
+    @property
+    def exists(self) -> bool:
+        return self.status is not PlanStatus.ABSENT
+
+    @property
+    def plan(self) -> Plan:
+        """Raises: LookupError, where there is none (absent or refused)."""
+        if self.created is None:
+            raise LookupError(f"{self.address} has no plan: it is {self.status}")
+        return self.created.plan
+
+    @property
+    def goal_digest(self) -> str:
+        origin = self.created or self.refused
+        return "" if origin is None else origin.goal_digest
+
+    @property
+    def requester(self) -> str:
+        origin = self.created or self.refused
+        return "" if origin is None else origin.requester
+
+
+def standing(state: PlanState) -> PlanStatus:
+    """What the status of a plan must be, from its steps alone. `decide` ends every turn with it."""
+    if state.status in (PlanStatus.ABSENT, PlanStatus.DRAFT) or state.status in ENDED:
+        return state.status
+    if state.held:
+        return PlanStatus.PAUSED
+    if state.running or state.ready or state.immediate:
+        return PlanStatus.RUNNING
+    if state.waiting:
+        return PlanStatus.WAITING
+    return PlanStatus.PAUSED
+
+
+class Names(Mapping[str, object]):
+    """What expressions read: the outputs of steps by binding, and the plan's inputs. A step that was skipped or not
+    taken reads as null.
+
+    Args:
+        blobs: Values that have been fetched, by SHA-256; others appear as `Unloaded`.
+    """
+
+    def __init__(self, state: PlanState, blobs: Mapping[str, object] = {}) -> None:  # noqa: B006 - never written
+        self._state = state
+        self._blobs = blobs
+
+    def __getitem__(self, name: str) -> object:
+        state = self._state
+        steps = state.graph.bindings.get(name)
+        if steps is None:
+            return state.created.inputs[name] if state.created is not None else {}[name]
+        for step in steps:
+            if state.steps[step].status is StepStatus.COMPLETED:
+                return self._value(state.steps[step].output)
+        return None
+
+    def _value(self, payload: Payload) -> object:
+        blob = payload.blob
+        if blob is None:
+            return payload.value
+        if blob.sha256 in self._blobs:
+            return self._blobs[blob.sha256]
+        return Unloaded(blob.sha256, blob.size_bytes)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._state.graph.bindings
+        if self._state.created is not None:
+            yield from self._state.created.inputs
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def taken(state: PlanState, name: str) -> bool:
+    """Whether a step whose needs are all settled is to run, and not `not_taken`."""
+    branch = state.graph.steps[name].branch
+    if branch is not None and state.steps[branch.step].label != branch.label:
+        return False
+    needs = state.graph.needs[name]
+    return not needs or any(state.steps[need].status is not StepStatus.NOT_TAKEN for need in needs)
+
+
+# --- the fold ----------------------------------------------------------------------------------------------
+
+
+def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
+    """The state after *event*, which happened *at*. Total: a fact is never refused."""
+    match event:
+        # The two that every step has come first.
+        case events.StepDispatched():
+            step = msgspec.structs.replace(
+                state.steps[event.step],
+                status=StepStatus.DISPATCHED,
+                attempt=event.attempt,
+                agent=event.agent,
+                since=at,
+                retry_at=None,
+                failure=None,
+            )
+            ready = state.ready
+            ready = ready[1:] if ready and ready[0] == event.step else _without(ready, event.step)
+            return _replace(
+                state, steps=state.steps.set(event.step, step), ready=ready, running=state.running + 1, updated_at=at
+            )
+        case events.StepCompleted():
+            return _settle(
+                state,
+                event.step,
+                at,
+                status=StepStatus.COMPLETED,
+                output=event.output,
+                started_at=event.started_at,
+                duration_s=event.duration_s,
+                worker=event.worker,
+                version=event.version,
+                reason=event.reason,
+                failure=None,
+            )
+        case events.PlanCreated():
+            return _created(state, event, at)
+        case events.PlanRefused():
+            return _replace(state, status=PlanStatus.REFUSED, refused=event, created_at=at, updated_at=at, ended_at=at)
+        case events.PlanStarted():
+            return _replace(state, status=PlanStatus.RUNNING, updated_at=at)
+        case events.PlanWaiting():
+            return _replace(state, status=PlanStatus.WAITING, updated_at=at)
+        case events.PlanPaused():
+            return _replace(
+                state,
+                status=PlanStatus.PAUSED,
+                held=state.held or event.held,
+                by=event.by,
+                reason=event.reason,
+                updated_at=at,
+            )
+        case events.PlanResumed():
+            return _replace(state, status=PlanStatus.RUNNING, held=False, by="", reason="", updated_at=at)
+        case events.PlanCompleted():
+            return _ended(state, PlanStatus.COMPLETED, at, outcome=event.outcome, result=event.result)
+        case events.PlanFailed():
+            return _ended(state, PlanStatus.FAILED, at, by=event.step, reason=event.reason)
+        case events.PlanCancelled():
+            return _ended(state, PlanStatus.CANCELLED, at, by=event.by, reason=event.reason)
+        case events.AttemptEnded():
+            return _move(
+                state,
+                event.step,
+                at,
+                status=StepStatus.WAITING,
+                failure=event.failure,
+                retry_at=event.retry_at,
+                started_at=event.started_at,
+                duration_s=event.duration_s,
+                worker=event.worker,
+                version=event.version,
+            )
+        case events.StepFailed():
+            return _move(
+                state,
+                event.step,
+                at,
+                status=StepStatus.FAILED,
+                attempt=event.attempt,
+                failure=event.failure,
+                started_at=event.started_at,
+                duration_s=event.duration_s,
+                worker=event.worker,
+                version=event.version,
+            )
+        case events.StepOutcomeUnknown():
+            return _move(
+                state,
+                event.step,
+                at,
+                status=StepStatus.OUTCOME_UNKNOWN,
+                reason=event.reason,
+                worker=event.worker,
+            )
+        case events.StepReopened():
+            return _unblock(
+                _move(state, event.step, at, status=StepStatus.PENDING, retry_at=None, reason=event.reason), event.step
+            )
+        case events.StepSkipped():
+            return _settle(state, event.step, at, status=StepStatus.SKIPPED, output=NOTHING, reason=event.reason)
+        case events.StepNotTaken():
+            return _settle(state, event.step, at, status=StepStatus.NOT_TAKEN)
+        case events.BranchTaken():
+            return _settle(
+                state,
+                event.step,
+                at,
+                status=StepStatus.COMPLETED,
+                label=event.label,
+                output=Payload(value={"branch": event.label}),
+                failure=None,
+            )
+        case events.StepsCancelled():
+            return _cancelled(state, event.steps, at)
+        case events.GateOpened():
+            return _move(
+                state,
+                event.step,
+                at,
+                status=StepStatus.WAITING,
+                attempt=event.round,
+                opened=event,
+                votes=(),
+                overdue=False,
+                reason="",
+            )
+        case events.VoteCast():
+            step = state.steps[event.step]
+            return _patch(state, event.step, at, votes=(*step.votes, event.by))
+        case events.GateOverdue():
+            return _patch(state, event.step, at, overdue=True)
+        case events.GateApproved():
+            output = {"decision": "approve", "by": list(event.by), "reason": event.reason}
+            return _settle(
+                state,
+                event.step,
+                at,
+                status=StepStatus.COMPLETED,
+                votes=event.by,
+                output=Payload(value=output),
+                reason=event.reason,
+            )
+        case events.GateRejected():
+            return _move(state, event.step, at, status=StepStatus.REJECTED, reason=event.reason, votes=(event.by,))
+        case events.NoticeSent() | events.CommandRefused():
+            return _replace(state, updated_at=at)
+        case _:
+            assert_never(event)
+
+
+def apply(state: PlanState, commit: Commit, commit_hash: str) -> PlanState:
+    """Fold one commit, whose bytes have the hash *commit_hash*."""
+    for event in commit.events:
+        state = evolve(state, event, commit.at)
+    answered = state.answered
+    for cause in commit.causes:
+        if cause.verb != "result":
+            answered = answered.set(cause.id, commit.number)
+    return _replace(state, number=commit.number, head=commit_hash, answered=answered)
+
+
+def fold(address: Address, commits: Iterable[tuple[Commit, str]]) -> PlanState:
+    """The state after *commits*, each with the hash of its bytes."""
+    state = PlanState(address=address)
+    for commit, commit_hash in commits:
+        state = apply(state, commit, commit_hash)
+    return state
+
+
+_replace = msgspec.structs.replace
+
+
+def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
+    return tuple(other for other in names if other != name) if name in names else names
+
+
+def _patch(state: PlanState, name: str, at: datetime, **changes: object) -> PlanState:
+    """Change a step that keeps its status."""
+    step = _replace(state.steps[name], **changes)
+    return _replace(state, steps=state.steps.set(name, step), updated_at=at)
+
+
+def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **changes: object) -> PlanState:
+    """Bring a step to another status, and keep every count right."""
+    before = state.steps[name]
+    step = _replace(before, status=status, since=at, **changes)
+    was, finished = before.status, (StepStatus.CANCELLED, *SATISFIED)
+    running, waiting, troubled, open_steps = state.running, state.waiting, state.troubled, state.open
+    ready, immediate = state.ready, state.immediate
+    if was is StepStatus.DISPATCHED:
+        running -= 1
+    elif was is StepStatus.WAITING:
+        waiting = _without(waiting, name)
+    elif was in TROUBLED:
+        troubled = _without(troubled, name)
+    elif was is StepStatus.PENDING:
+        ready, immediate = _without(ready, name), _without(immediate, name)
+    if status is StepStatus.WAITING:
+        waiting = (*waiting, name)
+    elif status in TROUBLED:
+        troubled = (*troubled, name)
+    if was not in finished and status in finished:
+        open_steps -= 1
+    return _replace(
+        state,
+        steps=state.steps.set(name, step),
+        running=running,
+        waiting=waiting,
+        troubled=troubled,
+        open=open_steps,
+        ready=ready,
+        immediate=immediate,
+        updated_at=at,
+    )
+
+
+def _cancelled(state: PlanState, names: tuple[str, ...], at: datetime) -> PlanState:
+    gone = frozenset(names)
+    steps = state.steps.mutate()
+    running = state.running
+    for name in names:
+        before = steps[name]
+        running -= before.status is StepStatus.DISPATCHED
+        steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at)
+    return _replace(
+        state,
+        steps=steps.finish(),
+        running=running,
+        open=state.open - len(gone),
+        updated_at=at,
+        **{
+            field: tuple(name for name in getattr(state, field) if name not in gone)
+            for field in ("ready", "immediate", "waiting", "troubled")
+        },
+    )
+
+
+def _settle(state: PlanState, name: str, at: datetime, *, status: StepStatus, **changes: object) -> PlanState:
+    """Bring a step to a status that lets those behind it go on."""
+    state = _move(state, name, at, status=status, **changes)
+    freed: list[str] = []
+    unsettled = state.unsettled
+    for behind in state.graph.successors[name]:
+        left = unsettled[behind] - 1
+        unsettled = unsettled.set(behind, left)
+        if left == 0:
+            freed.append(behind)
+    state = _replace(state, unsettled=unsettled)
+    for behind in freed:
+        state = _unblock(state, behind)
+    return state
+
+
+def _unblock(state: PlanState, name: str) -> PlanState:
+    """A step has nothing left to wait for: queue it."""
+    if state.steps[name].status is not StepStatus.PENDING or state.unsettled[name]:
+        return state
+    if isinstance(state.graph.steps[name], Task) and taken(state, name):
+        return _replace(state, ready=(*state.ready, name))
+    return _replace(state, immediate=(*state.immediate, name))
+
+
+def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
+    graph = Graph.of(event.plan)
+    ready, immediate = [], []
+    for name, needs in graph.needs.items():
+        if not needs:
+            (ready if isinstance(graph.steps[name], Task) else immediate).append(name)
+    return _replace(
+        state,
+        status=PlanStatus.DRAFT,
+        created=event,
+        graph=graph,
+        created_at=at,
+        updated_at=at,
+        steps=Map(dict.fromkeys(graph.steps, FRESH)),
+        unsettled=Map({name: len(needs) for name, needs in graph.needs.items()}),
+        ready=tuple(ready),
+        immediate=tuple(immediate),
+        open=len(graph.steps),
+    )
+
+
+def _ended(state: PlanState, status: PlanStatus, at: datetime, **changes: object) -> PlanState:
+    return _replace(
+        state, status=status, ended_at=at, updated_at=at, ready=(), immediate=(), waiting=(), held=False, **changes
+    )
+
+
+# --- reading a state ---------------------------------------------------------------------------------------
+
+
+def open_gates(state: PlanState) -> list[str]:
+    return [name for name in state.waiting if isinstance(state.graph.steps[name], Gate)]
+
+
+def pending_retries(state: PlanState) -> list[str]:
+    return [name for name in state.waiting if isinstance(state.graph.steps[name], Task)]
+
+
+def last_steps(state: PlanState) -> list[str]:
+    """The steps that nothing needs: what they give is the result of a plan without an `emit`."""
+    return [
+        name
+        for name, behind in state.graph.successors.items()
+        if not behind and not isinstance(state.graph.steps[name], Emit)
+    ]
