@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription as Interest
 
 from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.schemas import subjects
+from planmesh.wire import Parser
 
 MAX_SUBJECT_CHARACTERS: Final = 1000
 OLDEST_SERVER: Final = (2, 11)
@@ -160,6 +161,7 @@ class Connection:
 
     def __init__(self, user: str, server: ServerInfo, url: str) -> None:
         self.client = Client()
+        self.client._ps = Parser(self.client)  # type: ignore[assignment]
         self.user = user
         self.server = server
         self.closed = asyncio.Event()
