@@ -7,7 +7,7 @@ while there is room, and ends with the plan's status agreeing with its steps (`p
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final, assert_never
+from typing import Final, NamedTuple, assert_never
 
 from planmesh.executor.gates import opening, release_digest
 from planmesh.schemas import commands as asks
@@ -44,13 +44,20 @@ _NOT_STARTED_DELAY_S: Final = 1.0  # whatever kept it from starting is not over 
 NO_BLOBS: Final[Mapping[str, object]] = {}
 
 
+class Decision(NamedTuple):
+    """What a command set going: the events to append, and the state after them."""
+
+    events: list[AnyEvent]
+    state: PlanState
+
+
 def decide(
     plan: PlanState,
     asked: Asked,
     *,
     blobs: Mapping[str, object] = NO_BLOBS,
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
-) -> list[AnyEvent]:
+) -> Decision:
     """Choose what happens when *asked* meets *plan*.
 
     Args:
@@ -58,16 +65,16 @@ def decide(
         gate_sla_s: When a gate that says nothing of it counts as overdue.
 
     Returns:
-        The events to append, in order. A command that cannot be carried out gives one `CommandRefused`. Empty when
-        nothing is left to say: a command that was answered before, the late result of an old attempt, a timer
-        that has been overtaken.
+        The events to append, in order, and the state that folding them gives. A command that cannot be carried out
+        gives one `CommandRefused`. No events when nothing is left to say: a command that was answered before, the
+        late result of an old attempt, a timer that has been overtaken.
 
     Raises:
         NeedsBlob: An expression reads an output that is stored as a blob: fetch it, and decide again.
     """
     what = asked.what
     if not isinstance(what, ReportResult) and what.id in plan.answered:
-        return []
+        return Decision([], plan)
     turn = _Turn(plan, asked, blobs, gate_sla_s)
     match what:
         case ReportResult():
@@ -96,11 +103,13 @@ def decide(
             _due(turn, what)
         case asks.ReportNotice():
             _notified(turn, what)
+        case asks.ReportUnfit():
+            _unfit(turn, what)
         case _:
             assert_never(what)
     if turn.events:
         _advance(turn)
-    return turn.events
+    return Decision(turn.events, turn.state)
 
 
 class _Turn:
@@ -327,6 +336,13 @@ def _cancel_all_but(turn: _Turn, kept: str = "") -> None:
     )
     if rest:
         turn.record(events.StepsCancelled(steps=rest))
+
+
+def _unfit(turn: _Turn, command: asks.ReportUnfit) -> None:
+    step = turn.state.steps.get(command.step)
+    if step is not None and step.status is StepStatus.DISPATCHED and step.attempt == command.attempt:
+        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=command.failure))
+        _failed(turn, command.step)
 
 
 def _retry(turn: _Turn, command: asks.RetryStep) -> None:
@@ -577,6 +593,12 @@ def _agree(turn: _Turn) -> None:
             raise AssertionError(f"{state.address} cannot come to {should_be} by itself")
 
 
+def _described(state: PlanState) -> str:
+    if not state.exists:
+        return "unknown: there is no such plan"
+    return f"paused by {state.by}" if state.held else str(state.status)
+
+
 def _trouble(state: PlanState, name: str) -> str:
     step = state.steps[name]
     if step.failure is not None and step.status is StepStatus.FAILED:
@@ -609,4 +631,4 @@ def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
     return tuple(verbs)
 
 
-__all__ = ["DEFAULT_GATE_SLA_S", "decide", "may_decide", "possible"]
+__all__ = ["DEFAULT_GATE_SLA_S", "Decision", "decide", "may_decide", "possible"]

@@ -14,7 +14,7 @@ from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Line, Name, Plan, Text, Token
-from planmesh.schemas.work import Result
+from planmesh.schemas.work import Failure, Result
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
 
@@ -125,6 +125,14 @@ class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
     detail: Line = ""
 
 
+class ReportUnfit(Command, frozen=True, kw_only=True, tag="unfit"):
+    """The inputs of a dispatched step cannot be put together: there is nothing to hand out."""
+
+    step: Name
+    attempt: int
+    failure: Failure
+
+
 AnyCommand: TypeAlias = (
     CreatePlan
     | RefuseGoal
@@ -138,6 +146,7 @@ AnyCommand: TypeAlias = (
     | CastVote
     | TimerDue
     | ReportNotice
+    | ReportUnfit
 )
 
 
@@ -198,6 +207,7 @@ VERBS: Final[dict[str, Verb]] = {
         (events.VoteCast, events.GateApproved, events.GateRejected, events.GateOpened, events.CommandRefused),
     ),
     "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
+    "unfit": Verb(ReportUnfit, ("executor",), (events.StepFailed,)),
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),
 }
 

@@ -14,7 +14,7 @@ from immutables import Map
 from msgspec import Struct
 
 from planmesh.schemas import events
-from planmesh.schemas.events import AnyEvent, Commit, GateOpened, PlanCreated, PlanRefused
+from planmesh.schemas.events import AnyEvent, Cause, Commit, GateOpened, PlanCreated, PlanRefused
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
@@ -166,9 +166,9 @@ class PlanState(Struct, frozen=True, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
-    answered: Map[str, int] = Map()  # noqa: RUF009 - immutable
-    steps: Map[str, StepState] = Map()  # noqa: RUF009
-    unsettled: Map[str, int] = Map()  # noqa: RUF009
+    answered: Map[str, int] = Map()
+    steps: Map[str, StepState] = Map()
+    unsettled: Map[str, int] = Map()
     ready: tuple[str, ...] = ()
     immediate: tuple[str, ...] = ()
     running: int = 0
@@ -226,7 +226,7 @@ class Names(Mapping[str, object]):
         blobs: Values that have been fetched, by SHA-256; others appear as `Unloaded`.
     """
 
-    def __init__(self, state: PlanState, blobs: Mapping[str, object] = {}) -> None:  # noqa: B006 - never written
+    def __init__(self, state: PlanState, blobs: Mapping[str, object] = {}) -> None:
         self._state = state
         self._blobs = blobs
 
@@ -418,15 +418,25 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             assert_never(event)
 
 
+def answered(state: PlanState, causes: Iterable[Cause], number: int) -> PlanState:
+    """Remember that commit *number* answers *causes*. Results need no memory: their attempt says it all."""
+    ids = state.answered
+    for cause in causes:
+        if cause.verb != "result":
+            ids = ids.set(cause.id, number)
+    return state if ids is state.answered else _replace(state, answered=ids)
+
+
+def sealed(state: PlanState, number: int, head: str) -> PlanState:
+    """The state once its last events are stored: in commit *number*, whose bytes have the hash *head*."""
+    return _replace(state, number=number, head=head)
+
+
 def apply(state: PlanState, commit: Commit, commit_hash: str) -> PlanState:
     """Fold one commit, whose bytes have the hash *commit_hash*."""
     for event in commit.events:
         state = evolve(state, event, commit.at)
-    answered = state.answered
-    for cause in commit.causes:
-        if cause.verb != "result":
-            answered = answered.set(cause.id, commit.number)
-    return _replace(state, number=commit.number, head=commit_hash, answered=answered)
+    return sealed(answered(state, commit.causes, commit.number), commit.number, commit_hash)
 
 
 def fold(address: Address, commits: Iterable[tuple[Commit, str]]) -> PlanState:

@@ -110,6 +110,11 @@ def agent_work(agent: str, at: Address, step: str) -> str:
     return f"work.agent.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}"
 
 
+def purge_work() -> str:
+    """The server's request to purge WORK: what a cancelled plan left there is taken back."""
+    return f"$JS.API.STREAM.PURGE.{WORK}"
+
+
 def timer(at: Address, step: str) -> str:
     return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
 
@@ -151,6 +156,14 @@ def put_blob(agent: str) -> str:
 
 def get_blob(agent: str) -> str:
     return f"blobs.{token('agent', agent)}.get"
+
+
+def put_blob_pattern() -> str:
+    return "blobs.*.put"
+
+
+def get_blob_pattern() -> str:
+    return "blobs.*.get"
 
 
 def query(name: str) -> str:

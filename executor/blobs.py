@@ -1,0 +1,131 @@
+"""Large values: kept in the stream BLOBS under their SHA-256, and carried for agents, who have no access to it."""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from typing import Final
+
+import structlog
+from nats.aio.msg import Msg
+
+from planmesh.connection import Connection
+from planmesh.errors import Busy, Conflict, PlanmeshError, Poison
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import DecodeError, encode
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
+from planmesh.schemas.subjects import BLOBS
+
+_CACHED_BYTES: Final = 32 * 1024 * 1024
+_QUEUE: Final = "blobs"  # several executors share the requests
+
+log = structlog.get_logger()
+
+
+class BlobStore:
+    """Puts and gets blobs; the ones used last are kept in memory.
+
+    Args:
+        connection: In CORE; may publish ``blobs.sha256.*`` and read BLOBS directly.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def put(self, data: bytes) -> Blob:
+        """Store JSON bytes. Storing the same again changes nothing.
+
+        Raises:
+            Poison: They are larger than `MAX_BLOB_BYTES`.
+            Busy: The stream is full or away.
+        """
+        if len(data) > MAX_BLOB_BYTES:
+            raise Poison(f"a blob may have {MAX_BLOB_BYTES:,} bytes; this one has {len(data):,}")
+        blob = blob_of(data)
+        if blob.sha256 in self._kept:
+            return blob
+        try:
+            await self._connection.publish(subjects.blob(blob.sha256), data, expect_last_on_subject=0)
+        except Conflict:
+            pass  # the name is the content: whoever was faster stored the same
+        self._keep(blob.sha256, data)
+        return blob
+
+    async def get(self, sha256: str) -> bytes:
+        """Raises: Poison (no such blob, or its bytes do not have this hash), Busy."""
+        kept = self._kept.get(sha256)
+        if kept is not None:
+            self._kept.move_to_end(sha256)
+            return kept
+        stored = await self._connection.last_on_subject(BLOBS, subjects.blob(sha256))
+        if stored is None:
+            raise Poison(f"there is no blob {sha256[:80]}")
+        if hashlib.sha256(stored.data).hexdigest() != sha256:
+            raise Poison(f"blob {sha256} is damaged: its bytes have another hash")
+        self._keep(sha256, stored.data)
+        return stored.data
+
+    async def value(self, sha256: str) -> object:
+        """A blob, decoded. Raises: Poison, Busy."""
+        return codec.value.decode(await self.get(sha256))
+
+    async def check_in(self, payload: Payload, limit_bytes: int = INLINE_OUTPUT_BYTES) -> Payload:
+        """The payload with its value replaced by a claim check, if it is larger than *limit_bytes*."""
+        if payload.blob is not None:
+            return payload
+        data = canonical(payload.value)
+        if len(data) <= limit_bytes:
+            return payload
+        return Payload(blob=await self.put(data))
+
+    def _keep(self, sha256: str, data: bytes) -> None:
+        if sha256 in self._kept or len(data) > _CACHED_BYTES:
+            return
+        self._kept[sha256] = data
+        self._kept_bytes += len(data)
+        while self._kept_bytes > _CACHED_BYTES:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= len(dropped)
+
+
+async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> None:
+    """Answer agents on ``blobs.<agent>.put`` and ``.get`` until *stop*.
+
+    The answer to a put is a `Blob`, to a get the bytes. What is wrong comes as a service error (ADR-32): 4xx if the
+    request can never work, 503 if it may later. The server lets this user answer to inboxes only, so that no
+    agent can have an answer stored somewhere.
+    """
+    running: set[asyncio.Task[None]] = set()
+
+    def on_message(message: Msg) -> None:
+        if message.reply:
+            task = asyncio.create_task(_answer(store, agents, message))
+            running.add(task)
+            task.add_done_callback(running.discard)
+
+    put = await agents.listen(subjects.put_blob_pattern(), on_message, queue=_QUEUE)
+    get = await agents.listen(subjects.get_blob_pattern(), on_message, queue=_QUEUE)
+    await stop.wait()
+    for interest in (put, get):
+        await interest.unsubscribe()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _answer(store: BlobStore, agents: Connection, message: Msg) -> None:
+    try:
+        if message.subject.endswith(".put"):
+            codec.value.decode(message.data)  # whoever reads it later must be able to
+            answer = encode(await store.put(message.data))
+        else:
+            answer = await store.get(message.data.decode("ascii", "replace"))
+        agents.send(message.reply, answer)
+    except Exception as error:
+        code = "400" if isinstance(error, Poison | DecodeError | subjects.BadToken) else "503"
+        if not isinstance(error, PlanmeshError | DecodeError | subjects.BadToken):
+            log.exception("blob.bug", subject=message.subject)
+        text = str(error).replace("\n", " ").replace("\r", " ")[:500]
+        try:
+            agents.send(message.reply, b"", headers={"Nats-Service-Error-Code": code, "Nats-Service-Error": text})
+        except Busy:
+            log.warning("blob.answer_lost", subject=message.subject)

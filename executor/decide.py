@@ -1,0 +1,264 @@
+"""The decide loop: commands and results in, commits out.
+
+Whatever waits for one plan becomes one commit; plans proceed side by side. A message is acked when the commit that
+answers it is stored, and never on a cached "no": a decision that changes nothing counts only on a state that has
+just been read from the log.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+
+from planmesh.connection import Connection
+from planmesh.delivery import Message, Subscription, give_up
+from planmesh.errors import Busy, Conflict, Poison
+from planmesh.eventlog import EventLog, Recorded
+from planmesh.executor.blobs import BlobStore
+from planmesh.executor.plan import DEFAULT_GATE_SLA_S, decide
+from planmesh.executor.plans import Plans
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, verb_of
+from planmesh.schemas.events import AnyEvent, Cause, CommandRefused, GateOpened, PlanCompleted, StepCompleted
+from planmesh.schemas.expressions import NeedsBlob
+from planmesh.schemas.state import PlanState, answered, evolve
+from planmesh.schemas.subjects import Address
+
+SERVICE: Final = "executor"
+MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
+_LOST_RACES: Final = 20
+
+log = structlog.get_logger()
+
+
+class _Delivery:
+    """A message, and how many of its parts are still undecided: a bundle of results can be about many plans."""
+
+    __slots__ = ("error", "left", "message")
+
+    def __init__(self, message: Message, parts: int) -> None:
+        self.message = message
+        self.left = parts
+        self.error: Exception | None = None
+
+
+class _Part(NamedTuple):
+    asked: Asked
+    delivery: _Delivery
+
+
+class _Proposal(NamedTuple):
+    events: list[AnyEvent]
+    causes: list[Cause]
+    state: PlanState
+    at: datetime
+    says_no: bool
+    """Whether something in it changes nothing, which only a fresh state may say."""
+
+
+class _Desk:
+    """What waits for one plan. There is a desk only while something waits."""
+
+    __slots__ = ("address", "parts")
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.parts: list[_Part] = []
+
+
+class Decider:
+    """Decides about many plans at once, each plan in the order in which messages arrive.
+
+    Args:
+        core: Where commands and the log are, and where poison is set aside.
+        plans: What is known of plans, shared with the dispatcher.
+    """
+
+    def __init__(
+        self,
+        core: Connection,
+        event_log: EventLog,
+        blobs: BlobStore,
+        plans: Plans,
+        *,
+        gate_sla_s: float = DEFAULT_GATE_SLA_S,
+    ) -> None:
+        self._core = core
+        self._log = event_log
+        self._blobs = blobs
+        self._plans = plans
+        self._gate_sla_s = gate_sla_s
+        self._desks: dict[Address, _Desk] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def take_commands(self, commands: Subscription) -> None:
+        """Decide commands until the subscription is closed."""
+        async for messages in commands:
+            for message in messages:
+                try:
+                    address, asked = read_command(message)
+                except (Poison, codec.DecodeError, subjects.BadSubject) as error:
+                    self._spawn(give_up(self._core, SERVICE, message, error))
+                else:
+                    self._put(address, _Part(asked, _Delivery(message, 1)))
+
+    async def take_results(self, results: Subscription) -> None:
+        """Decide results until the subscription is closed."""
+        async for messages in results:
+            for message in messages:
+                try:
+                    agent = subjects.read_results(message.subject)
+                    bundle = codec.results.decode(message.data)
+                except (codec.DecodeError, subjects.BadSubject) as error:
+                    self._spawn(give_up(self._core, SERVICE, message, error))
+                    continue
+                delivery, at = _Delivery(message, len(bundle.results)), message.timestamp
+                for result in bundle.results:
+                    self._put(result.address, _Part(Asked(ReportResult(result), agent, at), delivery))
+
+    async def finish(self) -> None:
+        """Wait until everything that was taken is decided."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _put(self, address: Address, part: _Part) -> None:
+        desk = self._desks.get(address)
+        if desk is None:
+            desk = self._desks[address] = _Desk(address)
+            self._spawn(self._work_off(desk))
+        desk.parts.append(part)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _work_off(self, desk: _Desk) -> None:
+        while desk.parts:
+            parts, desk.parts = desk.parts[:MOST_IN_A_COMMIT], desk.parts[MOST_IN_A_COMMIT:]
+            await self._settle(desk.address, parts)
+        # No await since the last look: nothing can have arrived in between.
+        del self._desks[desk.address]
+
+    async def _settle(self, address: Address, parts: list[_Part]) -> None:
+        try:
+            await self._turn(address, parts)
+        except Exception as error:
+            self._plans.forget(address)
+            if len(parts) > 1 and not isinstance(error, Busy):
+                # One of them is to blame: the others must not suffer for it.
+                for part in parts:
+                    await self._settle(address, [part])
+                return
+            for part in parts:
+                part.delivery.error = error
+        for part in parts:
+            delivery = part.delivery
+            delivery.left -= 1
+            if delivery.left == 0:
+                if delivery.error is None:
+                    delivery.message.ack()
+                else:
+                    await give_up(self._core, SERVICE, delivery.message, delivery.error)
+
+    async def _turn(self, address: Address, parts: list[_Part]) -> None:
+        """One commit for *parts*; none if there is nothing to say."""
+        recorded, fresh = self._plans.get(address), False
+        if recorded is None:
+            if isinstance(parts[0].asked.what, CreatePlan | RefuseGoal):
+                # Almost always a new plan: the append itself finds out if it is not.
+                recorded = Recorded.nothing(address)
+            else:
+                recorded, fresh = await self._log.read(address), True
+        blobs: dict[str, object] = {}
+        for _ in range(_LOST_RACES):
+            try:
+                proposal = self._propose(recorded, parts, blobs)
+            except NeedsBlob as needs:
+                blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                continue
+            if proposal.says_no and not fresh:
+                recorded, fresh = await self._log.read_on(recorded), True
+                continue
+            if not proposal.events:
+                self._plans.put(recorded)
+                return
+            events, state = await self._check_in(recorded.state, proposal)
+            try:
+                recorded = await self._log.append(recorded, state, events, proposal.causes, proposal.at)
+            except Conflict:
+                recorded, fresh = await self._log.read_on(recorded), True
+                continue
+            self._plans.put(recorded)
+            self._tell(address, recorded, proposal)
+            return
+        raise Busy(f"{address} changes faster than it can be decided")
+
+    def _propose(self, recorded: Recorded, parts: list[_Part], blobs: dict[str, object]) -> _Proposal:
+        state = recorded.state
+        number = state.number + 1
+        # One commit has one time, and time does not run backwards in a log.
+        at = max(part.asked.at for part in parts)
+        if state.updated_at is not None and state.updated_at > at:
+            at = state.updated_at
+        events: list[AnyEvent] = []
+        causes: list[Cause] = []
+        says_no = False
+        for part in parts:
+            asked = part.asked._replace(at=at)
+            decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s)
+            if not decision.events:
+                says_no = True
+                continue
+            says_no = says_no or isinstance(decision.events[0], CommandRefused)
+            cause = asked.cause
+            events += decision.events
+            causes.append(cause)
+            state = answered(decision.state, (cause,), number)
+        return _Proposal(events, causes, state, at, says_no)
+
+    async def _check_in(self, before: PlanState, proposal: _Proposal) -> tuple[list[AnyEvent], PlanState]:
+        """Replace large values by claim checks: neither the log nor a state in memory holds them."""
+        events = [await self._checked_in(event) for event in proposal.events]
+        if all(new is old for new, old in zip(events, proposal.events, strict=True)):
+            return events, proposal.state
+        state = before
+        for event in events:
+            state = evolve(state, event, proposal.at)
+        return events, answered(state, proposal.causes, before.number + 1)
+
+    async def _checked_in(self, event: AnyEvent) -> AnyEvent:
+        match event:
+            case StepCompleted():
+                output = await self._blobs.check_in(event.output)
+                return event if output is event.output else msgspec.structs.replace(event, output=output)
+            case PlanCompleted():
+                result = await self._blobs.check_in(event.result)
+                return event if result is event.result else msgspec.structs.replace(event, result=result)
+            case GateOpened() if event.shown:
+                shown = tuple([await self._blobs.check_in(payload) for payload in event.shown])
+                return msgspec.structs.replace(event, shown=shown)
+        return event
+
+    def _tell(self, address: Address, recorded: Recorded, proposal: _Proposal) -> None:
+        log.debug(
+            "plan.decided",
+            space=address.space,
+            plan=address.plan,
+            commit=recorded.state.number,
+            status=recorded.state.status,
+            causes=len(proposal.causes),
+            events=len(proposal.events),
+        )
+
+
+def read_command(message: Message) -> tuple[Address, Asked]:
+    """Raises: Poison, DecodeError, BadSubject."""
+    subject = subjects.read_command(message.subject)
+    command = codec.command.decode(message.data)
+    if verb_of(command) != subject.verb:
+        raise Poison(f"the subject says {subject.verb}, and the message {verb_of(command)}")
+    return subject.address, Asked(command, subject.actor, message.timestamp)

@@ -1,0 +1,356 @@
+"""The dispatch loop: the log's outbox. What the log says is to be done is handed out from here, and nowhere else.
+
+Every message that is sent because of a commit has an id made of the commit and the event, so that sending it again
+(after a crash, a lost ack, by a standby) stores nothing twice. What is no longer open is not handed out: if a
+delivery is late or repeated, the log is read first.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import structlog
+
+from planmesh.connection import Ack, Connection
+from planmesh.delivery import Message, Subscription, give_up
+from planmesh.errors import Poison
+from planmesh.eventlog import EventLog, Recorded, hash_of, misfit
+from planmesh.executor.blobs import BlobStore
+from planmesh.executor.plans import Plans
+from planmesh.schemas import codec, events, goals, subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import ReportUnfit
+from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
+from planmesh.schemas.goals import OutcomeBase
+from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, canonical
+from planmesh.schemas.plan import Permissions, Task
+from planmesh.schemas.state import Names, PlanState, StepStatus, apply
+from planmesh.schemas.templates import compile_template
+from planmesh.schemas.tracing import traceparent
+from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
+
+SERVICE: Final = "executor"
+OUTCOME_BYTES: Final = 1024 * 1024  # a result up to this size travels in the outcome: submitters cannot fetch blobs
+_LATE_S: Final = 60.0
+_SIGNALS: Final = 3
+_SIGNAL_PAUSE_S: Final = 0.5
+
+log = structlog.get_logger()
+
+
+class Dispatcher:
+    """Hands out what commits ask for.
+
+    Args:
+        core: Where the log is, and the work and outcomes go.
+        agents: Where agents hear signals.
+        plans: What is known of plans, shared with the decider.
+    """
+
+    def __init__(
+        self, core: Connection, agents: Connection, event_log: EventLog, blobs: BlobStore, plans: Plans
+    ) -> None:
+        self._core = core
+        self._agents = agents
+        self._log = event_log
+        self._blobs = blobs
+        self._plans = plans
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def take_commits(self, commits: Subscription) -> None:
+        """Hand out what commits ask for, until the subscription is closed."""
+        async for messages in commits:
+            for message in messages:
+                self._take(message)
+
+    async def finish(self) -> None:
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _take(self, message: Message) -> None:
+        try:
+            commit = codec.commit.decode(message.data)
+            if commit.address != subjects.read_plan_log(message.subject):
+                raise Poison(f"the commit names {commit.address}, on {message.subject}")
+        except (codec.DecodeError, subjects.BadSubject, Poison) as error:
+            # Junk in the log stays in the log; the decider and the auditor count it.
+            log.error("log.junk", subject=message.subject, sequence=message.sequence, error=str(error))
+            message.ack()
+            return
+        late = message.num_delivered > 1 or (datetime.now(UTC) - commit.at).total_seconds() > _LATE_S
+        recorded = None if late else self._known(message, commit)
+        if recorded is not None:
+            try:
+                sent = [
+                    future
+                    for index, event in enumerate(commit.events)
+                    if (future := self._send(recorded.state, commit, index, event)) is not None
+                ]
+            except (NeedsBlob, _TakesLonger):
+                pass  # what was sent already is sent again under the same id
+            except Exception as error:
+                self._spawn(give_up(self._core, SERVICE, message, error))
+                return
+            else:
+                _ack_when_stored(self, message, sent)
+                return
+        self._spawn(self._take_slowly(message, commit, late))
+
+    def _known(self, message: Message, commit: Commit) -> Recorded | None:
+        """The plan at *commit* or later, if that can be told without reading the log."""
+        recorded = self._plans.get(commit.address) or Recorded.nothing(commit.address)
+        if recorded.state.number >= commit.number:
+            return recorded
+        if misfit(recorded.state, commit):
+            return None
+        recorded = Recorded(apply(recorded.state, commit, hash_of(message.data)), message.sequence)
+        self._plans.put(recorded)
+        return recorded
+
+    async def _take_slowly(self, message: Message, commit: Commit, late: bool) -> None:
+        """The same with everything that may have to be fetched first."""
+        try:
+            recorded = self._plans.get(commit.address) or Recorded.nothing(commit.address)
+            if late or recorded.state.number < commit.number:
+                recorded = await self._log.read_on(recorded)
+                self._plans.put(recorded)
+            for index, event in enumerate(commit.events):
+                await self._send_slowly(recorded.state, commit, index, event)
+        except Exception as error:
+            await give_up(self._core, SERVICE, message, error)
+        else:
+            message.ack()
+
+    async def _send_slowly(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> None:
+        blobs: dict[str, object] = {}
+        while True:
+            try:
+                sent = self._send(state, commit, index, event, blobs)
+            except NeedsBlob as needs:
+                blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                continue
+            except _TakesLonger as longer:
+                await longer.work
+                return
+            if sent is not None:
+                await sent
+            return
+
+    def _send(
+        self,
+        state: PlanState,
+        commit: Commit,
+        index: int,
+        event: AnyEvent,
+        blobs: Mapping[str, object] | None = None,
+    ) -> "asyncio.Future[Ack] | None":
+        """Send what *event* asks for, if anything.
+
+        Raises:
+            NeedsBlob: A blob has to be fetched first.
+            _TakesLonger: It takes more than one message.
+        """
+        match event:
+            case events.StepDispatched():
+                return self._hand_out(state, commit, index, event, blobs or {})
+            case events.AttemptEnded():
+                return self._wait(state, commit, index, event.step, event.attempt + 1, "retry", event.retry_at)
+            case events.GateOpened():
+                if event.overdue_at is not None:
+                    return self._wait(state, commit, index, event.step, event.round, "sla", event.overdue_at)
+                return None
+            case events.StepsCancelled():
+                if blobs is None:
+                    raise _TakesLonger(None)
+                raise _TakesLonger(self._take_back(state, commit, event.steps))
+            case events.PlanCompleted():
+                blob = event.result.blob
+                value = (blobs or {}).get(blob.sha256) if blob is not None else None
+                if blob is not None and blob.size_bytes <= OUTCOME_BYTES and value is None:
+                    raise NeedsBlob(Unloaded(blob.sha256, blob.size_bytes))
+                result = event.result if value is None else Payload(value=value)
+                return self._announce(commit, index, _completed(commit, event, result))
+            case _:
+                outcome = news(state, commit, event)
+                return None if outcome is None else self._announce(commit, index, outcome)
+
+    def _hand_out(
+        self,
+        state: PlanState,
+        commit: Commit,
+        index: int,
+        event: events.StepDispatched,
+        blobs: Mapping[str, object],
+    ) -> "asyncio.Future[Ack] | None":
+        step, task = state.steps[event.step], state.graph.steps[event.step]
+        if step.status is not StepStatus.DISPATCHED or step.attempt != event.attempt:
+            return None
+        assert isinstance(task, Task)  # only tasks are dispatched
+        try:
+            inputs = compile_template(task.inputs).render(Names(state, blobs))
+        except ExpressionError as error:
+            return self._unfit(commit, index, event, error)
+        payload = Payload(value=inputs)
+        if blobs and len(canonical(inputs)) > INLINE_INPUTS_BYTES:
+            raise _TakesLonger(self._hand_out_by_claim_check(state, commit, index, event, task, payload))
+        return self._publish_work(state, commit, index, event, task, payload)
+
+    async def _hand_out_by_claim_check(
+        self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
+    ) -> None:
+        checked = await self._blobs.check_in(inputs, INLINE_INPUTS_BYTES)
+        await self._publish_work(state, commit, index, event, task, checked)
+
+    def _publish_work(
+        self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
+    ) -> "asyncio.Future[Ack]":
+        created = state.created
+        work = StepWork(
+            space=commit.space,
+            plan=commit.plan,
+            step=event.step,
+            attempt=event.attempt,
+            agent=event.agent,
+            inputs=inputs,
+            permissions=task.permissions or Permissions(),
+            idempotent=task.idempotent is True,
+            timeout_s=task.timeout_s,
+            traceparent=None
+            if created is None
+            else traceparent(commit.address, created.goal_digest, created.traceparent, event.step, event.attempt),
+        )
+        return self._core.publish_soon(
+            subjects.agent_work(event.agent, commit.address, event.step),
+            encode(work),
+            message_id=_message_id(commit, index),
+        )
+
+    def _unfit(
+        self, commit: Commit, index: int, event: events.StepDispatched, error: ExpressionError
+    ) -> "asyncio.Future[Ack]":
+        failure = Failure(code="inputs", message=f"its inputs cannot be put together: {error}", retryable=False)
+        command = ReportUnfit(id=_token(commit, index), step=event.step, attempt=event.attempt, failure=failure)
+        return self._core.publish_soon(subjects.command(commit.address, "unfit", SERVICE), encode(command))
+
+    def _wait(
+        self,
+        state: PlanState,
+        commit: Commit,
+        index: int,
+        step: str,
+        attempt: int,
+        purpose: Any,
+        due_at: datetime,
+    ) -> "asyncio.Future[Ack] | None":
+        if state.steps[step].status is not StepStatus.WAITING:
+            return None
+        timer = TimerWork(
+            space=commit.space, plan=commit.plan, step=step, attempt=attempt, purpose=purpose, due_at=due_at
+        )
+        return self._core.publish_soon(
+            subjects.timer(commit.address, step), encode(timer), message_id=_message_id(commit, index)
+        )
+
+    def _announce(self, commit: Commit, index: int, outcome: OutcomeBase) -> "asyncio.Future[Ack]":
+        return self._core.publish_soon(
+            subjects.outcome(commit.address), encode(outcome), message_id=_message_id(commit, index)
+        )
+
+    async def _take_back(self, state: PlanState, commit: Commit, steps: tuple[str, ...]) -> None:
+        """Take back what nobody has begun, and tell whoever has begun: a hint, so it is said three times."""
+        begun = [(name, step) for name in steps if (step := state.steps[name]).agent and not step.worker]
+        for name, step in begun:
+            work = subjects.agent_work(step.agent, commit.address, name)
+            await self._core.request(subjects.purge_work(), encode({"filter": work}))
+        for repeat in range(_SIGNALS if begun else 0):
+            await asyncio.sleep(_SIGNAL_PAUSE_S * repeat)
+            for name, step in begun:
+                signal = Signal(
+                    signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt
+                )
+                self._agents.send(subjects.signals(step.agent), encode(signal))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _TakesLonger(Exception):  # noqa: N818 - not an error: a way of working
+    def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
+        self._work = work
+        super().__init__()
+
+    @property
+    def work(self) -> Coroutine[Any, Any, None]:
+        assert self._work is not None  # only the slow path, which provides for it, looks
+        return self._work
+
+
+def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Ack]]") -> None:
+    """Ack *message* once everything that it asked for is stored. No task: most commits send one message."""
+    left = len(sent)
+    if left == 0:
+        message.ack()
+        return
+
+    def on_done(future: "asyncio.Future[Ack]") -> None:
+        nonlocal left
+        error = future.exception()
+        if message.answered:
+            return
+        if error is not None:
+            dispatcher._spawn(give_up(dispatcher._core, SERVICE, message, error))
+            return
+        left -= 1
+        if left == 0:
+            message.ack()
+
+    for future in sent:
+        future.add_done_callback(on_done)
+
+
+def news(state: PlanState, commit: Commit, event: AnyEvent) -> goals.Outcome | None:
+    """What the requester hears of *event*, if anything."""
+    about: dict[str, Any] = {
+        "space": commit.space,
+        "goal": commit.plan,
+        "at": commit.at,
+        "number": commit.number,
+    }
+    match event:
+        case events.PlanCreated():
+            started = any(isinstance(other, events.PlanStarted) for other in commit.events)
+            return goals.Accepted(**about, name=event.plan.name, steps=len(event.plan.steps), draft=not started)
+        case events.PlanRefused():
+            return goals.Refused(**about, problems=event.problems)
+        case events.CommandRefused(verb="create" | "refuse"):
+            return goals.Refused(**about, problems=(goals.Problem(code=event.code, message=event.reason),))
+        case events.PlanWaiting() if event.gates:
+            return goals.Waiting(**about, gates=event.gates)
+        case events.PlanPaused():
+            return goals.Paused(**about, at_steps=event.at_steps, reason=event.reason)
+        case events.PlanResumed():
+            return goals.Resumed(**about)
+        case events.PlanFailed():
+            return goals.Failed(**about, step=event.step, reason=event.reason)
+        case events.PlanCancelled():
+            return goals.Cancelled(**about, by=event.by, reason=event.reason)
+    return None
+
+
+def _completed(commit: Commit, event: events.PlanCompleted, result: Payload) -> goals.Completed:
+    return goals.Completed(
+        space=commit.space, goal=commit.plan, at=commit.at, number=commit.number, name=event.outcome, result=result
+    )
+
+
+def _message_id(commit: Commit, index: int) -> str:
+    return f"{commit.space}.{commit.plan}.{commit.number}.{index}"
+
+
+def _token(commit: Commit, index: int) -> str:
+    """An id for a command that comes of an event: the same each time, within the plan."""
+    return f"c{commit.number}-{index}"

@@ -1,0 +1,91 @@
+"""Which message goes to which loop, and in which order they stop."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+import structlog
+
+from planmesh.agents import Agent
+from planmesh.connection import Connection
+from planmesh.delivery import Subscription, consume, subscribe
+from planmesh.eventlog import EventLog
+from planmesh.executor import blobs
+from planmesh.executor.decide import Decider
+from planmesh.executor.dispatch import Dispatcher
+from planmesh.executor.plan import DEFAULT_GATE_SLA_S
+from planmesh.executor.plans import Plans
+from planmesh.executor.timers import handle_timer
+from planmesh.executor.work import Host
+from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
+
+LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
+GROUP: Final = "executor"
+"""The priority group of the consumers that one executor at a time reads; the others stand by."""
+
+_THREADS: Final = 64
+
+log = structlog.get_logger()
+
+
+async def steer(
+    core: Connection,
+    agents: Connection,
+    stop: asyncio.Event,
+    *,
+    loops: frozenset[str] = frozenset(LOOPS),
+    gate_sla_s: float = DEFAULT_GATE_SLA_S,
+) -> None:
+    """Run every loop but the work loop until *stop*.
+
+    On the way out, nothing new is taken first; what was taken is decided and handed out; then the rest ends.
+
+    Raises:
+        Unusable: A connection is gone for good.
+    """
+    event_log, store, plans = EventLog(core), blobs.BlobStore(core), Plans()
+    decider = Decider(core, event_log, store, plans, gate_sla_s=gate_sla_s)
+    dispatcher = Dispatcher(core, agents, event_log, store, plans)
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        subscriptions: list[Subscription] = []
+
+        async def open_group(connection: Connection, stream: str, consumer: str) -> Subscription:
+            subscription = await subscribe(connection, stream, consumer, group=GROUP)
+            subscriptions.append(subscription)
+            await stack.enter_async_context(subscription)
+            return subscription
+
+        if "decide" in loops:
+            tasks.create_task(decider.take_commands(await open_group(core, COMMANDS, DECIDE)))
+            tasks.create_task(decider.take_results(await open_group(agents, RESULTS, DECIDE)))
+        if "dispatch" in loops:
+            tasks.create_task(dispatcher.take_commits(await open_group(core, PLANS, DISPATCH)))
+        if "timers" in loops:
+            timer = partial(handle_timer, core)
+            tasks.create_task(consume(core, WORK, TIMERS, timer, service="executor", stop=stop))
+        if "blobs" in loops:
+            tasks.create_task(blobs.serve(store, agents, stop))
+        log.info("executor.ready", loops=sorted(loops - {"work"}))
+        await stop.wait()
+        for subscription in subscriptions:
+            await subscription.close()
+        await decider.finish()
+        await dispatcher.finish()
+
+
+async def work(agents: Mapping[str, Agent], connections: Mapping[str, Connection], stop: asyncio.Event) -> None:
+    """Run *agents* until *stop*, each over its own connection; then finish what has been begun.
+
+    Raises:
+        Unusable: A connection is gone for good.
+    """
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="agent") as threads:
+        async with asyncio.TaskGroup() as tasks:
+            for name, agent in agents.items():
+                host = Host(agent, connections[name], threads)
+                await host.describe()
+                tasks.create_task(host.run(stop))
+            log.info("worker.ready", agents=sorted(agents))

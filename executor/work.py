@@ -1,0 +1,350 @@
+"""The work loop: hosts agents, runs steps, and says what became of them.
+
+An agent speaks as itself: each has a connection with its own NATS user, which may publish nobody else's results.
+The order that makes this safe: claim (if the step is not idempotent), run, store the result, wait for the ack, then
+ack the work. Whatever dies in between, the work comes back, and a step that was claimed is never begun again.
+"""
+
+import asyncio
+import contextvars
+import os
+import socket
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from planmesh.agents import Agent, Context, Rejected
+from planmesh.connection import Connection
+from planmesh.delivery import Keeper, Message, subscribe
+from planmesh.errors import Busy, Conflict, Poison
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import DecodeError, encode
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload, blob_of, canonical
+from planmesh.schemas.subjects import WORK
+from planmesh.schemas.work import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptNotStarted,
+    AttemptUnknown,
+    Failure,
+    Progress,
+    Result,
+    Results,
+    StepWork,
+)
+
+ACK_WAIT_S: Final = 2.0
+MOST_IN_A_BUNDLE: Final = 120
+_BUNDLE_BYTES: Final = 2 * 1024 * 1024
+_STUCK_S: Final = 30.0
+_TRACEBACK_CHARACTERS: Final = 8_000
+_MESSAGE_CHARACTERS: Final = 4_000
+
+_blob_decoder: Final = codec.Codec[Blob](Blob, trusted=True)
+
+log = structlog.get_logger()
+
+
+class Host:
+    """Runs one agent, as many attempts at once as its consumer lets through.
+
+    Args:
+        agent: The function, with what it declares.
+        connection: In AGENTS, as the agent's own user.
+        threads: Where agents that are not async run.
+    """
+
+    def __init__(self, agent: Agent, connection: Connection, threads: ThreadPoolExecutor) -> None:
+        self._agent = agent
+        self._connection = connection
+        self._threads = threads
+        self._worker = f"{socket.gethostname()}/{os.getpid()}"
+        self._running: dict[str, Context] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox = _Outbox(agent.name, connection)
+        self._keeper = Keeper(ACK_WAIT_S)
+
+    async def describe(self) -> None:
+        """Tell the planner what the agent declares. Raises: Busy, Unusable."""
+        await self._connection.publish(subjects.catalogue(self._agent.name), encode(self._agent.description))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Take work until *stop*; then finish what has been begun. Raises: Unusable."""
+        signals = await self._connection.listen(subjects.signals(self._agent.name), self._on_signal)
+        work = await subscribe(self._connection, WORK, subjects.agent_consumer(self._agent.name), keeper=self._keeper)
+        closing = asyncio.create_task(_close_on(stop, work))
+        try:
+            async for messages in work:
+                for message in messages:
+                    self._take(message)
+        finally:
+            closing.cancel()
+            await work.close()
+            await signals.unsubscribe()
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+            await self._outbox.finish()
+            self._keeper.close()
+
+    def _take(self, message: Message) -> None:
+        try:
+            work = codec.step_work.decode(message.data)
+        except DecodeError as error:
+            # Only the executor writes here: it is newer than this worker, which another one may not be.
+            log.error("work.not_understood", subject=message.subject, error=str(error))
+            message.nak(_STUCK_S)
+            return
+        if work.key in self._running:
+            # The server thinks that we are gone, and we are not: the first delivery goes on.
+            self._keeper.discard(message)
+            return
+        task = asyncio.create_task(self._attempt(work, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _on_signal(self, delivered: Any) -> None:
+        try:
+            signal = codec.signal.decode(delivered.data)
+        except DecodeError:
+            return
+        context = self._running.get(f"{signal.space}.{signal.plan}.{signal.step}.{signal.attempt}")
+        if context is not None:
+            context.cancelled.set()
+
+    async def _attempt(self, work: StepWork, message: Message) -> None:
+        context = Context(
+            address=work.address,
+            step=work.step,
+            attempt=work.attempt,
+            key=work.key,
+            permissions=work.permissions,
+            traceparent=work.traceparent,
+            report=_Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop()),
+        )
+        self._running[work.key] = context
+        try:
+            result = await self._result(work, context)
+        except Busy as error:
+            # Before it was begun: blobs or the server are away.
+            log.warning("work.later", key=work.key, error=str(error))
+            message.nak(ACK_WAIT_S)
+        except Exception:
+            log.exception("work.bug", key=work.key)
+            message.nak(_STUCK_S)
+        else:
+            self._outbox.put(result, message)
+        finally:
+            del self._running[work.key]
+
+    async def _result(self, work: StepWork, context: Context) -> Result:
+        """Run one attempt. Raises: Busy, before anything was begun."""
+        about: dict[str, Any] = {
+            "space": work.space,
+            "plan": work.plan,
+            "step": work.step,
+            "attempt": work.attempt,
+            "worker": self._worker,
+        }
+        inputs = await self._inputs(work)
+        if not work.idempotent:
+            claimed = await self._claim(work)
+            if claimed is not None:
+                return claimed(**about)
+        about["version"] = self._agent.description.version
+        about["started_at"] = datetime.now(UTC)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            value = await self._call(work, context, inputs)
+            output = await self._output(value)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and not work.idempotent:
+                reason = f"no answer within {work.timeout_s:g} s, and whether it had its effect is not known"
+                return AttemptUnknown(reason=reason, **_without_times(about))
+            failure = _failure(error, work)
+            log.info("step.failed", key=work.key, agent=work.agent, code=failure.code)
+            return AttemptFailed(failure=failure, duration_s=loop.time() - started, **about)
+        return AttemptCompleted(output=output, duration_s=loop.time() - started, **about)
+
+    async def _call(self, work: StepWork, context: Context, inputs: dict[str, Any]) -> object:
+        agent = self._agent
+        if agent.context_parameter is not None:
+            inputs = {**inputs, agent.context_parameter: context}
+        _check_inputs(agent, inputs)
+        try:
+            async with asyncio.timeout(work.timeout_s) as limit:
+                if agent.is_async:
+                    return await agent.function(**inputs)
+                here = contextvars.copy_context()
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._threads, lambda: here.run(agent.function, **inputs))
+        except TimeoutError as error:
+            if not limit.expired():
+                raise _AgentTimeout(str(error)) from error  # the agent's own time-out is its own failure
+            context.cancelled.set()
+            raise
+
+    async def _inputs(self, work: StepWork) -> dict[str, Any]:
+        value = work.inputs.value
+        if work.inputs.blob is not None:
+            wanted = work.inputs.blob
+            data = await self._connection.request(
+                subjects.get_blob(self._agent.name), wanted.sha256.encode(), timeout_s=10
+            )
+            if blob_of(data) != wanted:
+                raise Busy(f"blob {wanted.sha256} arrived damaged")
+            value = codec.value.decode(data)
+        return value if isinstance(value, dict) else {}
+
+    async def _output(self, value: object) -> Payload:
+        """Raises: Poison (too large), Busy, TypeError (not JSON)."""
+        data = canonical(value)
+        codec.check_depth(data)
+        if len(data) <= INLINE_OUTPUT_BYTES:
+            return Payload(value=msgspec.Raw(data))
+        answer = await self._connection.request(subjects.put_blob(self._agent.name), data, timeout_s=10)
+        return Payload(blob=_blob_decoder.decode(answer))
+
+    async def _claim(self, work: StepWork) -> "type[AttemptUnknown] | type[AttemptNotStarted] | None | Any":
+        """Say that this attempt begins: the server lets only one say so."""
+        subject = subjects.claim(self._agent.name, work.address, work.step, work.attempt)
+        try:
+            await self._connection.publish(subject, self._worker.encode(), expect_last_on_subject=0)
+        except Conflict:
+            reason = "another worker has begun this attempt and has not said how it ended"
+            return lambda **about: AttemptUnknown(reason=reason, **about)
+        except Busy as error:
+            reason = f"it could not be claimed, and was not begun: {error}"
+            return lambda **about: AttemptNotStarted(reason=reason, **about)
+        return None
+
+
+class _AgentTimeout(Exception):  # noqa: N818 - named for the agent, who raised a TimeoutError
+    pass
+
+
+class _Outbox:
+    """Results on their way: what finishes while one message is travelling goes into the next.
+
+    At low load nothing waits; at high load a bundle saves one write to disk for each result in it.
+    """
+
+    def __init__(self, agent: str, connection: Connection) -> None:
+        self._subject = subjects.results(agent)
+        self._connection = connection
+        self._waiting: list[tuple[Result, Message]] = []
+        self._sending: asyncio.Task[None] | None = None
+
+    def put(self, result: Result, message: Message) -> None:
+        self._waiting.append((result, message))
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send())
+
+    async def finish(self) -> None:
+        while self._sending is not None:
+            await asyncio.wait([self._sending])
+
+    async def _send(self) -> None:
+        try:
+            while self._waiting:
+                bundle, self._waiting = self._waiting[:MOST_IN_A_BUNDLE], self._waiting[MOST_IN_A_BUNDLE:]
+                await self._publish(bundle)
+        finally:
+            self._sending = None
+
+    async def _publish(self, bundle: list[tuple[Result, Message]]) -> None:
+        data = encode(Results(results=tuple(result for result, _ in bundle)))
+        pause_s = 0.1
+        while True:
+            try:
+                await self._connection.publish(self._subject, data)
+                break
+            except Busy as error:
+                # Storing it twice does no harm; losing it would. The work stays ours meanwhile.
+                log.warning("results.later", subject=self._subject, results=len(bundle), error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+        for _, message in bundle:
+            message.ack()
+
+
+class _Reporter:
+    """Sends progress from whichever thread the agent runs in."""
+
+    def __init__(self, connection: Connection, agent: str, work: StepWork, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._subject = subjects.progress(agent, work.address, work.step)
+        self._attempt = work.attempt
+        self._loop = loop
+
+    def __call__(self, text: str, data: object) -> None:
+        message = encode(Progress(attempt=self._attempt, text=str(text)[:_MESSAGE_CHARACTERS], data=data))
+        self._loop.call_soon_threadsafe(self._send, message)
+
+    def _send(self, message: bytes) -> None:
+        try:
+            self._connection.send(self._subject, message)
+        except (Busy, Poison):
+            log.debug("progress.lost", subject=self._subject)
+
+
+async def _close_on(stop: asyncio.Event, subscription: Any) -> None:
+    await stop.wait()
+    await subscription.close()
+
+
+def _check_inputs(agent: Agent, inputs: Mapping[str, Any]) -> None:
+    """Raises: Rejected, if the function could not be called with these."""
+    described = agent.description
+    known = {parameter.name for parameter in described.parameters}
+    missing = [one.name for one in described.parameters if one.required and one.name not in inputs]
+    unknown = [] if described.any_parameters else [n for n in inputs if n not in known and n != agent.context_parameter]
+    if missing or unknown:
+        found = ", ".join(
+            [f"{name} is missing" for name in missing] + [f"{name} is not one of its parameters" for name in unknown]
+        )
+        raise _BadInputs(f"agent {described.name} takes {', '.join(sorted(known)) or 'no inputs'}: {found}")
+
+
+class _BadInputs(Rejected):
+    pass
+
+
+def _without_times(about: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in about.items() if name not in ("started_at", "version")}
+
+
+def _failure(error: Exception, work: StepWork) -> Failure:
+    """What went wrong, as the log keeps it: the agent's frames only, and all of it untrusted text."""
+    kind = type(error).__name__
+    match error:
+        case TimeoutError():
+            return Failure(code="timeout", message=f"no answer within {work.timeout_s:g} s", type=kind)
+        case _BadInputs():
+            return Failure(code="bad_inputs", message=_clipped(str(error)), retryable=False)
+        case Poison() | DecodeError():
+            return Failure(code="bad_output", message=_clipped(str(error)), type=kind, retryable=False)
+        case _AgentTimeout() if error.__cause__ is not None:
+            error, kind = error.__cause__, "TimeoutError"  # type: ignore[assignment]
+    lines = "".join(traceback.format_exception(error))
+    return Failure(
+        code="rejected" if isinstance(error, Rejected) else "agent_error",
+        message=_clipped(str(error) or kind),
+        type=_line(kind),
+        traceback=lines[-_TRACEBACK_CHARACTERS:],
+        retryable=not isinstance(error, Rejected),
+    )
+
+
+def _clipped(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[:_MESSAGE_CHARACTERS]} …"
+
+
+def _line(text: str) -> str:
+    return "".join(character for character in text if character.isprintable())[:200]

@@ -1,0 +1,176 @@
+"""The log of a plan: read it, and append to it with the certainty that nobody else did in between.
+
+A commit is appended with the sequence of the last message that its writer has seen on the plan's subject
+(optimistic concurrency). The server takes one of two rivals; the other reads on, and decides again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import structlog
+
+from planmesh.connection import Connection, StoredMessage
+from planmesh.errors import Busy, Conflict
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import DecodeError, encode
+from planmesh.schemas.events import AnyEvent, Cause, Commit, hash_of
+from planmesh.schemas.state import PlanState, apply, sealed
+from planmesh.schemas.subjects import PLANS, Address
+
+_BATCH: Final = 1_000
+_SETTLE_S: Final = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+
+log = structlog.get_logger()
+
+
+class Recorded(NamedTuple):
+    """A plan as far as its log has been read.
+
+    Attributes:
+        sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
+    """
+
+    state: PlanState
+    sequence: int
+
+    @classmethod
+    def nothing(cls, address: Address) -> "Recorded":
+        return cls(PlanState(address=address), 0)
+
+
+class Line(NamedTuple):
+    """A commit as it is stored."""
+
+    commit: Commit
+    sequence: int
+    hash: str
+
+
+def misfit(state: PlanState, commit: Commit) -> str:
+    """What is wrong with *commit* as the one after *state*; empty if it fits."""
+    if commit.address != state.address:
+        return f"it names {commit.address}, on the subject of {state.address}"
+    if commit.number != state.number + 1:
+        return f"it is number {commit.number}, after {state.number}"
+    if commit.previous != state.head:
+        return f"it continues {commit.previous[:12]}, and the commit before it is {state.head[:12]}"
+    return ""
+
+
+def read_line(recorded: Recorded, sequence: int, data: bytes) -> tuple[Recorded, Line | None]:
+    """Fold one stored message. What does not fit is junk: skipped, alarmed, its sequence counted."""
+    address = recorded.state.address
+    try:
+        commit = codec.commit.decode(data)
+        wrong = misfit(recorded.state, commit)
+    except DecodeError as error:
+        wrong = str(error)
+    if wrong:
+        log.error("log.junk", space=address.space, plan=address.plan, sequence=sequence, error=wrong)
+        return Recorded(recorded.state, sequence), None
+    line = Line(commit, sequence, hash_of(data))
+    return Recorded(apply(recorded.state, commit, line.hash), sequence), line
+
+
+class EventLog:
+    """Reads and appends commits.
+
+    Args:
+        connection: May read PLANS directly; to append, also publish to the plans' subjects.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def read(self, address: Address) -> Recorded:
+        """A plan from its first commit on. Raises: Busy, Unusable."""
+        recorded = Recorded.nothing(address)
+        if await self._connection.last_on_subject(PLANS, subjects.plan_log(address)) is None:
+            return recorded
+        return await self.read_on(recorded)
+
+    async def read_on(self, recorded: Recorded) -> Recorded:
+        """The same plan, with whatever has been appended since. Raises: Busy, Unusable."""
+        async for stored in self._stored(recorded):
+            recorded, _ = read_line(recorded, stored.sequence, stored.data)
+        return recorded
+
+    async def lines(self, address: Address) -> AsyncIterator[Line]:
+        """Every commit of a plan, in order. Raises: Busy, Unusable."""
+        recorded = Recorded.nothing(address)
+        async for stored in self._stored(recorded):
+            recorded, line = read_line(recorded, stored.sequence, stored.data)
+            if line is not None:
+                yield line
+
+    async def _stored(self, recorded: Recorded) -> AsyncIterator[StoredMessage]:
+        subject = subjects.plan_log(recorded.state.address)
+        sequence = recorded.sequence
+        while True:
+            batch = await self._connection.direct_get(PLANS, subject=subject, sequence=sequence + 1, batch=_BATCH)
+            for stored in batch:
+                yield stored
+            if len(batch) < _BATCH:
+                return
+            sequence = batch[-1].sequence
+
+    async def append(
+        self, recorded: Recorded, after: PlanState, events: list[AnyEvent], causes: list[Cause], at: datetime
+    ) -> Recorded:
+        """Store one commit.
+
+        Args:
+            recorded: What was decided on.
+            after: Its state with *events* folded in.
+
+        Returns:
+            The plan with the commit.
+
+        Raises:
+            Conflict: Someone else has appended: read on, and decide again.
+            Busy: The log cannot take it now (full, or the server is away); nothing was stored.
+            Poison: The commit is larger than the server takes.
+            Unusable: Not allowed, or closed.
+        """
+        before, address = recorded.state, recorded.state.address
+        commit = Commit(
+            space=address.space,
+            plan=address.plan,
+            number=before.number + 1,
+            at=at,
+            causes=tuple(causes),
+            events=tuple(events),
+            previous=before.head,
+        )
+        data = encode(commit)
+        sequence = await self._store(subjects.plan_log(address), data, recorded)
+        return Recorded(sealed(after, commit.number, hash_of(data)), sequence)
+
+    async def _store(self, subject: str, data: bytes, recorded: Recorded) -> int:
+        """Append, and settle what is left unclear: a time-out, or a refusal of what an earlier try has stored."""
+        unclear = False
+        for pause_s in _SETTLE_S:
+            await asyncio.sleep(pause_s)
+            try:
+                ack = await self._connection.publish(subject, data, expect_last_on_subject=recorded.sequence)
+                return ack.sequence
+            except Conflict:
+                if not unclear:
+                    raise
+                return await self._find(subject, data, recorded)
+            except Busy as error:
+                if not error.ambiguous:
+                    raise
+                unclear = True
+        return await self._find(subject, data, recorded)
+
+    async def _find(self, subject: str, data: bytes, recorded: Recorded) -> int:
+        """Whether the very bytes stand in the log. Raises: Conflict, if others do, or none."""
+        for stored in await self._connection.direct_get(
+            PLANS, subject=subject, sequence=recorded.sequence + 1, batch=_BATCH
+        ):
+            if stored.data == data:
+                return stored.sequence
+        raise Conflict(f"{recorded.state.address} has moved on from commit {recorded.state.number}")
