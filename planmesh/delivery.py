@@ -19,19 +19,19 @@ import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
 
+from planmesh.access import HOME
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import DecodeError
+from planmesh.schemas.subjects import BadSubject
+from planmesh.streams import TAKEOVER_S
 
-PIN_TIMEOUT_S: Final = 2.0
-"""`priority_timeout` of the consumers that have a group: a pinned reader that is silent for this long loses its pin."""
-
-# A pull of a group is short, because it is the only sign of life that the server counts.
+# A pull of a group is short, because pulls are the only sign of life that the server counts.
 _EXPIRES_S: Final = 30.0
 _HEARTBEAT_S: Final = 2.0
-_GROUP_EXPIRES_S: Final = PIN_TIMEOUT_S / 2
-_GROUP_HEARTBEAT_S: Final = PIN_TIMEOUT_S / 4
+_GROUP_EXPIRES_S: Final = TAKEOVER_S / 2
+_GROUP_HEARTBEAT_S: Final = TAKEOVER_S / 4
 
 # One pull asks for no more bytes than this, or a few hundred large messages would fill the memory.
 _PULL_BYTES: Final = 32 * 1024 * 1024
@@ -44,6 +44,8 @@ _BUSY_MOST_S: Final = 10.0
 _BUG_S: Final = 1.0
 _BUG_MOST_S: Final = 60.0
 _MOST_DELIVERIES_OF_A_BUG: Final = 5
+
+_HOPELESS: Final = (Poison, DecodeError, BadSubject)
 
 _ERROR_CHARACTERS: Final = 1000
 _TRACEBACK_CHARACTERS: Final = 8000
@@ -434,7 +436,7 @@ async def subscribe(
         consumer: A durable pull consumer with explicit acks. While it is not there, this waits for it, and logs.
         batch: Hold at most about this many that nobody has received yet.
         group: The priority group of a consumer with `pinned_client`: one reader gets everything, the others wait
-            until the server has not heard of it for `PIN_TIMEOUT_S`.
+            until the server has not heard of it for `TAKEOVER_S`.
         keeper: Keeps everything alive from its arrival to its answer.
     """
     subscription = Subscription(connection, stream, consumer, batch=batch, group=group, keeper=keeper)
@@ -488,7 +490,7 @@ async def consume(
     """
     keeper = Keeper(ack_wait_s) if ack_wait_s is not None else None
     subscription = await subscribe(connection, stream, consumer, batch=batch, group=group, keeper=keeper)
-    hopeless = (Poison, DecodeError, *poison)
+    hopeless = (*_HOPELESS, *poison)
     aside = poison_to or connection
 
     async def work() -> None:
@@ -520,30 +522,50 @@ async def _handle(
     hopeless: tuple[type[Exception], ...],
     aside: Connection,
 ) -> None:
-    times = message.num_delivered
     try:
         await handle(message)
     except asyncio.CancelledError:
         message.nak()
         raise
-    except hopeless as error:
-        await _set_aside_or_nak(aside, service, message, error)
-    except (Busy, Conflict, Unusable) as error:
-        delay_s = min(_BUSY_S * 2 ** min(times - 1, 30), _BUSY_MOST_S)
-        level = log.error if isinstance(error, Unusable) else log.info
-        level("message.later", **_told(service, message), error=str(error), delay_s=delay_s)
-        message.nak(delay_s)
     except Exception as error:
-        log.exception("message.bug", **_told(service, message))
-        if times < _MOST_DELIVERIES_OF_A_BUG:
-            message.nak(min(_BUG_S * 2 ** (times - 1), _BUG_MOST_S))
-        else:
-            await _set_aside_or_nak(aside, service, message, error)
+        await give_up(aside, service, message, error, hopeless)
     else:
         message.ack()
 
 
-async def _set_aside_or_nak(connection: Connection, service: str, message: Message, error: Exception) -> None:
+async def give_up(
+    connection: Connection,
+    service: str,
+    message: Message,
+    error: BaseException,
+    hopeless: tuple[type[Exception], ...] = _HOPELESS,
+) -> None:
+    """Answer for a message that could not be done: what becomes of it is in the table of `consume`.
+
+    Args:
+        connection: In the account of the stream POISON.
+        service: Who could not do it.
+        message: The message, not yet answered.
+        error: Why.
+        hopeless: The kinds of error that mean that it will never work.
+    """
+    times = message.num_delivered
+    if isinstance(error, hopeless):
+        await _set_aside_or_nak(connection, service, message, error)
+    elif isinstance(error, Busy | Conflict | Unusable):
+        delay_s = min(_BUSY_S * 2 ** min(times - 1, 30), _BUSY_MOST_S)
+        level = log.error if isinstance(error, Unusable) else log.info
+        level("message.later", **_told(service, message), error=str(error), delay_s=delay_s)
+        message.nak(delay_s)
+    else:
+        log.error("message.bug", **_told(service, message), exc_info=error)
+        if times < _MOST_DELIVERIES_OF_A_BUG:
+            message.nak(min(_BUG_S * 2 ** (times - 1), _BUG_MOST_S))
+        else:
+            await _set_aside_or_nak(connection, service, message, error)
+
+
+async def _set_aside_or_nak(connection: Connection, service: str, message: Message, error: BaseException) -> None:
     try:
         await set_aside(connection, service, message, error)
     except (Busy, Conflict, Poison, Unusable) as failure:
@@ -551,11 +573,11 @@ async def _set_aside_or_nak(connection: Connection, service: str, message: Messa
         message.nak(_BUSY_MOST_S)
 
 
-async def set_aside(connection: Connection, service: str, message: Message, error: Exception) -> None:
+async def set_aside(connection: Connection, service: str, message: Message, error: BaseException) -> None:
     """Store a message that will never work in the stream POISON, as it came, and ack it.
 
-    Where it came from and why it is here are in the headers `Planmesh-Stream`, `-Sequence`, `-Subject` and
-    `-Error`; a bug adds `-Traceback`, with its newlines as ``\\n``. A payload so large that the headers do not fit
+    Where it came from and why it is here are in the headers `Planmesh-Account`, `-Stream`,
+    `-Sequence`, `-Subject` and `-Error`; a bug adds `-Traceback`, with its newlines as ``\\n``. A payload so large that the headers do not fit
     is cut, and `Planmesh-Cut` says how many bytes it had.
 
     Args:
@@ -568,12 +590,13 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
         Busy, Unusable: It could not be stored; the message is not acked.
     """
     headers = {
+        "Planmesh-Account": HOME.get(message.stream, ""),
         "Planmesh-Stream": message.stream,
         "Planmesh-Sequence": str(message.sequence),
         "Planmesh-Subject": message.subject,
         "Planmesh-Error": _one_line(f"{error}" or type(error).__name__)[:_ERROR_CHARACTERS],
     }
-    if not isinstance(error, Poison | DecodeError):
+    if not isinstance(error, _HOPELESS):
         lines = "".join(traceback.format_exception(error))
         headers["Planmesh-Error"] = f"{type(error).__name__}: {headers['Planmesh-Error']}"
         headers["Planmesh-Traceback"] = _one_line(lines[-_TRACEBACK_CHARACTERS:])
