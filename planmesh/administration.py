@@ -1,0 +1,342 @@
+"""What an administrator does: make users, streams and consumers. `planmesh init`, `planmesh up` and `agents add`.
+
+Every step can be done again, and changes nothing when there is nothing to change. A user is a file of credentials
+(`planmesh.credentials`); the server learns of them from ``<data_dir>/nats/accounts.conf``, which is written anew
+each time. A server of ours reads it again when told so; in a server of your own, include that file, say
+``system_account: SYSTEM``, and planmesh can do so there as well (else reload it yourself, twice: see `reload`).
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from planmesh import access, streams
+from planmesh.access import User
+from planmesh.connection import Connection, ServerInfo, connect
+from planmesh.credentials import Credentials, read_credentials, users, write_credentials, write_private
+from planmesh.embedded import ACCOUNTS_FILE, MAX_PAYLOAD_BYTES
+from planmesh.errors import Busy, Unusable
+from planmesh.schemas import subjects
+from planmesh.schemas.subjects import AGENTS, CORE, EDGE, WORK
+
+DEFAULT_CONCURRENCY: Final = 100
+"""How many steps of one agent may run at once, unless the agent was added with another number."""
+
+_ADMINS: Final[Mapping[str, str]] = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
+
+# https://github.com/nats-io/nats-server/blob/main/server/errors.json
+_NO_JETSTREAM_HERE: Final = frozenset({10039, 10076})
+_NOT_FOUND: Final = frozenset({10014, 10059})
+
+log = structlog.get_logger()
+
+
+class _Error(msgspec.Struct, frozen=True):
+    description: str = ""
+    err_code: int = 0
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """Whatever of an answer of the server's matters here. Source: JetStream API, system account API."""
+
+    error: _Error | None = None
+    config: dict[str, Any] = {}
+    id: str = ""
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Mesh:
+    """The users of one mesh, and the means to make what they need in the server.
+
+    Attributes:
+        data_dir: Where the mesh keeps its files.
+        credentials: The directory with one file a user.
+        server_dir: The directory of the server, with ``accounts.conf``.
+    """
+
+    def __init__(self, data_dir: Path, credentials: Path | None = None) -> None:
+        self.data_dir = data_dir
+        self.credentials = credentials or data_dir / "credentials"
+        self.server_dir = data_dir / "nats"
+
+    @property
+    def accounts_file(self) -> Path:
+        return self.server_dir / ACCOUNTS_FILE
+
+    def users(self) -> tuple[str, ...]:
+        """The users there are."""
+        return users(self.credentials)
+
+    def agents(self) -> tuple[str, ...]:
+        """The agents there are."""
+        return self._named("agent-")
+
+    def submitters(self) -> tuple[str, ...]:
+        """The spaces there are."""
+        return self._named("submitter-")
+
+    def credentials_of(self, user: str) -> Credentials:
+        """Raises: Unusable."""
+        return read_credentials(self.credentials, user)
+
+    # --- users -----------------------------------------------------------------------------------------
+
+    def ensure_users(self, server_url: str, more: Iterable[User] = ()) -> tuple[str, ...]:
+        """Make the services' and the administrators' users, and *more*; say where the server is; write the accounts.
+
+        Args:
+            server_url: Where the server is, or will be (see `point_to`).
+            more: Agents, operators and submitters.
+
+        Returns:
+            The users that are new. The server does not know them before it starts, or reads its accounts again.
+
+        Raises:
+            Unusable: A file cannot be written or read.
+        """
+        there = set(self.users())
+        wanted = {user.name for user in (*access.admins(), *access.services(), *more)}
+        for name in wanted - there:
+            made = Credentials(server=server_url, user=name, password=secrets.token_urlsafe(24))
+            write_credentials(self.credentials, made)
+        self.point_to(server_url)
+        passwords = {name: self.credentials_of(name).password for name in there | wanted}
+        write_private(self.accounts_file, access.server_config(passwords))
+        return tuple(sorted(wanted - there))
+
+    def point_to(self, server_url: str) -> None:
+        """Write where the server is into every user's file that says otherwise. Raises: Unusable."""
+        for name in self.users():
+            known = self.credentials_of(name)
+            if known.server != server_url:
+                write_credentials(self.credentials, msgspec.structs.replace(known, server=server_url))
+
+    # --- what is in the server -------------------------------------------------------------------------
+
+    async def prepare(self, *, replicas: int = 1, concurrency: Mapping[str, int] | None = None) -> tuple[str, ...]:
+        """Make, or bring up to date, every stream, and a consumer for every service, agent and submitter.
+
+        Args:
+            replicas: How many servers of a cluster hold each message.
+            concurrency: How many steps of an agent may run at once. Agents that are not named keep what they
+                have, or get `DEFAULT_CONCURRENCY`.
+
+        Returns:
+            What was made or changed, such as ``PLANS`` and ``WORK/agent-echo``; empty if all was as it should be.
+
+        Raises:
+            Unusable: The server cannot serve planmesh; the text says what to change.
+            Busy: It does not answer now.
+        """
+        async with self._administrators() as servers:
+            check(servers[CORE].server)
+            making = (_make_stream(servers[one.account], one) for one in streams.streams(replicas))
+            changed = await asyncio.gather(*making)
+            of_services = (_make_consumer(servers[one.account], one) for one in streams.consumers())
+            of_agents = (
+                self._make_agent_consumer(servers[CORE], name, (concurrency or {}).get(name)) for name in self.agents()
+            )
+            of_submitters = (
+                _make_consumer(servers[CORE], streams.outcome_consumer(space)) for space in self.submitters()
+            )
+            changed += await asyncio.gather(*of_services, *of_agents, *of_submitters)
+        done = tuple(one for one in changed if one is not None)
+        log.info("mesh.prepared", server=self._server(), changed=len(done))
+        return done
+
+    async def add_agent(self, name: str, concurrency: int | None = None) -> Credentials:
+        """Make an agent's user and its consumer; or change its concurrency.
+
+        Args:
+            name: The agent.
+            concurrency: How many of its steps may run at once, at least 1; None: `DEFAULT_CONCURRENCY`, or what
+                it has.
+
+        Raises:
+            BadToken: Not a name.
+            Unusable: The server cannot be told of the user (the text says how to), or refuses the consumer.
+            Busy: It does not answer now.
+        """
+        if concurrency is not None and concurrency < 1:
+            raise Unusable(f"the concurrency of agent {name} is 1 or more, not {concurrency}")
+        credentials = await self._add(access.agent(name))
+        async with self._administrator(CORE) as server:
+            await self._make_agent_consumer(server, name, concurrency)
+        return credentials
+
+    async def add_submitter(self, space: str) -> Credentials:
+        """Make the user of a service that publishes goals, and the consumer of its news.
+
+        Raises:
+            BadToken: Not a name.
+            Unusable: The server cannot be told of the user (the text says how to), or refuses the consumer.
+            Busy: It does not answer now.
+        """
+        credentials = await self._add(access.submitter(space))
+        async with self._administrator(CORE) as server:
+            await _make_consumer(server, streams.outcome_consumer(space))
+        return credentials
+
+    async def add_operator(self, name: str) -> Credentials:
+        """Make the user of a person who looks and steers.
+
+        Raises:
+            BadToken: Not a name.
+            Unusable: The server cannot be told of the user (the text says how to).
+            Busy: It does not answer now.
+        """
+        return await self._add(access.operator(name))
+
+    async def reload(self) -> None:
+        """Tell the server to read its accounts again. Nobody who may stay is disconnected.
+
+        Raises:
+            Unusable: The server cannot be told so by planmesh, or does not accept what it reads.
+            Busy: It does not answer now.
+        """
+        credentials = self.credentials_of("admin-system")
+        by_hand = f"read {self.accounts_file} again: `nats-server --signal reload`, twice"
+        server = await connect(credentials.server, credentials.user, credentials.password, name="planmesh-reload")
+        async with server:
+            try:
+                itself = _decode(await server.request("$SYS.REQ.SERVER.PING.IDZ"))
+            except Busy as error:
+                if error.ambiguous:
+                    raise
+                raise Unusable(
+                    f"the server at {credentials.server} does not let planmesh reload it (its configuration does not "
+                    f"say `system_account: {access.SYSTEM}`). Have it {by_hand}"
+                ) from error
+            # The first time, a new account gets imports from accounts as they were; the second time, as they are.
+            for _ in range(2):
+                answer = _decode(await server.request(f"$SYS.REQ.SERVER.{itself.id}.RELOAD"))
+                if answer.error is not None:
+                    raise Unusable(
+                        f"the server at {credentials.server} could not reload: {answer.error.description}. Change "
+                        f"that, and have it {by_hand}"
+                    )
+
+    async def _add(self, user: User) -> Credentials:
+        server_url = self._server()
+        if self.ensure_users(server_url, (user,)):
+            await self.reload()
+        return self.credentials_of(user.name)
+
+    async def _make_agent_consumer(self, server: Connection, name: str, concurrency: int | None) -> str | None:
+        if concurrency is None:
+            found = await _config(server, f"CONSUMER.INFO.{WORK}.{subjects.agent_consumer(name)}")
+            concurrency = DEFAULT_CONCURRENCY if found is None else int(found["max_ack_pending"])
+        return await _make_consumer(server, streams.agent_consumer(name, concurrency))
+
+    @contextlib.asynccontextmanager
+    async def _administrators(self) -> AsyncIterator[dict[str, Connection]]:
+        async with contextlib.AsyncExitStack() as stack:
+            connections = {}
+            for account in _ADMINS:
+                connections[account] = await stack.enter_async_context(self._administrator(account))
+            yield connections
+
+    @contextlib.asynccontextmanager
+    async def _administrator(self, account: str) -> AsyncIterator[Connection]:
+        credentials = self.credentials_of(_ADMINS[account])
+        try:
+            connection = await connect(
+                credentials.server, credentials.user, credentials.password, name="planmesh-administration"
+            )
+        except Unusable as error:
+            raise Unusable(
+                f"{error}. If this is a server of your own: put `include {self.accounts_file}` into its configuration "
+                "and reload it"
+            ) from error
+        async with connection:
+            yield connection
+
+    def _server(self) -> str:
+        return self.credentials_of(_ADMINS[CORE]).server
+
+    def _named(self, prefix: str) -> tuple[str, ...]:
+        return tuple(user.removeprefix(prefix) for user in self.users() if user.startswith(prefix))
+
+
+def check(server: ServerInfo) -> None:
+    """Hold a server against what planmesh needs, as far as `planmesh.connection.connect` has not.
+
+    Raises:
+        Unusable: Its messages are too small.
+    """
+    if server.max_payload < MAX_PAYLOAD_BYTES:
+        raise Unusable(
+            f"the NATS server takes messages of {server.max_payload:,} bytes, and planmesh needs "
+            f"{MAX_PAYLOAD_BYTES:,}: put `max_payload: {MAX_PAYLOAD_BYTES // 1024 // 1024}MB` into the server's "
+            "configuration and reload it"
+        )
+
+
+# --- the server's API: https://docs.nats.io/reference/reference-protocols/nats_api_reference ---------------
+
+
+async def _make_stream(server: Connection, stream: streams.Stream) -> str | None:
+    """Make a stream, or update its settings, leaving alone those that are not ours. Returns: its name if changed."""
+    there = await _config(server, f"STREAM.INFO.{stream.name}")
+    if there is None:
+        _insist(await _ask(server, f"STREAM.CREATE.{stream.name}", stream.settings), f"make the stream {stream.name}")
+    elif _covers(there, stream.settings):
+        return None
+    else:
+        merged = {**there, **stream.settings}
+        _insist(await _ask(server, f"STREAM.UPDATE.{stream.name}", merged), f"update the stream {stream.name}")
+    return stream.name
+
+
+async def _make_consumer(server: Connection, consumer: streams.Consumer) -> str | None:
+    """Make a consumer, or update its settings. Returns: ``<stream>/<consumer>`` if changed."""
+    there = await _config(server, f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+    if there is not None and _covers(there, consumer.settings):
+        return None
+    to = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}"
+    if "filter_subject" in consumer.settings:
+        to += f".{consumer.settings['filter_subject']}"
+    merged = {**(there or {}), **consumer.settings}
+    name = f"{consumer.stream}/{consumer.name}"
+    asked = {"stream_name": consumer.stream, "config": merged}
+    _insist(await _ask(server, to, asked), f"make the consumer {name}")
+    return name
+
+
+async def _config(server: Connection, ask: str) -> dict[str, Any] | None:
+    """The settings of a stream or a consumer, or None if there is none."""
+    answer = await _ask(server, ask)
+    if answer.error is not None and answer.error.err_code in _NOT_FOUND:
+        return None
+    _insist(answer, f"ask {ask}")
+    return answer.config
+
+
+async def _ask(server: Connection, to: str, asked: Mapping[str, Any] | None = None) -> _Answer:
+    payload = b"" if asked is None else msgspec.json.encode(asked)
+    return _decode(await server.request(f"$JS.API.{to}", payload))
+
+
+def _insist(answer: _Answer, to: str) -> None:
+    error = answer.error
+    if error is None:
+        return
+    if error.err_code in _NO_JETSTREAM_HERE:
+        raise Unusable(
+            "JetStream is not enabled: give the server's configuration a `jetstream` block with a `store_dir`, and "
+            f"the accounts {CORE}, {AGENTS} and {EDGE} `jetstream: enabled`"
+        )
+    raise Unusable(f"cannot {to}: the server says {error.description!r} ({error.err_code})")
+
+
+def _covers(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """What the server leaves out has its default, which is never what is wanted: see `streams`."""
+    return all(there.get(name) == value for name, value in wanted.items())

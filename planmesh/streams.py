@@ -1,0 +1,178 @@
+"""The streams and their consumers, as data. `planmesh.administration` makes them; no service may.
+
+Settings are those of the server's own API (https://docs.nats.io/reference/reference-protocols/nats_api_reference):
+times in nanoseconds, sizes in bytes. Whatever cannot be changed later, such as the number of consumers, is
+explicit and has room. No consumer has a `max_deliver`: at the limit the server would skip the message in silence.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from planmesh.access import HOME
+from planmesh.schemas import subjects
+from planmesh.schemas.subjects import (
+    AUDITOR,
+    BLOBS,
+    CATALOGUE,
+    CLAIMS,
+    COMMANDS,
+    DECIDE,
+    DISPATCH,
+    GATEKEEPER,
+    GOALS,
+    OUTCOMES,
+    PLANNER,
+    PLANS,
+    POISON,
+    RESULTS,
+    TIMERS,
+    WORK,
+)
+
+_SECOND_NS: Final = 1_000_000_000
+_DAY_NS: Final = 24 * 3600 * _SECOND_NS
+
+# One consumer at a time is served; another takes over when it has been silent for this long.
+PINNED_GROUP: Final = "executor"
+TAKEOVER_S: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream.
+
+    Attributes:
+        name: Its name, unique across accounts.
+        settings: All that is not the server's default, in the server's words.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def account(self) -> str:
+        return HOME[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A durable pull consumer.
+
+    Attributes:
+        stream: The stream that it reads.
+        name: Its name, unique in the stream.
+        settings: All that is not the server's default, in the server's words.
+    """
+
+    stream: str
+    name: str
+    settings: Mapping[str, Any]
+
+    @property
+    def account(self) -> str:
+        return HOME[self.stream]
+
+
+def streams(replicas: int = 1) -> tuple[Stream, ...]:
+    """Every stream.
+
+    Args:
+        replicas: How many servers hold each message: 1, or 3 or 5 in a cluster.
+    """
+    return (
+        # The log. A message that is stored stays as it is, where it is.
+        _stream(PLANS, ["plans.*.*"], replicas, max_consumers=16, allow_direct=True, deny_delete=True, deny_purge=True),
+        _stream(COMMANDS, ["commands.*.*.*.*"], replicas, retention="workqueue", max_consumers=4),
+        _stream(
+            WORK, ["work.agent.*.*.*.*", "work.timer.*.*.*"], replicas, retention="workqueue", max_consumers=10_000
+        ),
+        _stream(OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, max_age=30 * _DAY_NS),
+        # A blob's subject is its digest: whoever stores it again learns that it is there.
+        _stream(
+            BLOBS,
+            ["blobs.sha256.*"],
+            replicas,
+            max_consumers=4,
+            allow_direct=True,
+            max_msgs_per_subject=1,
+            discard_new_per_subject=True,
+        ),
+        _stream(POISON, ["poison.*.*"], replicas, max_consumers=4, allow_direct=True),
+        _stream(RESULTS, ["results.*"], replicas, retention="workqueue", max_consumers=4),
+        _stream(CLAIMS, ["claims.*.*.*.*.*"], replicas, max_consumers=4, max_age=30 * _DAY_NS),
+        _stream(
+            CATALOGUE,
+            ["catalogue.*"],
+            replicas,
+            discard="old",
+            max_consumers=4,
+            allow_direct=True,
+            max_msgs_per_subject=1,
+        ),
+        _stream(GOALS, ["goals.*.*"], replicas, max_consumers=4, max_age=90 * _DAY_NS),
+    )
+
+
+def consumers() -> tuple[Consumer, ...]:
+    """Every consumer of a service."""
+    pinned = {
+        "priority_policy": "pinned_client",
+        "priority_groups": [PINNED_GROUP],
+        "priority_timeout": TAKEOVER_S * _SECOND_NS,
+    }
+    return (
+        _consumer(COMMANDS, DECIDE, ack_wait_s=1, max_ack_pending=20_000, **pinned),
+        _consumer(RESULTS, DECIDE, ack_wait_s=1, max_ack_pending=20_000, **pinned),
+        _consumer(PLANS, DISPATCH, ack_wait_s=1, max_ack_pending=20_000, **pinned),
+        # Its tables and its position are one transaction: it acks a batch by its last message.
+        _consumer(PLANS, AUDITOR, ack_wait_s=30, ack_policy="all", max_ack_pending=20_000),
+        _consumer(PLANS, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
+        _consumer(GOALS, PLANNER, ack_wait_s=5, max_ack_pending=1_000),
+        # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
+        _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=5, max_ack_pending=-1),
+    )
+
+
+def agent_consumer(agent: str, concurrency: int) -> Consumer:
+    """The work of one agent.
+
+    Args:
+        agent: Its name.
+        concurrency: How many of its steps may run at once, wherever; at least 1.
+    """
+    return _consumer(
+        WORK,
+        subjects.agent_consumer(agent),
+        filter_subject=f"work.agent.{agent}.>",
+        ack_wait_s=2,
+        max_ack_pending=concurrency,
+    )
+
+
+def outcome_consumer(space: str) -> Consumer:
+    """The news for one submitter."""
+    return _consumer(
+        OUTCOMES,
+        subjects.outcome_consumer(space),
+        filter_subject=f"outcomes.{space}.*",
+        ack_wait_s=30,
+        max_ack_pending=1_000,
+    )
+
+
+def _stream(name: str, of: list[str], replicas: int, **settings: Any) -> Stream:
+    full = {"name": name, "subjects": of, "storage": "file", "discard": "new", "num_replicas": replicas, **settings}
+    return Stream(name, full)
+
+
+def _consumer(stream: str, name: str, *, ack_wait_s: int, **settings: Any) -> Consumer:
+    full = {
+        "durable_name": name,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": ack_wait_s * _SECOND_NS,
+        "max_deliver": -1,
+        **settings,
+    }
+    return Consumer(stream, name, full)
