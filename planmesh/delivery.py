@@ -41,6 +41,7 @@ _RETRY_MOST_S: Final = 2.0
 
 _BUSY_S: Final = 0.1
 _BUSY_MOST_S: Final = 10.0
+_PAUSE_MOST_S: Final = 1.0
 _BUG_S: Final = 1.0
 _BUG_MOST_S: Final = 60.0
 _MOST_DELIVERIES_OF_A_BUG: Final = 5
@@ -494,8 +495,12 @@ async def consume(
     aside = poison_to or connection
 
     async def work() -> None:
+        busy = 0
         while messages := await subscription.receive(1):
-            await _handle(messages[0], handle, service, hopeless, aside)
+            busy = busy + 1 if await _handle(messages[0], handle, service, hopeless, aside) else 0
+            if busy:
+                # What one message cannot have now, the next will hardly get.
+                await asyncio.sleep(min(_BUSY_S * 2 ** (busy - 1), _PAUSE_MOST_S))
 
     async def end() -> None:
         if stop is not None:
@@ -576,9 +581,9 @@ async def _set_aside_or_nak(connection: Connection, service: str, message: Messa
 async def set_aside(connection: Connection, service: str, message: Message, error: BaseException) -> None:
     """Store a message that will never work in the stream POISON, as it came, and ack it.
 
-    Where it came from and why it is here are in the headers `Planmesh-Account`, `-Stream`,
-    `-Sequence`, `-Subject` and `-Error`; a bug adds `-Traceback`, with its newlines as ``\\n``. A payload so large that the headers do not fit
-    is cut, and `Planmesh-Cut` says how many bytes it had.
+    Where it came from and why it is here are in the headers `Planmesh-Account`, `-Stream`, `-Sequence`, `-Subject`
+    and `-Error`; a bug adds `-Traceback`, with its newlines as ``\\n``. A payload so large that the headers do not
+    fit is cut, and `Planmesh-Cut` says how many bytes it had.
 
     Args:
         connection: In the account of the stream POISON.
