@@ -47,6 +47,7 @@ _BUG_MOST_S: Final = 60.0
 _MOST_DELIVERIES_OF_A_BUG: Final = 5
 
 _HOPELESS: Final = (Poison, DecodeError, BadSubject)
+_LATER: Final = (Busy, Conflict, Unusable)
 
 _ERROR_CHARACTERS: Final = 1000
 _TRACEBACK_CHARACTERS: Final = 8000
@@ -466,7 +467,8 @@ async def consume(
     *handle*                                      the message
     ============================================  ====================================================================
     returns                                       acked, unless it has been answered
-    raises `Poison`, `DecodeError` or *poison*    set aside in the stream POISON, then acked
+    raises `Poison`, `DecodeError`, `BadSubject`  set aside in the stream POISON, then acked
+    or one of *poison*
     raises `Busy`, `Conflict` or `Unusable`       comes back after 0.1 s, doubled by each delivery up to 10 s
     raises anything else: a bug                   logged, comes back after 1 s, 2 s, ...; set aside the fifth time
     is cancelled                                  comes back at once
@@ -526,7 +528,8 @@ async def _handle(
     service: str,
     hopeless: tuple[type[Exception], ...],
     aside: Connection,
-) -> None:
+) -> bool:
+    """Returns: what it needs is busy, and it comes back."""
     try:
         await handle(message)
     except asyncio.CancelledError:
@@ -534,8 +537,9 @@ async def _handle(
         raise
     except Exception as error:
         await give_up(aside, service, message, error, hopeless)
-    else:
-        message.ack()
+        return isinstance(error, _LATER) and not isinstance(error, hopeless)
+    message.ack()
+    return False
 
 
 async def give_up(
@@ -557,7 +561,7 @@ async def give_up(
     times = message.num_delivered
     if isinstance(error, hopeless):
         await _set_aside_or_nak(connection, service, message, error)
-    elif isinstance(error, Busy | Conflict | Unusable):
+    elif isinstance(error, _LATER):
         delay_s = min(_BUSY_S * 2 ** min(times - 1, 30), _BUSY_MOST_S)
         level = log.error if isinstance(error, Unusable) else log.info
         level("message.later", **_told(service, message), error=str(error), delay_s=delay_s)
