@@ -26,8 +26,6 @@ from planmesh.schemas import subjects
 from planmesh.schemas.subjects import AGENTS, CORE, EDGE, WORK
 
 DEFAULT_CONCURRENCY: Final = 100
-"""How many steps of one agent may run at once, unless the agent was added with another number."""
-
 _ADMINS: Final[Mapping[str, str]] = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
@@ -60,12 +58,16 @@ class Mesh:
         data_dir: Where the mesh keeps its files.
         credentials: The directory with one file a user.
         server_dir: The directory of the server, with ``accounts.conf``.
+        agent_concurrency: How many steps of an agent may run at once, if it is made without a number.
     """
 
-    def __init__(self, data_dir: Path, credentials: Path | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, credentials: Path | None = None, *, agent_concurrency: int = DEFAULT_CONCURRENCY
+    ) -> None:
         self.data_dir = data_dir
         self.credentials = credentials or data_dir / "credentials"
         self.server_dir = data_dir / "nats"
+        self.agent_concurrency = agent_concurrency
 
     @property
     def accounts_file(self) -> Path:
@@ -127,7 +129,7 @@ class Mesh:
         Args:
             replicas: How many servers of a cluster hold each message.
             concurrency: How many steps of an agent may run at once. Agents that are not named keep what they
-                have, or get `DEFAULT_CONCURRENCY`.
+                have, or get `agent_concurrency`.
 
         Returns:
             What was made or changed, such as ``PLANS`` and ``WORK/agent-echo``; empty if all was as it should be.
@@ -157,8 +159,8 @@ class Mesh:
 
         Args:
             name: The agent.
-            concurrency: How many of its steps may run at once, at least 1; None: `DEFAULT_CONCURRENCY`, or what
-                it has.
+            concurrency: How many of its steps may run at once, at least 1; None: what it
+                has, or `agent_concurrency`.
 
         Raises:
             BadToken: Not a name.
@@ -233,7 +235,7 @@ class Mesh:
     async def _make_agent_consumer(self, server: Connection, name: str, concurrency: int | None) -> str | None:
         if concurrency is None:
             found = await _config(server, f"CONSUMER.INFO.{WORK}.{subjects.agent_consumer(name)}")
-            concurrency = DEFAULT_CONCURRENCY if found is None else int(found["max_ack_pending"])
+            concurrency = self.agent_concurrency if found is None else int(found["max_ack_pending"])
         return await _make_consumer(server, streams.agent_consumer(name, concurrency))
 
     @contextlib.asynccontextmanager

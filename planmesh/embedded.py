@@ -14,10 +14,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from planmesh.access import SYSTEM
 from planmesh.credentials import write_private
@@ -26,6 +26,7 @@ from planmesh.errors import Unusable
 ACCOUNTS_FILE: Final = "accounts.conf"
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
+_CONFIG_FILE: Final = "server.conf"
 _POLL_S: Final = 0.005
 _START_S: Final = 30.0  # a log of a million plans takes 13 s to open after a crash
 _STOP_S: Final = 10.0
@@ -74,20 +75,13 @@ async def embedded_server(
             with the last lines of its log.
     """
     binary = server_binary()
-    directory = directory.absolute()
-    if not (directory / ACCOUNTS_FILE).exists():
-        raise Unusable(f"there is no {directory / ACCOUNTS_FILE}: `planmesh init` writes it")
-    config, log = directory / "server.conf", directory / "server.log"
-    write_private(config, _config(directory, log, port, sync_interval, max_payload_bytes))
-    ports = directory / "ports"
-    shutil.rmtree(ports, ignore_errors=True)
-    ports.mkdir()
-    log_start = log.stat().st_size if log.exists() else 0
-    with _lock(directory) as lock, (directory / "server.err").open("wb") as stderr:
+    log, ports = directory / "server.log", directory / "ports"
+    with _lock(directory) as lock, _fresh(directory / "server.err") as stderr:
+        log_start = _prepare(directory, _config(directory, port, sync_interval, max_payload_bytes))
         process = await asyncio.create_subprocess_exec(
             binary,
             "--config",
-            config,
+            directory / _CONFIG_FILE,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
@@ -118,7 +112,19 @@ def server_binary() -> str:
     return found
 
 
-def _config(directory: Path, log: Path, port: int, sync_interval: str, max_payload_bytes: int) -> str:
+def _prepare(directory: Path, config: str) -> int:
+    """Write the configuration, and forget the ports of the server before. Returns: where the log will go on."""
+    if not (directory / ACCOUNTS_FILE).exists():
+        raise Unusable(f"there is no {directory / ACCOUNTS_FILE}: `planmesh init` writes it")
+    write_private(directory / _CONFIG_FILE, config)
+    shutil.rmtree(directory / "ports", ignore_errors=True)
+    (directory / "ports").mkdir()
+    log = directory / "server.log"
+    return log.stat().st_size if log.exists() else 0
+
+
+def _config(directory: Path, port: int, sync_interval: str, max_payload_bytes: int) -> str:
+    directory = directory.absolute()  # the log must not depend on where we were started
     settings: dict[str, Any] = {
         "server_name": "planmesh",
         "listen": f"127.0.0.1:{port or -1}",
@@ -126,7 +132,7 @@ def _config(directory: Path, log: Path, port: int, sync_interval: str, max_paylo
         "system_account": SYSTEM,
         "jetstream": {"store_dir": str(directory), "sync_interval": sync_interval},
         "ports_file_dir": str(directory / "ports"),
-        "logfile": str(log),
+        "logfile": str(directory / "server.log"),
         "logfile_size_limit": 16 * 1024 * 1024,
         "logfile_max_num": 2,
     }
@@ -134,10 +140,18 @@ def _config(directory: Path, log: Path, port: int, sync_interval: str, max_paylo
     return f'include "{ACCOUNTS_FILE}"\n' + "".join(lines)
 
 
+def _fresh(path: Path) -> BinaryIO:
+    return path.open("wb")
+
+
 @contextlib.contextmanager
-def _lock(directory: Path) -> Any:
+def _lock(directory: Path) -> Iterator[int]:
     """Two servers on one store would destroy it, and nats-server does not look."""
-    number = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        number = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise Unusable(f"cannot use {directory}: {error.strerror or error}") from error
     try:
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,231 @@
+"""What can be set, read once in each `__main__` and passed down. Nothing else reads the environment.
+
+From strongest to weakest: what the command line says, ``PLANMESH_*`` in the environment, a TOML file
+(``PLANMESH_CONFIG``, or else ``planmesh.toml`` in the current directory), the defaults below. A field ``data_dir``
+is ``PLANMESH_DATA_DIR`` in the environment; a limit is ``PLANMESH_LIMITS__PLAN_BYTES``, and in the file a key of the
+table ``[limits]``. A list in the environment is written with commas or spaces between, or as JSON.
+
+Importing this module takes a while (pydantic): the command line does so inside its verbs.
+"""
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from planmesh.errors import Unusable
+
+DEFAULT_FILE: Final = "planmesh.toml"
+_PREFIX: Final = "PLANMESH_"
+_CONFIG: Final = "PLANMESH_CONFIG"
+_DURATION: Final = re.compile(r"[1-9][0-9]{0,8}(ms|s|m|h)")
+_SECRET: Final = frozenset({"database_url", "notify_urls"})
+
+
+class Limits(BaseModel):
+    """How much of anything is accepted. What exceeds a limit is refused with the limit's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plan_bytes: int = Field(default=4 * 1024 * 1024, gt=0, le=7 * 1024 * 1024)
+    """A plan document; its commit has to fit into one message."""
+    steps: int = Field(default=10_000, gt=0, le=100_000)
+    """The steps of one plan."""
+    inline_output_bytes: int = Field(default=8 * 1024, ge=0, le=1024 * 1024)
+    """Larger outputs are blobs, and the log holds their digest."""
+    inline_inputs_bytes: int = Field(default=256 * 1024, ge=0, le=4 * 1024 * 1024)
+    """Larger inputs, put together from outputs, are blobs."""
+    max_payload_bytes: int = Field(default=8 * 1024 * 1024, ge=8 * 1024 * 1024, le=64 * 1024 * 1024)
+    """The largest message of the embedded server, and so the largest blob."""
+    concurrency: int = Field(default=100, gt=0)
+    """How many steps of a plan that says nothing else may run at once."""
+
+
+def _data_dir() -> Path:
+    home = os.environ.get("XDG_DATA_HOME") or ""
+    # The specification says to ignore a path that is not absolute.
+    base = Path(home) if home.startswith("/") else Path.home() / ".local" / "share"
+    return base / "planmesh"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Made by `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=_PREFIX, env_nested_delimiter="__", env_ignore_empty=True
+    )
+
+    server: str | None = None
+    """``nats://host:port``. None: what the credentials say, which `planmesh up` and `planmesh init` have written."""
+    data_dir: Path = Field(default_factory=_data_dir)
+    """Where a mesh on this machine keeps its files: one for each user of the machine, wherever the command line is
+    called: ``$XDG_DATA_HOME/planmesh``, or else ``~/.local/share/planmesh``."""
+    credentials: Path | None = None
+    """The directory with one file for each user that this process may be. None: ``credentials`` in `data_dir`."""
+    listen_port: int = Field(default=0, ge=0, le=65_535)
+    """The embedded server's TCP port on 127.0.0.1; 0: any free one."""
+    sync_interval: str = "always"
+    """When the embedded server syncs what it has stored to disk: at each message, or as often as this (``2m``)."""
+    replicas: int = 1
+    """How many servers of a cluster of your own hold each message."""
+    database_url: SecretStr | None = None
+    """The auditor's database, as SQLAlchemy writes it. None: SQLite, ``auditor.db`` in `data_dir`."""
+    otlp_endpoint: str | None = Field(default_factory=lambda: os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None)
+    """Where spans go by OTLP over HTTP, such as ``http://localhost:4318``. None: nowhere. Without one of ours, the
+    standard OTEL_EXPORTER_OTLP_ENDPOINT counts."""
+    agents: Annotated[tuple[str, ...], NoDecode] = ()
+    """Python modules with agents to host, besides those that installed distributions declare."""
+    agent_concurrency: int = Field(default=100, gt=0)
+    """How many steps of an agent may run at once, unless it was added with another number."""
+    notify_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Where notices of gates go: Apprise URLs. In the environment, spaces between them: URLs may contain commas."""
+    gate_sla_s: float = Field(default=4 * 3600.0, gt=0)
+    """How long a gate that does not say may wait before its reviewers are reminded."""
+    limits: Limits = Limits()
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    """``auto``: for people on a terminal, JSON otherwise."""
+
+    @property
+    def credentials_dir(self) -> Path:
+        return self.credentials or self.data_dir / "credentials"
+
+    @property
+    def database(self) -> str:
+        """The auditor's database, password included: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'auditor.db'}"
+
+    @field_validator("sync_interval")
+    @classmethod
+    def _interval(cls, value: str) -> str:
+        if value != "always" and _DURATION.fullmatch(value) is None:
+            raise ValueError("expected `always`, or a duration such as 500ms, 10s, 2m")
+        return value
+
+    @field_validator("replicas")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value not in (1, 3, 5):
+            raise ValueError("expected 1, 3 or 5")
+        return value
+
+    @field_validator("data_dir", "credentials")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("agents", "notify_urls", mode="before")
+    @classmethod
+    def _split(cls, value: object, info: Any) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"expected a JSON list after the `[`: {error.msg} at character {error.pos}") from None
+        return (value.replace(",", " ") if info.field_name == "agents" else value).split()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load(config: Path | None = None, **flags: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: The TOML file; None: see the top of this module.
+        flags: What the command line says; None for what it does not say.
+
+    Raises:
+        Unusable: A key that does not exist, or a value that cannot be; the text names each, where it is, and what
+            was expected.
+    """
+    said = os.environ.get(_CONFIG)
+    file = config or (Path(said) if said else None)
+    if file is not None and not file.is_file():
+        raise Unusable(f"there is no settings file {file}{'' if config else f' ({_CONFIG})'}")
+    file = file or Path(DEFAULT_FILE)
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    problems = _misspelt_environment()
+    try:
+        settings = FromFile(**given)
+    except tomllib.TOMLDecodeError as error:
+        raise Unusable(f"{file} is not TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise Unusable(f"{file} is not TOML: it is not UTF-8 at byte {error.start}") from error
+    except OSError as error:
+        raise Unusable(f"cannot read {file}: {error.strerror or error}") from error
+    except SettingsError as error:
+        raise Unusable(
+            f"{_variable('limits')} in the environment: expected JSON; or set one limit, as {_variable('limits', 'steps')}"
+        ) from error
+    except ValidationError as error:
+        problems += [_problem(one, given, file) for one in error.errors(include_url=False)]
+    if problems:
+        raise Unusable("\n".join(["the settings cannot be used:", *(f"  {problem}" for problem in problems)]))
+    return settings
+
+
+def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> str:
+    """One line: where, what was found, what was expected."""
+    first, *rest = (str(part) for part in error["loc"])
+    key = ".".join((first, *rest))
+    names = (_variable(first), _variable(first, *rest))
+    variable = next((name for name in os.environ if name.upper() in names), None)
+    if first in flags:
+        where = f"{key}, as it was given"
+    elif variable is not None:
+        where = f"{variable} in the environment"
+    else:
+        where = f"{key} in {file}"
+    if error["type"] == "extra_forbidden":
+        there = Limits.model_fields if first == "limits" and rest else Settings.model_fields
+        close = difflib.get_close_matches((rest or [first])[0], there, 1)
+        return f"{where}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+    expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    found = "" if first in _SECRET else f", found {error['input']!r:.80}"
+    return f"{where}: {expected}{found}"
+
+
+def _misspelt_environment() -> list[str]:
+    """Variables that look like ours and are not. Others may share our prefix (Kubernetes makes such ones)."""
+    known = [_CONFIG, *(_variable(name) for name in Settings.model_fields)]
+    known += (_variable("limits", name) for name in Limits.model_fields)
+    found = (name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+    close = ((name, difflib.get_close_matches(name.upper(), known, 1, cutoff=0.9)) for name in sorted(found))
+    return [
+        f"{name} in the environment: there is no such setting; did you mean {near[0]}?" for name, near in close if near
+    ]
+
+
+def _variable(*path: str) -> str:
+    return _PREFIX + "__".join(path).upper()
