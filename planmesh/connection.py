@@ -36,6 +36,9 @@ _PING_INTERVAL_S: Final = 5
 _RECONNECT_WAIT_S: Final = 0.25
 _GREETING_S: Final = 2.0
 _SWEEP_S: Final = 0.1
+_ATTEMPTS: Final = 5
+_CLOSE_S: Final = 5.0
+_CLOSE_FAILED_S: Final = 0.5
 _DIRECT_GET_BYTES: Final = 8 * 1024 * 1024
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
@@ -153,6 +156,7 @@ class Connection:
         user: The NATS user.
         server: What the server said of itself at the first connection.
         client: The client underneath, for whatever is not here.
+        connected: There is a connection at this moment.
         closed: Set when the connection is gone for good: the process should exit.
         violations: The last things that the server forbade, in its words.
         on_reconnect: Called, in the loop, each time the connection is back.
@@ -164,13 +168,14 @@ class Connection:
         self.client._ps = Parser(self.client)  # type: ignore[assignment]
         self.user = user
         self.server = server
+        self.connected = False
         self.closed = asyncio.Event()
         self.violations: deque[str] = deque(maxlen=100)
         self.on_reconnect: set[Callable[[], None]] = set()
         self.on_close: set[Callable[[], None]] = set()
         self._url = url
         self._loop = asyncio.get_running_loop()
-        self._up = False
+        self._opened = False
         self._closing = False
         self._asked = 0
         self._waiting: dict[str, _Waiting] = {}
@@ -194,7 +199,9 @@ class Connection:
             ping_interval=_PING_INTERVAL_S,
             pending_size=_BUFFER_BYTES,
         )
-        self._up = True
+        if not self.client.is_connected:
+            raise _CutOff(_cut_off(self._url, self.user))
+        self._opened = self.connected = True
         self._inbox = f"{self.client.new_inbox()}."
         self._token_at = len(self._inbox)
         await self.listen(f"{self._inbox}*", self._on_answer)
@@ -216,15 +223,18 @@ class Connection:
             return
         self._closing = True
         try:
-            await asyncio.wait_for(self.client.close(), 5)
+            await asyncio.wait_for(self.client.close(), _CLOSE_S if self._opened else _CLOSE_FAILED_S)
         except TimeoutError:
-            log.warning("connection.close_timed_out", user=self.user, server=self._url)
+            log.debug("connection.close_timed_out", user=self.user, server=self._url)
         await self._on_closed()
 
     async def flush(self, timeout_s: float = 5.0) -> None:
         """Wait until the server has read all that was sent. Raises: Busy."""
+        deadline = self._loop.time() + timeout_s
         try:
-            await self.client.flush(timeout=timeout_s)  # type: ignore[arg-type]
+            # `Client.flush` alone lets its ping overtake what is buffered.
+            await asyncio.wait_for(self.client._flush_pending(force_flush=True), timeout_s)
+            await self.client.flush(timeout=max(deadline - self._loop.time(), 0.001))  # type: ignore[arg-type]
         except (TimeoutError, nats.errors.Error) as error:
             raise Busy(f"the NATS server at {self._url} did not answer a ping within {timeout_s:g} s") from error
 
@@ -328,10 +338,16 @@ class Connection:
         """Call *on_message* in the reader for each message on *subject*: be quick, and raise nothing.
 
         Returns:
-            The subscription, to `unsubscribe` or `drain`.
+            The subscription, for `unlisten`.
         """
         direct: Any = _Direct(on_message)
         return await self.client.subscribe(subject, queue=queue, future=direct)
+
+    async def unlisten(self, interest: Interest) -> None:
+        """End a subscription. What the server had already sent is still heard. Raises: Busy."""
+        await self.client._send_unsubscribe(interest._id)
+        await self.flush()
+        self.client._remove_sub(interest._id)
 
     # --- reading streams -------------------------------------------------------------------------------
 
@@ -479,7 +495,7 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if not self._up:
+        if not self._opened:
             # Raised here, it comes out of `Client.connect`, which would try again for ever.
             raise _unusable(error, self._url, self.user) from error
         if "permissions violation" in text:
@@ -501,12 +517,14 @@ class Connection:
                 waiting.fail(Unusable(f"the NATS user {self.user} may not publish to {waiting.subject}"))
 
     async def _on_disconnected(self) -> None:
-        if self._closing or not self._up:
+        if self._closing or not self._opened:
             return
+        self.connected = False
         log.warning("connection.lost", user=self.user, server=self._url)
         self._fail_all(lambda subject: _ambiguous(f"the connection to {self._url} broke before {subject} was answered"))
 
     async def _on_reconnected(self) -> None:
+        self.connected = True
         log.info("connection.restored", user=self.user, server=self._url)
         for callback in tuple(self.on_reconnect):
             callback()
@@ -514,6 +532,7 @@ class Connection:
     async def _on_closed(self) -> None:
         if self.closed.is_set():
             return
+        self.connected = False
         self.closed.set()
         if not self._closing:
             log.error("connection.closed", user=self.user, server=self._url, error=str(self.client.last_error))
@@ -544,13 +563,18 @@ async def connect(server_url: str, user: str, password: str, *, name: str, wait_
     subjects.token("user", user)
     urls = [url.strip() for url in server_url.split(",")]
     shown = ",".join(_without_password(url) for url in urls)
-    connection = Connection(user, await _greeting(urls, shown, wait_s), shown)
-    try:
-        await connection._open(urls, password, name)
-    except BaseException:
-        await connection.close()
-        raise
-    log.debug("connection.opened", user=user, server=shown, server_version=connection.server.version)
+    server = await _greeting(urls, shown, wait_s)
+    for attempt in range(_ATTEMPTS):
+        connection = Connection(user, server, shown)
+        try:
+            await connection._open(urls, password, name)
+        except BaseException as error:
+            await connection.close()
+            if isinstance(error, _CutOff) and attempt < _ATTEMPTS - 1:
+                continue
+            raise
+        break
+    log.debug("connection.opened", user=user, server=shown, server_version=server.version)
     return connection
 
 
@@ -658,6 +682,10 @@ class _ReadWaiting:
             self.future.set_result(None)
         elif status == "503":
             self.future.set_exception(_nobody(self.subject, status))
+        elif self.many and not status:
+            # Headers so broken that the server's own could not be read: one message must not hide the others.
+            log.warning("connection.unreadable_message", subject=self.subject)
+            return False
         else:
             said = headers.get("Description", "") or ascii(message.data[:100])
             self.future.set_exception(Unusable(f"{self.subject} answered {status or 'without a status'}: {said}"))
@@ -702,8 +730,18 @@ def _refusal(error: _ApiError, subject: str, expected: int | None = None) -> Exc
     return Unusable(f"the server refuses {subject}: {said} ({error.err_code})")
 
 
+class _CutOff(Unusable):
+    """The server hung up without a word, or before its word was read: a refusal may look like this."""
+
+
+def _cut_off(url: str, user: str) -> str:
+    return f"the NATS server at {url} hangs up on the user {user}: check the credentials, and the server's log"
+
+
 def _unusable(error: Exception, url: str, user: str) -> Unusable:
     text = str(error)
+    if isinstance(error, ConnectionError | nats.errors.UnexpectedEOF):
+        return _CutOff(_cut_off(url, user))
     if "authorization violation" in text.lower():
         return Unusable(
             f"the NATS server at {url} does not know the user {user} with this password: check the credentials"

@@ -296,8 +296,8 @@ class Subscription:
         self._give_back()
         if self._interest is not None:
             # What the server had sent before it heard of this is given back as it arrives.
-            with contextlib.suppress(Exception):
-                await self._interest.drain()  # type: ignore[no-untyped-call]
+            with contextlib.suppress(Busy):
+                await self._connection.unlisten(self._interest)
 
     # --- what happens ----------------------------------------------------------------------------------
 

@@ -15,8 +15,9 @@ import structlog
 from nats.aio.client import Client
 from nats.errors import ProtocolError
 
-# Parsing costs some microseconds a header, and a message may be nothing but headers.
-MAX_HEADER_BYTES: Final = 64 * 1024
+# Parsing costs some microseconds a header, and a message may be nothing but headers. A stream stores no more than
+# 64 KiB of them; what the server adds when it delivers comes on top.
+MAX_HEADER_BYTES: Final = 72 * 1024
 
 _MAX_LINE_BYTES: Final = 1024 * 1024
 
