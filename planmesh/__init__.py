@@ -1,15 +1,16 @@
 """planmesh: goals become plans - named, validated graphs of steps with a log, a state machine and human gates.
 
-For an agent: `agent`, `Context`, `Rejected`. For a service that publishes goals: `Client`.
+For an agent: `agent`, `Context`, `Rejected`. For a service that publishes goals: `Client`. For whoever looks at plans
+and steers them: `Operator`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planmesh.agents import Context, Rejected, agent
-    from planmesh.client import Client
+    from planmesh.client import Client, Operator
 
-__all__ = ["Client", "Context", "Rejected", "agent"]
+__all__ = ["Client", "Context", "Operator", "Rejected", "agent"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,8 +19,8 @@ def __getattr__(name: str) -> Any:
         from planmesh import agents
 
         return getattr(agents, name)
-    if name == "Client":
+    if name in ("Client", "Operator"):
         from planmesh import client
 
-        return client.Client
+        return getattr(client, name)
     raise AttributeError(f"module 'planmesh' has no attribute {name!r}")

@@ -115,6 +115,11 @@ def purge_work() -> str:
     return f"$JS.API.STREAM.PURGE.{WORK}"
 
 
+def stream_info(stream: str) -> str:
+    """The server's request for what it knows of a stream."""
+    return f"$JS.API.STREAM.INFO.{stream}"
+
+
 def timer(at: Address, step: str) -> str:
     return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
 
@@ -156,6 +161,21 @@ def put_blob(agent: str) -> str:
 
 def get_blob(agent: str) -> str:
     return f"blobs.{token('agent', agent)}.get"
+
+
+def outcomes_of(space: str) -> str:
+    """The news of every goal of a space: to subscribe to."""
+    return f"outcomes.{token('space', space)}.*"
+
+
+def progress_of(at: Address) -> str:
+    """What every agent says of one plan's steps: to subscribe to."""
+    return f"progress.*.{at.space}.{at.plan}.*"
+
+
+def logs_of(plan: str, space: str = "") -> str:
+    """The logs of the plans with this id, in every space unless one is named: a filter."""
+    return f"plans.{token('space', space) if space else '*'}.{token('plan', plan)}"
 
 
 def put_blob_pattern() -> str:
@@ -240,6 +260,18 @@ def read_command(subject: str) -> CommandSubject:
 def read_results(subject: str) -> str:
     """The agent that speaks. Raises: BadSubject."""
     return _split(subject, "results.<agent>")[1]
+
+
+class ProgressSubject(NamedTuple):
+    agent: str
+    address: Address
+    step: str
+
+
+def read_progress(subject: str) -> ProgressSubject:
+    """Raises: BadSubject."""
+    _, agent, space, plan, step = _split(subject, "progress.<agent>.<space>.<plan>.<step>")
+    return ProgressSubject(agent, Address(space, plan), step)
 
 
 def read_catalogue(subject: str) -> str:
