@@ -475,6 +475,7 @@ def _notified(turn: _Turn, command: asks.ReportNotice) -> None:
             events.NoticeSent(
                 step=command.step,
                 round=command.round,
+                notice=command.notice,
                 channel=command.channel,
                 delivered=command.delivered,
                 detail=command.detail,

@@ -120,6 +120,7 @@ class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
 
     step: Name
     round: int
+    notice: Literal["opened", "overdue", "decided"]
     channel: Line
     delivered: bool
     detail: Line = ""

@@ -284,6 +284,8 @@ class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):
 
     step: str
     round: int
+    notice: str
+    """What it was told: `opened`, `overdue` or `decided`."""
     channel: str
     """The operator's name for it, never its URL."""
     delivered: bool
