@@ -20,6 +20,7 @@ from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
 from planmesh.executor.work import Host
+from planmesh.readiness import notify_ready
 from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
 
 LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
@@ -69,6 +70,7 @@ async def steer(
         if "blobs" in loops:
             tasks.create_task(blobs.serve(store, agents, stop))
         log.info("executor.ready", loops=sorted(loops - {"work"}))
+        notify_ready()
         await stop.wait()
         for subscription in subscriptions:
             await subscription.close()
@@ -89,3 +91,4 @@ async def work(agents: Mapping[str, Agent], connections: Mapping[str, Connection
                 await host.describe()
                 tasks.create_task(host.run(stop))
             log.info("worker.ready", agents=sorted(agents))
+            notify_ready()
