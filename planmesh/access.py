@@ -41,6 +41,10 @@ from planmesh.schemas.subjects import (
     WORK,
 )
 
+INSPECT: Final = "inspect"
+"""How an operator's requests to inspect streams and consumers begin, instead of ``$JS.API``: below that, the server
+answers in every account, for those without streams that there are none."""
+
 SYSTEM: Final = "SYSTEM"
 """The system account of a server that planmesh configures. Its one user may reload the configuration."""
 
@@ -109,8 +113,8 @@ def _read_leader(stream: str) -> tuple[str, ...]:
     return (f"$JS.API.STREAM.MSG.GET.{stream}",)
 
 
-def _inspect(stream: str, consumer: str = "*") -> tuple[str, ...]:
-    return (f"$JS.API.STREAM.INFO.{stream}", f"$JS.API.CONSUMER.INFO.{stream}.{consumer}")
+def _inspect(stream: str, consumer: str = "*", prefix: str = "$JS.API") -> tuple[str, ...]:
+    return (f"{prefix}.STREAM.INFO.{stream}", f"{prefix}.CONSUMER.INFO.{stream}.{consumer}")
 
 
 def _ask(role: str, actor: str) -> tuple[str, ...]:
@@ -270,7 +274,7 @@ def operator(name: str) -> User:
             "query.*",
             "$SRV.>",
             *(right for stream in (PLANS, BLOBS, POISON, CATALOGUE) for right in _read(stream)),
-            *(right for stream in HOME for right in _inspect(stream)),
+            *(right for stream in HOME for right in _inspect(stream, prefix=INSPECT)),
         ),
         subscribe=("plans.*.*", "outcomes.*.*", "progress.*.*.*.*"),
     )
@@ -311,7 +315,8 @@ def _in(account: str, name: str, *, publish: tuple[str, ...], subscribe: tuple[s
 
 # --- the server's configuration ----------------------------------------------------------------------------
 
-# What accounts of one user may import. `stream`: more than one answer may come back.
+# What accounts of one user may import. `stream`: more than one answer may come back; the server takes an answer
+# without headers and content for the last one, and so nothing in WORK or OUTCOMES may be empty.
 _SERVICE_EXPORTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     CORE: (
         ("commands.*.*.*.*", "singleton"),
@@ -340,7 +345,7 @@ _STREAM_EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
 def _home(subject: str) -> str:
     """The account that serves *subject*."""
     tokens = subject.split(".")
-    if tokens[0] == "$JS":
+    if tokens[0] in ("$JS", INSPECT):
         return next(HOME[token] for token in tokens if token in HOME)
     return _HOME_OF_FIRST_TOKEN.get(tokens[0], CORE)
 
@@ -350,7 +355,10 @@ def _imports(user: User, agents: Iterable[str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for subject in user.publish:
         # Progress is exported to whoever watches: what an account imports it cannot export again.
-        if not subject.startswith("progress."):
+        if subject.startswith(f"{INSPECT}."):
+            remote = subject.replace(INSPECT, "$JS.API", 1)
+            found.append({"service": {"account": _home(subject), "subject": remote}, "to": subject})
+        elif not subject.startswith("progress."):
             found.append({"service": {"account": _home(subject), "subject": subject}})
     for subject in user.subscribe:
         if subject.startswith("progress."):
@@ -378,7 +386,7 @@ def accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
             "users": [],
             "exports": [
                 *({"service": subject, "response_type": answers} for subject, answers in _SERVICE_EXPORTS[account]),
-                *({"service": right} for stream, home in HOME.items() if home == account for right in _inspect(stream)),
+                *({"service": right} for right in _inspect("*")),
                 *({"stream": subject} for subject in _STREAM_EXPORTS[account]),
             ],
         }
