@@ -5,6 +5,7 @@ reader itself: no task, no queue and no timer a message. That is what makes a th
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -233,10 +234,14 @@ class Connection:
         deadline = self._loop.time() + timeout_s
         try:
             # `Client.flush` alone lets its ping overtake what is buffered.
-            await asyncio.wait_for(self.client._flush_pending(force_flush=True), timeout_s)
+            await self._drain(timeout_s)
             await self.client.flush(timeout=max(deadline - self._loop.time(), 0.001))  # type: ignore[arg-type]
         except (TimeoutError, nats.errors.Error) as error:
             raise Busy(f"the NATS server at {self._url} did not answer a ping within {timeout_s:g} s") from error
+
+    async def _drain(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.client._flush_pending(force_flush=True), timeout_s)
 
     # --- sending ---------------------------------------------------------------------------------------
 
@@ -304,7 +309,9 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         timeout_s: float = 5.0,
     ) -> Ack:
-        """`publish_soon`, awaited. Raises: Conflict, Busy, Poison, Unusable."""
+        """`publish_soon`, awaited, also for the buffer to have room. Raises: Conflict, Busy, Poison, Unusable."""
+        if self.client.pending_data_size > _CROWDED_BYTES // 2:
+            await self._drain(timeout_s)
         return await self.publish_soon(
             subject,
             payload,
@@ -495,7 +502,7 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         text = str(error) or type(error).__name__
-        if not self._opened:
+        if not self._opened and not self._closing:
             # Raised here, it comes out of `Client.connect`, which would try again for ever.
             raise _unusable(error, self._url, self.user) from error
         if "permissions violation" in text:
@@ -570,10 +577,14 @@ async def connect(server_url: str, user: str, password: str, *, name: str, wait_
             await connection._open(urls, password, name)
         except BaseException as error:
             await connection.close()
-            if isinstance(error, _CutOff) and attempt < _ATTEMPTS - 1:
-                continue
-            raise
-        break
+            if not isinstance(error, _CutOff):
+                raise
+            for url in urls:
+                await _log_in(url, user, password)
+            if attempt == _ATTEMPTS - 1:
+                raise
+        else:
+            break
     log.debug("connection.opened", user=user, server=shown, server_version=server.version)
     return connection
 
@@ -809,6 +820,29 @@ async def _greet(url: str) -> ServerInfo | None:
     if not server.jetstream:
         raise Unusable(f"the NATS server at {shown} has no JetStream: start it with `-js` or a `jetstream` block")
     return server
+
+
+async def _log_in(url: str, user: str, password: str) -> None:
+    """Hear why a server hangs up. The client logs in with two writes, and when the server refuses before the second
+    one, its word is lost with the connection; this takes one write.
+
+    Raises:
+        Unusable: What the server said.
+    """
+    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_GREETING_S):
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
+            try:
+                if _decode_info((await reader.readline()).removeprefix(b"INFO ")).tls_required:
+                    return
+                who = {"user": user, "pass": password, "verbose": False, "lang": "python3", "protocol": 1}
+                writer.write(b"CONNECT %s\r\nPING\r\n" % msgspec.json.encode(who))
+                said = (await reader.readline()).decode("utf-8", "backslashreplace")
+            finally:
+                writer.close()
+            if said.startswith("-ERR"):
+                raise _unusable(nats.errors.Error(said.strip()), _without_password(url), user)
 
 
 def _parse_headers(raw: bytes) -> dict[str, str]:

@@ -33,7 +33,8 @@ _HEARTBEAT_S: Final = 2.0
 _GROUP_EXPIRES_S: Final = TAKEOVER_S / 2
 _GROUP_HEARTBEAT_S: Final = TAKEOVER_S / 4
 
-# One pull asks for no more bytes than this, or a few hundred large messages would fill the memory.
+# One pull asks for no more bytes than this, and none follows while half of it waits here: a few hundred messages of
+# 8 MiB would fill the memory.
 _PULL_BYTES: Final = 32 * 1024 * 1024
 
 _RETRY_S: Final = 0.1
@@ -219,6 +220,7 @@ class Subscription:
         self._inbox = f"{connection.client.new_inbox()}."
         self._interest: Interest | None = None
         self._arrived: deque[Message] = deque()
+        self._arrived_bytes = 0
         self._readers: deque[asyncio.Future[None]] = deque()
         self._pin: str | None = None
         # How many messages the server still owes for the pulls from `_first_pull` on; it says so when one ends early.
@@ -275,8 +277,10 @@ class Subscription:
         if most is None or most >= len(self._arrived):
             taken = list(self._arrived)
             self._arrived.clear()
+            self._arrived_bytes = 0
         else:
             taken = [self._arrived.popleft() for _ in range(most)]
+            self._arrived_bytes -= sum(len(message.data) for message in taken)
         self._pull_if_low()
         return taken
 
@@ -323,6 +327,7 @@ class Subscription:
         self._failures = 0
         self._owed -= 1
         self._arrived.append(message)
+        self._arrived_bytes += len(message.data)
         if self._readers:
             self._wake()
 
@@ -350,7 +355,7 @@ class Subscription:
         self._pull_if_low()
 
     def _pull_if_low(self) -> None:
-        if self._stopped or self._retry is not None:
+        if self._stopped or self._retry is not None or self._arrived_bytes >= _PULL_BYTES // 2:
             return
         free = self._batch - max(self._owed, 0) - len(self._arrived)
         if 2 * free >= self._batch:
@@ -512,12 +517,16 @@ async def consume(
     ending = asyncio.create_task(end())
     workers = [asyncio.create_task(work()) for _ in range(concurrency)]
     try:
-        await asyncio.gather(*workers)
+        done, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
+        for worker in done:
+            worker.result()
     finally:
-        for task in (ending, *workers):
-            task.cancel()
-        await asyncio.wait(workers)
+        ending.cancel()
+        # First no more deliveries, then the workers: what they give back would come back here.
         await subscription.close()
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
         if keeper is not None:
             keeper.close()
 
