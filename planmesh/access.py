@@ -184,6 +184,7 @@ def services() -> tuple[User, ...]:
                 *_ask("planner", "planner"),
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
+                f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer
                 _ACCOUNT_INFO,
             ),
         ),
