@@ -2,8 +2,9 @@
 
 Every step can be done again, and changes nothing when there is nothing to change. A user is a file of credentials
 (`planmesh.credentials`); the server learns of them from ``<data_dir>/nats/accounts.conf``, which is written anew
-each time. A server of ours reads it again when told so; in a server of your own, include that file, say
-``system_account: SYSTEM``, and planmesh can do so there as well (else reload it yourself, twice: see `reload`).
+each time. A server of ours reads it again when told so. In a server of your own, ``include`` that file (by a path
+relative to the including one: nats-server takes every path so), and say ``system_account: SYSTEM``, and planmesh can
+do so there as well; else reload it yourself, twice: see `Mesh.reload`.
 """
 
 import asyncio
@@ -255,8 +256,8 @@ class Mesh:
             )
         except Unusable as error:
             raise Unusable(
-                f"{error}. If this is a server of your own: put `include {self.accounts_file}` into its configuration "
-                "and reload it"
+                f"{error}. The configuration of a server of your own needs an `include` of {self.accounts_file}, by a "
+                "path relative to itself"
             ) from error
         async with connection:
             yield connection
