@@ -89,7 +89,7 @@ async def embedded_server(
             pass_fds=(lock,),
             # A Ctrl-C in the terminal is for us: the server has to outlive the services.
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=end_with_parent(),
         )
     try:
         url = await _url(process, ports, log, log_start, port)
@@ -164,8 +164,11 @@ def _lock(directory: Path) -> Iterator[int]:
         os.close(number)
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """On Linux the server gets a SIGTERM when we die, however we die; elsewhere it stays behind a kill -9."""
+def end_with_parent() -> Callable[[], None] | None:
+    """What a child does before it becomes its program (`preexec_fn`), to get a SIGTERM when we die, however we die.
+
+    On Linux only; elsewhere it outlives a kill -9 of ours.
+    """
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)  # loaded here: after the fork is too late
