@@ -1,0 +1,9 @@
+"""The planner makes plans of goals.
+
+It reads goals from the stream GOALS, checks the plan document that each carries against what the mesh can do (the
+stream CATALOGUE, and the consumers of WORK), completes it, and asks the executor, by a command on COMMANDS, to create
+the plan; or to put on record that the goal was refused, with everything that is wrong with it. It keeps no state:
+the same goal always gives the same command.
+
+`compile_plan` and `check_file` do the same without a mesh.
+"""

@@ -1,0 +1,123 @@
+"""Which agents the mesh has, and what they say of themselves: read from the server, and remembered for a moment.
+
+An agent is part of the mesh when the administrator has made the consumer of its work (`planmesh agents add`). What it
+declares, it has said itself, in the stream CATALOGUE, when a worker of its started; until then it declares nothing.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from planmesh.connection import Connection
+from planmesh.errors import Unusable
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import DecodeError
+from planmesh.schemas.subjects import CATALOGUE, WORK, BadSubject
+from planmesh.schemas.work import AgentDescription
+
+MAX_AGE_S: Final = 2.0
+_WHOLE_S: Final = 60.0
+_BATCH: Final = 1_000
+_AGENT: Final = subjects.agent_consumer("_").removesuffix("_")
+_NAMES: Final = f"$JS.API.CONSUMER.NAMES.{WORK}"
+
+log = structlog.get_logger()
+
+
+class _Error(msgspec.Struct, frozen=True):
+    description: str = ""
+
+
+class _Names(msgspec.Struct, frozen=True):
+    """A page of the names of a stream's consumers. Source: JetStream API, ``$JS.API.CONSUMER.NAMES.<stream>``."""
+
+    total: int = 0
+    consumers: tuple[str, ...] | None = ()
+    error: _Error | None = None
+
+
+_decode_names = msgspec.json.Decoder(_Names).decode
+
+
+def undescribed(agent: str) -> AgentDescription:
+    """What is known of an agent whose worker has never announced itself: it declares nothing."""
+    return AgentDescription(name=agent, any_parameters=True)
+
+
+class Catalogue:
+    """The agents of a mesh.
+
+    Args:
+        core: May read the stream CATALOGUE, and the names of the consumers of WORK.
+        max_age_s: How long an answer is good.
+    """
+
+    def __init__(self, core: Connection, *, max_age_s: float = MAX_AGE_S) -> None:
+        self._core = core
+        self._max_age_s = max_age_s
+        self._clock = asyncio.get_running_loop().time
+        self._agents: Mapping[str, AgentDescription] = {}
+        self._described: dict[str, AgentDescription] = {}
+        self._sequence = 0
+        self._read_at = float("-inf")
+        self._read_whole_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def agents(self) -> Mapping[str, AgentDescription]:
+        """All agents by name, as they were no longer than `max_age_s` ago.
+
+        Raises:
+            Busy: The server does not answer now.
+            Unusable: It does not let this user read them.
+        """
+        return await self._not_older_than(self._clock() - self._max_age_s)
+
+    async def agents_now(self) -> Mapping[str, AgentDescription]:
+        """All agents by name, as they are now. Raises: Busy, Unusable."""
+        return await self._not_older_than(self._clock())
+
+    async def _not_older_than(self, moment: float) -> Mapping[str, AgentDescription]:
+        if self._read_at < moment:
+            async with self._reading:
+                # Someone else may have read them while this one waited.
+                if self._read_at < moment:
+                    await self._read()
+        return self._agents
+
+    async def _read(self) -> None:
+        began = self._clock()
+        names, _ = await asyncio.gather(self._names(), self._read_descriptions(began))
+        self._agents = {name: self._described.get(name) or undescribed(name) for name in names}
+        self._read_at = began
+
+    async def _names(self) -> list[str]:
+        found: list[str] = []
+        while True:
+            page = _decode_names(await self._core.request(_NAMES, msgspec.json.encode({"offset": len(found)})))
+            if page.error is not None:
+                raise Unusable(f"the server does not say which agents there are: {page.error.description}")
+            found += page.consumers or ()
+            if not page.consumers or len(found) >= page.total:
+                return [name.removeprefix(_AGENT) for name in found if name.startswith(_AGENT)]
+
+    async def _read_descriptions(self, now: float) -> None:
+        """Read what is new. All of it now and then: whoever made the stream again began to count again."""
+        if now - self._read_whole_at > _WHOLE_S:
+            self._described, self._sequence, self._read_whole_at = {}, 0, now
+        while True:
+            stored = await self._core.direct_get(CATALOGUE, sequence=self._sequence + 1, batch=_BATCH)
+            for message in stored:
+                self._sequence = message.sequence
+                try:
+                    agent = subjects.read_catalogue(message.subject)
+                    description = codec.description.decode(message.data)
+                except (BadSubject, DecodeError) as error:
+                    log.warning("catalogue.unreadable", subject=message.subject, error=str(error))
+                    continue
+                # Who speaks is said by the subject, which the server has checked.
+                self._described[agent] = msgspec.structs.replace(description, name=agent)
+            if len(stored) < _BATCH:
+                return

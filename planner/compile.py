@@ -1,0 +1,156 @@
+"""A plan document to a plan that can run: every problem at once, or the plan with all that it left open settled."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from planmesh.planner.complete import complete
+from planmesh.planner.decode import StepDraft, read_plan
+from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
+from planmesh.planner.flow import read_flow
+from planmesh.planner.inputs import check_defaults, fill
+from planmesh.planner.problems import Problems, listed, quoted
+from planmesh.planner.scope import read_scope
+from planmesh.planner.secrets import refuse_secrets
+from planmesh.schemas.codec import encode
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.plan import Gate, Plan, Task
+from planmesh.schemas.subjects import is_token
+from planmesh.schemas.work import AgentDescription
+
+Agents = Mapping[str, AgentDescription]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A plan that can run.
+
+    Attributes:
+        plan: The completed plan. Compiling it again gives the same.
+        inputs: Every input of the plan with its value: the one that was given, the default, or null.
+    """
+
+    plan: Plan
+    inputs: dict[str, Any]
+
+
+def compile_plan(
+    document: object,
+    agents: Agents | None,
+    values: Mapping[str, Any] | None = None,
+    *,
+    limits: Limits = LIMITS,
+) -> Compiled | list[Problem]:
+    """Check and complete a plan document. Costs time in proportion to its size. Raises nothing.
+
+    What is completed: ``after`` names every step that an expression of the step reads, and that of its branch, in
+    the order of the document; a gate waits for what the steps right behind it read; an emit that names nothing waits
+    for everything that can run with it (`planmesh.planner.complete`); permissions and `idempotent` of tasks
+    are settled.
+
+    Args:
+        document: The plan as text (YAML or JSON), or as an object.
+        agents: The agents of the mesh by name. None: whoever is named exists, and declares nothing.
+        values: The goal's values for the inputs of the plan; None: they are not checked, and defaults stand in.
+
+    Returns:
+        The plan and its inputs; or, if anything is wrong, every problem, in the order of the document. Their codes are
+        `planmesh.planner.problems.RULES`.
+    """
+    problems = Problems()
+    try:
+        value = read_document(document, problems, limits)
+    except Unreadable:
+        return problems.listed()
+    refuse_secrets(value, problems)
+    draft = read_plan(value, problems, limits)
+    scope = read_scope(draft, problems, limits)
+    flow = read_flow(scope, problems, limits)
+    for one in draft.steps:
+        _check_step(one, agents, problems)
+    check_defaults(scope.inputs, problems)
+    inputs: dict[str, Any] = {}
+    if draft.inputs is not None:
+        unset = {name: parameter.default for name, parameter in draft.inputs.items()}
+        inputs = unset if values is None else fill(draft.inputs, values, problems)
+    if problems or draft.plan is None:
+        return problems.listed()
+    plan = complete(draft.plan, scope, flow, agents)
+    if "concurrency" not in value:
+        plan = msgspec.structs.replace(plan, concurrency=limits.concurrency)
+    size_bytes = len(encode(plan)) + len(encode(inputs))
+    if size_bytes > limits.completed_bytes:
+        problems.add(
+            "too_large",
+            f"with its inputs, and with all that each step waits for, a plan has at most {limits.completed_bytes:,} "
+            f"bytes; this one has {size_bytes:,}",
+            hint="pass large inputs by reference, and let each emit name in `after` what it waits for",
+        )
+        return problems.listed()
+    return Compiled(plan, inputs)
+
+
+def check_file(text: str | bytes, agents: Agents | None = None, *, limits: Limits = LIMITS) -> Compiled | list[Problem]:
+    """What `compile_plan` makes of the content of a file, whatever values a goal would give. Raises nothing."""
+    return compile_plan(text, agents, limits=limits)
+
+
+# --- steps by themselves -----------------------------------------------------------------------------------
+
+
+def _check_step(one: StepDraft, agents: Agents | None, problems: Problems) -> None:
+    match one.step:
+        case Task(agent=agent) if agents is not None and "agent" not in one.unread:
+            if agent in agents:
+                _check_agent_inputs(one, one.step, agents[agent], problems)
+            else:
+                near = problems.nearest(agent, agents)
+                add = f"add it with `planmesh agents add {agent}`"
+                hint = f"{near} If not, {add}" if near else add
+                problems.add(
+                    "unknown_agent",
+                    f"the mesh has no agent called {quoted(agent)}",
+                    "steps",
+                    one.index,
+                    "agent",
+                    hint=hint,
+                )
+        case Gate() as gate:
+            _check_reviewers(one, gate, problems)
+
+
+def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:
+    if agent.any_parameters or "inputs" in one.unread:
+        return
+    parameters = {parameter.name: parameter.required for parameter in agent.parameters}
+    for name in task.inputs:
+        if name not in parameters:
+            takes = f"it takes {listed(parameters)}" if parameters else "it takes none"
+            hint = problems.nearest(name, parameters, takes)
+            said = f"the agent {quoted(agent.name)} takes no input {quoted(name)}"
+            problems.add("unknown_input", said, "steps", one.index, "inputs", name, hint=hint)
+    missing = [name for name, required in parameters.items() if required and name not in task.inputs]
+    if missing:
+        said = f"the agent {quoted(agent.name)} requires {listed(map(quoted, missing))}; not given here"
+        problems.add("missing_input", said, "steps", one.index, "inputs", hint=f"it takes {listed(parameters)}")
+
+
+def _check_reviewers(one: StepDraft, gate: Gate, problems: Problems) -> None:
+    for index, reviewer in enumerate(gate.reviewers):
+        kind, _, name = reviewer.partition(":")
+        if reviewer != "role:operator" and not (kind == "person" and is_token(name)):
+            at = ("reviewers",) if "reviewers" in one.unread else ("reviewers", index)
+            problems.add(
+                "unknown_reviewer",
+                f"nobody is found under the reviewer {quoted(reviewer)}",
+                "steps",
+                one.index,
+                *at,
+                hint="write person:NAME, or role:operator for everyone with an operator's credentials",
+            )
+    people = len(set(gate.reviewers))
+    if "role:operator" not in gate.reviewers and not one.unread & {"reviewers", "quorum"} and gate.quorum > people:
+        said = f"this gate takes {gate.quorum} approvals and has {people} who can give one, so it could never open"
+        problems.add("too_few_reviewers", said, "steps", one.index, "quorum", hint="name more reviewers, or lower it")

@@ -1,0 +1,194 @@
+"""The names of a plan: its steps, what they bind, its inputs, and which of them each step reads."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from planmesh.planner.decode import At, PlanDraft, StepDraft
+from planmesh.planner.document import Limits, place
+from planmesh.planner.problems import Problems, quoted
+from planmesh.schemas import templates
+from planmesh.schemas.expressions import KEYWORDS, Expression, ExpressionError, evaluate, parse
+from planmesh.schemas.plan import Check, Decide, Emit, Gate, Parameter, Task
+
+_EXPRESSION_IN_TEXT: Final = re.compile(r"\{[^}]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the names of a plan stand for. Steps are numbered in the order of `steps`.
+
+    Attributes:
+        steps: The steps.
+        numbers: Each step by its name; of two with one name, the first.
+        binders: The steps behind each binding, in the order of the document.
+        inputs: The plan's inputs.
+        reads: For each step, the bindings that it reads, with the first place where it does.
+        constants: Conditions that read nothing, with what they are.
+    """
+
+    steps: Sequence[StepDraft]
+    numbers: Mapping[str, int]
+    binders: Mapping[str, Sequence[int]]
+    inputs: Mapping[str, Parameter]
+    reads: Sequence[Mapping[str, At]]
+    constants: Mapping[str, bool]
+
+
+def read_scope(draft: PlanDraft, problems: Problems, limits: Limits) -> Scope:
+    """The names of *draft*; every problem with them is added, except that two steps share a binding."""
+    inputs = draft.inputs or {}
+    for name in inputs:
+        if name in KEYWORDS:
+            problems.add("reserved_name", f"{_reserved(name)}; an input cannot be called so", "inputs", name)
+    numbers: dict[str, int] = {}
+    binders: dict[str, list[int]] = {}
+    certain = draft.inputs is not None
+    for number, (index, step, unread) in enumerate((one.index, one.step, one.unread) for one in draft.steps):
+        if "name" in unread:
+            certain = False
+            continue
+        at = ("steps", index)
+        first = numbers.setdefault(step.name, number)
+        if first != number:
+            said = f"step {draft.steps[first].index} is already called {quoted(step.name)}"
+            problems.add("duplicate_name", said, *at, "name", hint="every step has a name of its own")
+            if step.binding is None:
+                continue
+        if "binding" in unread:
+            certain = False
+            continue
+        binding, field = step.bound_as, "binding" if step.binding else "name"
+        binders.setdefault(binding, []).append(number)
+        if binding in KEYWORDS:
+            said = f"{_reserved(binding)}; the output of {quoted(step.name)} cannot be read by it"
+            problems.add("reserved_name", said, *at, field, hint="give it another name with `binding`")
+        elif binding in inputs:
+            said = f"the output of {quoted(step.name)} would be read as {binding}, and so is an input of the plan"
+            problems.add("input_is_binding", said, *at, field, hint="give it another name with `binding`")
+    known = {*binders, *inputs} if certain else None
+    reader = _Reader(draft, binders, known, problems, limits)
+    reads = [reader.read(one) for one in draft.steps]
+    return Scope(draft.steps, numbers, binders, inputs, reads, reader.constants)
+
+
+def _reserved(name: str) -> str:
+    return f"{quoted(name)} is a word of the expression language"
+
+
+class _Reader:
+    """Finds the names in expressions and templates: each text once, however often a plan has it.
+
+    Attributes:
+        constants: See `Scope`.
+    """
+
+    def __init__(
+        self,
+        draft: PlanDraft,
+        binders: Mapping[str, Sequence[int]],
+        known: set[str] | None,
+        problems: Problems,
+        limits: Limits,
+    ) -> None:
+        self.constants: dict[str, bool] = {}
+        self._binders = binders
+        self._known = known
+        self._problems = problems
+        self._limits = limits
+        self._characters = 0
+        self._found: dict[tuple[str, bool], tuple[frozenset[str], list[ExpressionError]]] = {}
+        self._bindings_of = {one.step.name: one.step.bound_as for one in draft.steps}
+
+    def read(self, one: StepDraft) -> dict[str, At]:
+        """The bindings that a step reads, with the first place where it does."""
+        reads: dict[str, At] = {}
+        for at, text, is_template in _texts(one):
+            names, errors = self._names(text, is_template)
+            for error in errors:
+                where = place(error.line, error.column, error.text or text)
+                self._problems.add("bad_expression", f"{error.message} ({where})", *at, hint=error.hint)
+            for name in sorted(names):
+                if name in self._binders:
+                    reads.setdefault(name, at)
+                elif self._known is not None and name not in self._known:
+                    self._problems.add(
+                        "unknown_name",
+                        f"an expression reads {quoted(name)}, which is neither a binding nor an input of the plan",
+                        *at,
+                        hint=self._hint(name),
+                    )
+        return reads
+
+    def _hint(self, name: str) -> str:
+        step = name.replace("_", "-")
+        for other in (name, step):
+            if other in self._bindings_of:
+                return f"the output of the step {other} is read as {self._bindings_of[other]}"
+        assert self._known is not None  # or the name would not be looked for
+        return self._problems.nearest(name, self._known, "declare it under `inputs`, or bind it by a step")
+
+    def _names(self, text: str, is_template: bool) -> tuple[frozenset[str], list[ExpressionError]]:
+        found = self._found.get((text, is_template))
+        if found is None:
+            found = self._found[text, is_template] = self._parse(text, is_template)
+        return found
+
+    def _parse(self, text: str, is_template: bool) -> tuple[frozenset[str], list[ExpressionError]]:
+        before, most = self._characters, self._limits.expression_characters
+        self._characters += sum(map(len, _EXPRESSION_IN_TEXT.findall(text))) if is_template else len(text)
+        if self._characters > most:
+            if before <= most:
+                said = f"the expressions of a plan have at most {most:,} characters together; these have more"
+                self._problems.add("too_large", said, "steps", hint="compute inside of an agent, or split the plan")
+            return frozenset(), []
+        try:
+            if is_template:
+                return templates.compile_template(text).names, []
+            expression = parse(text)
+        except ExpressionError as error:
+            return frozenset(), templates.problems(text) if is_template else [error]
+        if not expression.names:
+            self._evaluate(text, expression)
+        return expression.names, []
+
+    def _evaluate(self, text: str, expression: Expression) -> None:
+        try:
+            value = evaluate(expression, {})
+        except ExpressionError:
+            return  # the step fails with this very error, when it gets there
+        if isinstance(value, bool):
+            self.constants[text] = value
+
+
+def _texts(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
+    """Every text of a step that is an expression, or a template with one: where, what, and whether it is a template."""
+    at: At = ("steps", one.index)
+    match one.step:
+        case Task(inputs=value) if "inputs" not in one.unread:
+            yield from _templates(value, (*at, "inputs"))
+        case Gate(prompt=prompt, show=show):
+            yield from _templates(prompt, (*at, "prompt"))
+            if "show" not in one.unread:
+                yield from _templates(list(show), (*at, "show"))
+        case Emit(result=value):
+            yield from _templates(value, (*at, "result"))
+        case Check(condition=text) if "condition" not in one.unread:
+            yield (*at, "condition"), text, False
+        case Decide(cases=cases) if "cases" not in one.unread:
+            for index, case in enumerate(cases):
+                yield (*at, "cases", index, "when"), case.when, False
+
+
+def _templates(value: Any, at: At) -> Iterator[tuple[At, str, bool]]:
+    if isinstance(value, str):
+        # A brace of either kind is an expression, or stands for itself, or is a mistake.
+        if "{" in value or "}" in value:
+            yield at, value, True
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _templates(inner, (*at, key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _templates(inner, (*at, index))

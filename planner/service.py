@@ -1,0 +1,97 @@
+"""Which message goes to which function: a goal from GOALS becomes a command on COMMANDS."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from planmesh.connection import Connection
+from planmesh.delivery import Message, consume
+from planmesh.planner.catalogue import Catalogue
+from planmesh.planner.compile import Agents
+from planmesh.planner.document import LIMITS, Limits
+from planmesh.planner.goals import consider, lacks_an_agent
+from planmesh.schemas import subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import CreatePlan, RefuseGoal, verb_of
+from planmesh.schemas.subjects import GOALS, PLANNER
+
+ACTOR: Final = "planner"
+
+_CONCURRENCY: Final = 16
+_ACK_WAIT_S: Final = 5.0  # see `planmesh.streams.consumers`
+_SMALL_BYTES: Final = 8 * 1024  # what takes no longer than a turn of the loop may
+
+log = structlog.get_logger()
+
+
+async def plan_goals(
+    core: Connection,
+    edge: Connection,
+    stop: asyncio.Event,
+    *,
+    limits: Limits = LIMITS,
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer goals until *stop*; then finish those that have been begun.
+
+    Args:
+        core: The connection as `planner`: reads the catalogue, publishes commands.
+        edge: The connection as `planner-edge`: receives goals.
+        on_ready: Called when goals are about to be received.
+
+    Raises:
+        Unusable: A connection is gone for good.
+    """
+    planner = Planner(core, Catalogue(core), limits)
+    log.info("planner.ready")
+    on_ready()
+    await consume(
+        edge,
+        GOALS,
+        PLANNER,
+        planner.answer,
+        service=ACTOR,
+        batch=4 * _CONCURRENCY,
+        concurrency=_CONCURRENCY,
+        ack_wait_s=_ACK_WAIT_S,
+        stop=stop,
+        poison_to=core,
+    )
+
+
+class Planner:
+    """Answers goals, one at a time or several at once."""
+
+    def __init__(self, core: Connection, catalogue: Catalogue, limits: Limits = LIMITS) -> None:
+        self._core = core
+        self._catalogue = catalogue
+        self._limits = limits
+
+    async def answer(self, message: Message) -> None:
+        """Publish the command that answers a goal, and wait until it is stored.
+
+        Raises:
+            BadSubject: It is not on the subject of a goal.
+            Busy: The server cannot say now which agents there are, or cannot take the command.
+            Unusable: Not allowed, or closed.
+        """
+        address = subjects.read_goal(message.subject)
+        traceparent = (message.headers or {}).get("traceparent")
+        command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
+        if lacks_an_agent(command):
+            command = await self._consider(message.data, await self._catalogue.agents_now(), traceparent)
+        await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
+        match command:
+            case CreatePlan(plan=plan):
+                log.info("goal.planned", space=address.space, plan=address.plan, steps=len(plan.steps))
+            case RefuseGoal(problems=problems):
+                codes = sorted({problem.code for problem in problems})
+                log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
+
+    async def _consider(self, data: bytes, agents: Agents, traceparent: str | None) -> CreatePlan | RefuseGoal:
+        work = partial(consider, data, agents, traceparent=traceparent, limits=self._limits)
+        # A thread lets the loop keep the deliveries alive while a large plan takes a second.
+        return work() if len(data) <= _SMALL_BYTES else await asyncio.to_thread(work)
