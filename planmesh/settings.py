@@ -186,7 +186,8 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
         raise Unusable(f"cannot read {file}: {error.strerror or error}") from error
     except SettingsError as error:
         raise Unusable(
-            f"{_variable('limits')} in the environment: expected JSON; or set one limit, as {_variable('limits', 'steps')}"
+            f"{_variable('limits')} in the environment: expected JSON; or set one limit, as "
+            f"{_variable('limits', 'steps')}"
         ) from error
     except ValidationError as error:
         problems += [_problem(one, given, file) for one in error.errors(include_url=False)]
