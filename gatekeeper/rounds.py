@@ -1,0 +1,217 @@
+"""What reviewers have been asked and told: the rounds of a plan's gates, folded from its log. Pure.
+
+A notice needs little of a plan, so little is kept: a plan of ten thousand steps costs no more here than its gates.
+"""
+
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from immutables import Map
+from msgspec import Struct
+
+from planmesh.eventlog import misfit
+from planmesh.schemas import codec, events
+from planmesh.schemas.codec import DecodeError
+from planmesh.schemas.events import Commit, GateOpened, hash_of
+from planmesh.schemas.plan import Gate
+from planmesh.schemas.state import PlanState, sealed
+from planmesh.schemas.subjects import Address
+
+Kind: TypeAlias = Literal["opened", "overdue", "decided"]
+"""What a notice says: a gate asks, it still asks, or it asks no longer."""
+
+# Whatever opens, reminds of or closes a gate. A name that holds one of these costs a needless decoding, no more: in
+# JSON its quotes are escaped.
+_WORDS: Final = (b'"gate.', b'"steps.cancelled"', b'"step.skipped"')
+
+_replace = msgspec.structs.replace
+
+
+class Ending(Struct, frozen=True, kw_only=True):
+    """How a round ended.
+
+    Attributes:
+        how: `closed`: nobody decided, the plan came to its end.
+        by: Who approved, rejected or skipped; who cancelled the plan.
+        reason: What they said, or how the plan ended.
+        reopened_by: Who asked for another round after a rejection.
+    """
+
+    how: Literal["approved", "rejected", "skipped", "closed"]
+    by: tuple[str, ...]
+    reason: str
+    reopened_by: str = ""
+
+
+class Round(Struct, frozen=True, kw_only=True):
+    """One time that a gate asks.
+
+    Attributes:
+        opened: What it asks.
+        at: Since when.
+        before: The round before this one. One that has no ending was overtaken: what it would release has changed.
+        votes: Who has approved so far, where it takes several.
+        told: Whether a notice reached a channel, by what it said and the channel's name.
+    """
+
+    opened: GateOpened
+    at: datetime
+    before: "Round | None" = None
+    overdue: bool = False
+    votes: tuple[str, ...] = ()
+    ending: Ending | None = None
+    told: Map[tuple[str, str], bool] = Map()
+
+
+class Reviews(Struct, frozen=True, kw_only=True):
+    """A plan as far as its log has been read, and as far as its reviewers care.
+
+    Attributes:
+        chain: The plan's address and the commit that was read last; its steps are not folded.
+        sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
+        gates: The plan's gates by name.
+        rounds: The latest round of each gate that has been opened.
+    """
+
+    chain: PlanState
+    sequence: int = 0
+    name: str = ""
+    goal: str = ""
+    requester: str = ""
+    gates: dict[str, Gate] = {}
+    rounds: Map[str, Round] = Map()
+
+    @classmethod
+    def nothing(cls, address: Address) -> "Reviews":
+        return cls(chain=PlanState(address=address))
+
+
+def concerns_gates(commit: bytes) -> bool:
+    """Whether a stored commit may be about gates: a look at its bytes, for all those that are not."""
+    return any(word in commit for word in _WORDS)
+
+
+def gates_of(commit: Commit) -> tuple[str, ...]:
+    """The steps that *commit* opens, reminds of or closes, if they are gates."""
+    found: dict[str, None] = {}
+    for event in commit.events:
+        match event:
+            case (
+                events.GateOpened()
+                | events.GateOverdue()
+                | events.GateApproved()
+                | events.GateRejected()
+                | events.StepSkipped()
+            ):
+                found[event.step] = None
+            case events.StepsCancelled():
+                found.update(dict.fromkeys(event.steps))
+    return tuple(found)
+
+
+def read(reviews: Reviews, sequence: int, data: bytes) -> Reviews:
+    """Fold one stored message. What does not fit is junk: skipped, its sequence counted (the executor alarms)."""
+    try:
+        commit = codec.commit.decode(data)
+    except DecodeError:
+        return _replace(reviews, sequence=sequence)
+    if misfit(reviews.chain, commit):
+        return _replace(reviews, sequence=sequence)
+    return _replace(fold(reviews, commit), chain=sealed(reviews.chain, commit.number, hash_of(data)), sequence=sequence)
+
+
+def fold(reviews: Reviews, commit: Commit) -> Reviews:
+    """The reviews after the events of *commit*."""
+    rounds = reviews.rounds
+    for event in commit.events:
+        match event:
+            case events.PlanCreated(plan=plan):
+                reviews = _replace(
+                    reviews,
+                    name=plan.name,
+                    goal=event.goal or plan.goal,
+                    requester=event.requester,
+                    gates={step.name: step for step in plan.steps if isinstance(step, Gate)},
+                )
+            case events.GateOpened():
+                before = rounds.get(event.step)
+                if before is not None:
+                    before = _replace(before, before=None)
+                rounds = rounds.set(event.step, Round(opened=event, at=commit.at, before=before))
+            case events.VoteCast():
+                rounds = _change(rounds, event.step, votes=(*_votes(rounds, event.step), event.by))
+            case events.GateOverdue():
+                rounds = _change(rounds, event.step, overdue=True)
+            case events.GateApproved():
+                rounds = _end(rounds, event.step, Ending(how="approved", by=event.by, reason=event.reason))
+            case events.GateRejected():
+                rounds = _end(rounds, event.step, Ending(how="rejected", by=(event.by,), reason=event.reason))
+            case events.StepSkipped():
+                rounds = _end(rounds, event.step, Ending(how="skipped", by=(event.by,), reason=event.reason))
+            case events.StepsCancelled():
+                ending = _closing(commit)
+                for step in event.steps:
+                    rounds = _end(rounds, step, ending)
+            case events.StepReopened():
+                asked = rounds.get(event.step)
+                if asked is not None and asked.ending is not None:
+                    rounds = _change(rounds, event.step, ending=_replace(asked.ending, reopened_by=event.by))
+            case events.NoticeSent():
+                rounds = told(rounds, event.step, event.round, event.notice, event.channel, event.delivered)
+    return _replace(reviews, rounds=rounds)
+
+
+def told(rounds: Map[str, Round], step: str, number: int, kind: str, channel: str, delivered: bool) -> Map[str, Round]:
+    """The rounds once *channel* has been told, or could not be. Of a round that is over and gone, nothing is kept."""
+    asked = rounds.get(step)
+    if asked is None or asked.opened.round != number:
+        return rounds
+    return _change(rounds, step, told=asked.told.set((kind, channel), delivered))
+
+
+def due(asked: Round | None, channel: str) -> Kind | None:
+    """What *channel* has to be told of a gate now; None: nothing.
+
+    Only the latest news counts, so that whoever was away is not told what is no longer so. That a gate asks no longer
+    is news for those who heard that it did.
+    """
+    if asked is None:
+        return None
+    kind: Kind
+    if asked.ending is not None:
+        if not (asked.told.get(("opened", channel)) or asked.told.get(("overdue", channel))):
+            return None
+        kind = "decided"
+    else:
+        kind = "overdue" if asked.overdue else "opened"
+    return None if (kind, channel) in asked.told else kind
+
+
+def _votes(rounds: Map[str, Round], step: str) -> tuple[str, ...]:
+    asked = rounds.get(step)
+    return () if asked is None else asked.votes
+
+
+def _change(rounds: Map[str, Round], step: str, **changes: object) -> Map[str, Round]:
+    asked = rounds.get(step)
+    return rounds if asked is None else rounds.set(step, _replace(asked, **changes))
+
+
+def _end(rounds: Map[str, Round], step: str, ending: Ending) -> Map[str, Round]:
+    """End the round, unless it has ended: a gate that was rejected may be skipped or cancelled later."""
+    asked = rounds.get(step)
+    return rounds if asked is None or asked.ending is not None else _change(rounds, step, ending=ending)
+
+
+def _closing(commit: Commit) -> Ending:
+    """Why what *commit* cancels is cancelled."""
+    for event in commit.events:
+        match event:
+            case events.PlanCancelled():
+                return Ending(how="closed", by=(event.by,), reason=event.reason or "the plan was cancelled")
+            case events.PlanFailed():
+                return Ending(how="closed", by=(), reason=f"the plan failed: {event.reason}")
+            case events.PlanCompleted():
+                return Ending(how="closed", by=(), reason=f"the plan ended with the outcome {event.outcome!r}")
+    return Ending(how="closed", by=(), reason="the step was cancelled")

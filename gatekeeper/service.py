@@ -1,0 +1,286 @@
+"""Which commit leads to which notice, and when the log's message is answered for.
+
+A commit about gates is a reason to look: each channel is told what is news to it *now*, so a notice that is late,
+repeated or overtaken is not sent. What became of it goes to the log as a command whose id is made of the round, the
+notice and the channel; the log is also where a gatekeeper that was killed finds what has been sent. (What it has
+sent without saying so yet is sent again: no channel can be asked.)
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+from weakref import WeakValueDictionary
+
+import msgspec
+import structlog
+
+from planmesh.connection import Connection
+from planmesh.delivery import Keeper, Message, give_up, subscribe
+from planmesh.errors import Busy, Unusable
+from planmesh.gatekeeper import rounds
+from planmesh.gatekeeper.notice import write
+from planmesh.gatekeeper.notify import Channel, Delivery
+from planmesh.gatekeeper.rounds import Kind, Reviews, concerns_gates, due, gates_of
+from planmesh.readiness import notify_ready
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import DecodeError, encode
+from planmesh.schemas.commands import ReportNotice
+from planmesh.schemas.subjects import GATEKEEPER, PLANS, Address, BadSubject
+
+SERVICE: Final = "gatekeeper"
+RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
+"""How long a channel that failed is left alone before the next try; after the last, it is given up."""
+
+_ACK_WAIT_S: Final = 5.0  # of the consumer
+# A channel that fails holds up deliveries, and the server gives no more than the consumer's `max_ack_pending` (1,000)
+# at a time. From this many on, nobody waits for such a channel any longer.
+_CROWDED: Final = 500
+_FAILED_LATELY_S: Final = 10.0
+_PLANS_KEPT: Final = 500
+_BATCH: Final = 1_000
+_REPORT_AGAIN_S: Final = 1.0
+_STOP_S: Final = 3.0
+
+log = structlog.get_logger()
+
+
+class Gatekeeper:
+    """Tells people what gates ask of them.
+
+    Args:
+        core: The connection of the user `gatekeeper`.
+        channels: Where notices go. Without any there is nobody to tell, and the log is not read.
+        retry_pauses_s: See `RETRY_PAUSES_S`.
+    """
+
+    def __init__(
+        self, core: Connection, channels: Sequence[Channel], *, retry_pauses_s: Sequence[float] = RETRY_PAUSES_S
+    ) -> None:
+        self._core = core
+        self._channels = channels
+        self._pauses_s = retry_pauses_s
+        self._plans: OrderedDict[Address, Reviews] = OrderedDict()
+        self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the log until *stop*; then finish what is on its way, and give back what waits.
+
+        Raises:
+            Unusable: The connection is gone for good.
+        """
+        if not self._channels:
+            notify_ready()
+            log.info("gatekeeper.ready", channels=[])
+            await self._until(stop)
+            return
+        keeper = Keeper(_ACK_WAIT_S)
+        async with await subscribe(self._core, PLANS, GATEKEEPER, keeper=keeper) as commits:
+
+            async def end() -> None:
+                await stop.wait()
+                await commits.close()
+
+            ending = asyncio.create_task(end())
+            notify_ready()
+            log.info("gatekeeper.ready", channels=[channel.name for channel in self._channels])
+            try:
+                async for messages in commits:
+                    for message in messages:
+                        if concerns_gates(message.data):
+                            self._spawn(message)
+                        else:
+                            message.ack()
+            finally:
+                ending.cancel()
+                await self._finish()
+                keeper.close()
+
+    async def _until(self, stop: asyncio.Event) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in (stop, self._core.closed)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not stop.is_set():
+            raise Unusable("the connection to the server is gone for good")
+
+    async def _finish(self) -> None:
+        self._stopping.set()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=_STOP_S)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late)
+
+    def _spawn(self, message: Message) -> None:
+        task = asyncio.create_task(self._take(message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take(self, message: Message) -> None:
+        try:
+            address = subjects.read_plan_log(message.subject)
+            commit = codec.commit.decode(message.data)
+        except (DecodeError, BadSubject):
+            message.ack()  # junk in the log stays in the log; the executor alarms
+            return
+        try:
+            reviews = await self._read(address, message.sequence)
+            gates = [name for name in gates_of(commit) if name in reviews.rounds]
+            telling = (self._tell(channel, address, gate) for gate in gates for channel in self._channels)
+            for failure in await asyncio.gather(*telling, return_exceptions=True):
+                if failure is not None:
+                    raise failure
+        except asyncio.CancelledError:
+            message.nak()
+            raise
+        except Exception as error:
+            await give_up(self._core, SERVICE, message, error)
+        else:
+            message.ack()
+
+    async def _tell(self, channel: Channel, address: Address, gate: str) -> None:
+        """Tell *channel* what is news to it about *gate*, or find that it cannot be told.
+
+        Raises:
+            Busy: The gatekeeper stops, or the log cannot be read now.
+        """
+        failed: tuple[_News, Delivery] | None = None
+        async with self._lock(channel.name, address, gate):
+            for tries, pause_s in enumerate((*self._pauses_s, None), 1):
+                async with channel.room:
+                    reviews = await self._read(address)
+                    news = _news(reviews, gate, channel)
+                    if failed is not None and failed[0] != news:
+                        await self._report(address, channel, *failed)  # overtaken
+                    if news is None:
+                        return
+                    delivery = await self._send(channel, address, reviews, news)
+                about = {**_about(address, channel, news), "tries": tries}
+                if delivery.delivered or pause_s is None or len(self._tasks) > _CROWDED:
+                    if delivery.delivered:
+                        log.info("notice.sent", **about)
+                    else:
+                        log.error("notice.given_up", **about, error=delivery.detail)
+                    await self._report(address, channel, news, delivery)
+                    return
+                log.warning("notice.failed", **about, error=delivery.detail, retry_in_s=pause_s)
+                failed = news, delivery
+                await self._pause(pause_s)
+
+    async def _send(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery:
+        now = asyncio.get_running_loop().time()
+        lately = channel.failed_at is not None and now < channel.failed_at + _FAILED_LATELY_S
+        if lately and len(self._tasks) > _CROWDED:
+            return Delivery(False, f"not tried: the channel failed a moment ago, and {len(self._tasks)} others wait")
+        return await channel.send(write(address, reviews, reviews.rounds[news.gate], news.kind))
+
+    async def _report(self, address: Address, channel: Channel, news: "_News", delivery: Delivery) -> None:
+        """Have the log say what became of a notice, and believe it at once."""
+        command = ReportNotice(
+            id=_command_id(channel, news),
+            step=news.gate,
+            round=news.round,
+            notice=news.kind,
+            channel=channel.name,
+            delivered=delivery.delivered,
+            detail=delivery.detail,
+        )
+        reviews = self._plans.get(address)
+        if reviews is not None:
+            said = rounds.told(
+                reviews.rounds, news.gate, news.round, news.kind, channel.name, delivered=delivery.delivered
+            )
+            self._keep(msgspec.structs.replace(reviews, rounds=said))
+        while True:
+            try:
+                await self._core.publish(subjects.command(address, "notified", SERVICE), encode(command))
+            except Busy as error:
+                log.warning("notice.not_reported", **_about(address, channel, news), error=str(error))
+                await self._pause(_REPORT_AGAIN_S)
+            else:
+                return
+
+    # --- what is known of plans ------------------------------------------------------------------------
+
+    async def _read(self, address: Address, sequence: int | None = None) -> Reviews:
+        """A plan's gates at *sequence* of the log or later; None: as the log is now.
+
+        Raises:
+            Busy: The log cannot be read now, or not so far yet.
+        """
+        async with self._lock(*address):
+            reviews = self._plans.get(address) or Reviews.nothing(address)
+            if sequence is None or reviews.sequence < sequence:
+                reviews = await self._read_on(reviews)
+            if sequence is not None and reviews.sequence < sequence:
+                raise Busy(f"the log of {address} has been read to {reviews.sequence}, not yet to {sequence}")
+            return reviews
+
+    async def _read_on(self, reviews: Reviews) -> Reviews:
+        address = reviews.chain.address
+        while True:
+            stored = await self._core.direct_get(
+                PLANS, subject=subjects.plan_log(address), sequence=reviews.sequence + 1, batch=_BATCH
+            )
+            # What was reported in the meantime is only here.
+            reviews = self._plans.get(address) or reviews
+            for one in stored:
+                reviews = rounds.read(reviews, one.sequence, one.data)
+            self._keep(reviews)
+            if len(stored) < _BATCH:
+                return reviews
+
+    def _keep(self, reviews: Reviews) -> None:
+        self._plans[reviews.chain.address] = reviews
+        self._plans.move_to_end(reviews.chain.address)
+        if len(self._plans) > _PLANS_KEPT:
+            self._plans.popitem(last=False)
+
+    def _lock(self, *key: object) -> asyncio.Lock:
+        """One for each key, for as long as somebody has it."""
+        return self._locks.setdefault(tuple(map(str, key)), asyncio.Lock())
+
+    async def _pause(self, pause_s: float) -> None:
+        """Raises: Busy, when the gatekeeper stops."""
+        try:
+            await asyncio.wait_for(self._stopping.wait(), pause_s)
+        except TimeoutError:
+            return
+        raise Busy("the gatekeeper stops; the notice is left to the next one")
+
+
+class _News(msgspec.Struct, frozen=True):
+    """What a channel has to be told: of which round of which gate, and what."""
+
+    gate: str
+    round: int
+    kind: Kind
+
+
+def _news(reviews: Reviews, gate: str, channel: Channel) -> _News | None:
+    asked = reviews.rounds.get(gate)
+    kind = due(asked, channel.name)
+    return None if asked is None or kind is None else _News(gate, asked.opened.round, kind)
+
+
+def _command_id(channel: Channel, news: _News) -> str:
+    """The same for every report of the same notice, whoever sends it: only the first counts."""
+    said = f"{news.gate}.{news.round}.{news.kind}.{channel.name}"
+    return f"notice-{hashlib.sha256(said.encode()).hexdigest()[:40]}"
+
+
+def _about(address: Address, channel: Channel, news: _News) -> dict[str, object]:
+    return {
+        "plan": str(address),
+        "step": news.gate,
+        "round": news.round,
+        "notice": news.kind,
+        "channel": channel.name,
+    }
