@@ -15,20 +15,19 @@ import structlog
 from planmesh.connection import Ack, Connection
 from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Poison
-from planmesh.eventlog import EventLog, Recorded, hash_of, misfit
+from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.plans import Plans
 from planmesh.schemas import codec, events, goals, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportUnfit
-from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
 from planmesh.schemas.goals import OutcomeBase
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, canonical
 from planmesh.schemas.plan import Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, apply
-from planmesh.schemas.templates import compile_template
-from planmesh.schemas.tracing import traceparent
+from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
 
 SERVICE: Final = "executor"
@@ -189,7 +188,7 @@ class Dispatcher:
             return None
         assert isinstance(task, Task)  # only tasks are dispatched
         try:
-            inputs = compile_template(task.inputs).render(Names(state, blobs))
+            inputs = state.graph.inputs(task).render(Names(state, blobs))
         except ExpressionError as error:
             return self._unfit(commit, index, event, error)
         payload = Payload(value=inputs)
@@ -219,7 +218,9 @@ class Dispatcher:
             timeout_s=task.timeout_s,
             traceparent=None
             if created is None
-            else traceparent(commit.address, created.goal_digest, created.traceparent, event.step, event.attempt),
+            else attempt_traceparent(
+                commit.address, created.goal_digest, created.traceparent, event.step, event.attempt
+            ),
         )
         return self._core.publish_soon(
             subjects.agent_work(event.agent, commit.address, event.step),
@@ -267,9 +268,7 @@ class Dispatcher:
         for repeat in range(_SIGNALS if begun else 0):
             await asyncio.sleep(_SIGNAL_PAUSE_S * repeat)
             for name, step in begun:
-                signal = Signal(
-                    signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt
-                )
+                signal = Signal(signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt)
                 self._agents.send(subjects.signals(step.agent), encode(signal))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -278,7 +277,7 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-class _TakesLonger(Exception):  # noqa: N818 - not an error: a way of working
+class _TakesLonger(Exception):
     def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
         self._work = work
         super().__init__()

@@ -86,7 +86,7 @@ def _release(state: PlanState, name: str) -> Release:
 
 def _known_inputs(state: PlanState, step: Task) -> dict[str, Any]:
     try:
-        known = compile_template(step.inputs).render_references(Names(state))
+        known = state.graph.inputs(step).render_references(Names(state))
     except ExpressionError as error:
         # The step will fail with this very error; the reviewer sees it first.
         return {"$error": str(error)}

@@ -14,7 +14,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent
-from planmesh.schemas.expressions import ExpressionError, evaluate, parse
+from planmesh.schemas.expressions import ExpressionError, holds, parse
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Task
 from planmesh.schemas.state import (
@@ -367,6 +367,9 @@ def _skip(turn: _Turn, command: asks.SkipStep) -> None:
         turn.refuse("not_optional", f"the plan does not declare step {command.step} as optional", command.step)
     elif step.status is StepStatus.DISPATCHED or step.status in SATISFIED or step.status is StepStatus.CANCELLED:
         turn.refuse("cannot_skip", f"step {command.step} is {step.status}", command.step)
+    elif turn.state.unsettled[command.step]:
+        # Skipping it now would let what is behind it start before what is in front of it is settled: a gate, say.
+        turn.refuse("not_reached", f"step {command.step} still waits for the steps that it needs", command.step)
     elif isinstance(document, Gate) and not command.reason:
         turn.refuse("reason_required", f"skipping gate {command.step} takes a reason", command.step)
     else:
@@ -524,10 +527,8 @@ def _settle_now(turn: _Turn, name: str) -> None:
                 else:
                     turn.record(events.BranchTaken(step=name, label=label))
             case Check():
-                passed = evaluate(parse(step.condition), turn.names)
-                if not isinstance(passed, bool):
-                    _fail_now(turn, name, "not_boolean", f"`{step.condition}` gives {passed!r}, not true or false")
-                elif passed or step.on_fail == "continue":
+                passed = holds(parse(step.condition), turn.names)
+                if passed or step.on_fail == "continue":
                     turn.record(events.BranchTaken(step=name, label="pass" if passed else "fail"))
                 else:
                     message = str(compile_template(step.message).render(turn.names)) if step.message else ""
@@ -547,10 +548,7 @@ def _settle_now(turn: _Turn, name: str) -> None:
 
 def _choose(turn: _Turn, step: Decide) -> str | None:
     for case in step.cases:
-        holds = evaluate(parse(case.when), turn.names)
-        if not isinstance(holds, bool):
-            raise ExpressionError("not_boolean", f"`{case.when}` gives {holds!r}, not true or false")
-        if holds:
+        if holds(parse(case.when), turn.names):
             return case.then
     return step.otherwise
 
@@ -625,6 +623,7 @@ def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
             verbs.append("vote")
         if (
             state.graph.steps[step].optional
+            and not state.unsettled[step]
             and found.status not in SATISFIED
             and found.status not in (StepStatus.DISPATCHED, StepStatus.CANCELLED)
         ):

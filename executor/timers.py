@@ -24,8 +24,6 @@ async def handle_timer(core: Connection, message: Message) -> None:
     if left_s > 0:
         message.nak(min(left_s, _LONGEST_DELAY_S))
         return
-    command = TimerDue(
-        id=f"t{message.sequence}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose
-    )
+    command = TimerDue(id=f"t{message.sequence}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose)
     address = Address(timer.space, timer.plan)
     await core.publish(subjects.command(address, "due", "executor"), encode(command))

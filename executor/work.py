@@ -152,9 +152,14 @@ class Host:
         }
         inputs = await self._inputs(work)
         if not work.idempotent:
-            claimed = await self._claim(work)
-            if claimed is not None:
-                return claimed(**about)
+            try:
+                await self._claim(work)
+            except Conflict:
+                reason = "another worker has begun this attempt and has not said how it ended"
+                return AttemptUnknown(reason=reason, **about)
+            except Busy as error:
+                reason = f"it could not be claimed, and was not begun: {error}"
+                return AttemptNotStarted(reason=reason, **about)
         about["version"] = self._agent.description.version
         about["started_at"] = datetime.now(UTC)
         loop = asyncio.get_running_loop()
@@ -210,21 +215,13 @@ class Host:
         answer = await self._connection.request(subjects.put_blob(self._agent.name), data, timeout_s=10)
         return Payload(blob=_blob_decoder.decode(answer))
 
-    async def _claim(self, work: StepWork) -> "type[AttemptUnknown] | type[AttemptNotStarted] | None | Any":
-        """Say that this attempt begins: the server lets only one say so."""
+    async def _claim(self, work: StepWork) -> None:
+        """Say that this attempt begins: the server lets only one say so. Raises: Conflict, Busy."""
         subject = subjects.claim(self._agent.name, work.address, work.step, work.attempt)
-        try:
-            await self._connection.publish(subject, self._worker.encode(), expect_last_on_subject=0)
-        except Conflict:
-            reason = "another worker has begun this attempt and has not said how it ended"
-            return lambda **about: AttemptUnknown(reason=reason, **about)
-        except Busy as error:
-            reason = f"it could not be claimed, and was not begun: {error}"
-            return lambda **about: AttemptNotStarted(reason=reason, **about)
-        return None
+        await self._connection.publish(subject, self._worker.encode(), expect_last_on_subject=0)
 
 
-class _AgentTimeout(Exception):  # noqa: N818 - named for the agent, who raised a TimeoutError
+class _AgentTimeout(Exception):
     pass
 
 

@@ -19,6 +19,7 @@ from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
+from planmesh.schemas.templates import Template, compile_template
 from planmesh.schemas.work import Failure
 
 
@@ -89,7 +90,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
 FRESH: Final = StepState()
 
 
-class Graph(Struct, frozen=True, kw_only=True):
+class Graph(Struct, frozen=True, kw_only=True, eq=False):
     """The steps of one plan by name, and who needs whom. Built once for a plan.
 
     Attributes:
@@ -102,6 +103,7 @@ class Graph(Struct, frozen=True, kw_only=True):
     needs: dict[str, tuple[str, ...]]
     successors: dict[str, tuple[str, ...]]
     bindings: dict[str, tuple[str, ...]]
+    _inputs: dict[str, Template] = {}
 
     @classmethod
     def of(cls, plan: Plan) -> "Graph":
@@ -124,6 +126,19 @@ class Graph(Struct, frozen=True, kw_only=True):
             successors={name: tuple(behind) for name, behind in successors.items()},
             bindings=bindings,
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Graph) and self.steps == other.steps  # the rest is made of them
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.steps))
+
+    def inputs(self, task: Task) -> Template:
+        """The inputs of a task, compiled once. Raises: ExpressionError."""
+        compiled = self._inputs.get(task.name)
+        if compiled is None:
+            compiled = self._inputs[task.name] = compile_template(task.inputs)
+        return compiled
 
     def behind(self, name: str) -> list[str]:
         """Every step that can only run after *name*, nearest first."""
@@ -234,7 +249,9 @@ class Names(Mapping[str, object]):
         state = self._state
         steps = state.graph.bindings.get(name)
         if steps is None:
-            return state.created.inputs[name] if state.created is not None else {}[name]
+            if state.created is None:
+                raise KeyError(name)
+            return state.created.inputs[name]
         for step in steps:
             if state.steps[step].status is StepStatus.COMPLETED:
                 return self._value(state.steps[step].output)
@@ -542,7 +559,8 @@ def _unblock(state: PlanState, name: str) -> PlanState:
 
 def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
     graph = Graph.of(event.plan)
-    ready, immediate = [], []
+    ready: list[str] = []
+    immediate: list[str] = []
     for name, needs in graph.needs.items():
         if not needs:
             (ready if isinstance(graph.steps[name], Task) else immediate).append(name)

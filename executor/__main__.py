@@ -1,0 +1,65 @@
+"""Start an executor: ``python -m planmesh.executor [--only LOOP,…] [--agents MODULE …]``."""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from contextlib import AsyncExitStack
+
+from planmesh import credentials, settings, telemetry
+from planmesh.agents import find
+from planmesh.connection import Connection, connect
+from planmesh.errors import PlanmeshError, Unusable
+from planmesh.executor.service import LOOPS, steer, work
+from planmesh.schemas.subjects import token
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m planmesh.executor", description=__doc__)
+    parser.add_argument("--only", default=",".join(LOOPS), help=f"loops to run, with commas: {', '.join(LOOPS)}")
+    parser.add_argument("--agents", action="append", metavar="MODULE", help="a module with agents; may be repeated")
+    arguments = parser.parse_args()
+    loops = frozenset(arguments.only.split(","))
+    if not loops <= set(LOOPS):
+        parser.error(f"--only knows {', '.join(LOOPS)}; not {', '.join(sorted(loops - set(LOOPS)))}")
+    try:
+        configured = settings.load(agents=arguments.agents)
+        telemetry.configure_logging(configured.log_level, configured.log_format, "executor")
+        sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
+        with contextlib.suppress(ImportError):
+            import uvloop
+
+            uvloop.install()
+        asyncio.run(_run(configured, loops))
+    except* PlanmeshError as group:
+        for error in group.exceptions:
+            sys.stderr.write(f"executor: {error}\n")
+        sys.exit(1)
+
+
+async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+
+        async def connected(user: str) -> Connection:
+            who = credentials.read_credentials(configured.credentials_dir, user, configured.server)
+            connection = await connect(who.server, who.user, who.password, name=user)
+            return await stack.enter_async_context(connection)
+
+        async with asyncio.TaskGroup() as tasks:
+            if loops - {"work"}:
+                core, agents = await connected("executor"), await connected("executor-agents")
+                tasks.create_task(steer(core, agents, stop, loops=loops, gate_sla_s=configured.gate_sla_s))
+            if "work" in loops:
+                found = find(configured.agents)
+                if not found:
+                    raise Unusable("there are no agents to run: name a module with --agents, or PLANMESH_AGENTS")
+                hosts = {name: await connected(f"agent-{token('agent', name)}") for name in found}
+                tasks.create_task(work(found, hosts, stop))
+
+
+if __name__ == "__main__":
+    main()

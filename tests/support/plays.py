@@ -1,0 +1,327 @@
+"""Plays of a plan without a server: commands and results in any order, and what must hold after each of them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from planmesh.executor.plan import decide
+from planmesh.schemas import commands as asks
+from planmesh.schemas import events
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import Asked, ReportResult
+from planmesh.schemas.events import AnyEvent, Cause, Commit, hash_of
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Gate, Parameter, Plan, Policy, Retry, Step, Task
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, answered, apply, fold, sealed, standing
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HERE = Address("space", "plan")
+AGENT = "agent"
+
+
+def task(name: str, *after: str, **fields: Any) -> Task:
+    return Task(name=name, after=after, agent=AGENT, **fields)
+
+
+def gate(name: str, *after: str, **fields: Any) -> Gate:
+    return Gate(name=name, after=after, **fields)
+
+
+def plan(*steps: Step, **fields: Any) -> Plan:
+    return Plan(name="A plan", steps=steps, **fields)
+
+
+class Broken(AssertionError):
+    """A promise that was not kept."""
+
+
+class Play:
+    """One plan, played against `decide`. Every commit is checked against the promises as it is made."""
+
+    def __init__(self, document: Plan, *, start: bool = True, inputs: dict[str, Any] | None = None) -> None:
+        self.document = document
+        self.state = PlanState(address=HERE)
+        self.at = START
+        self.log: list[tuple[Commit, str]] = []
+        self.events: list[AnyEvent] = []
+        self.dispatched: dict[str, set[int]] = {}
+        self.ids = 0
+        self.ask(
+            asks.CreatePlan(id="create", plan=document, inputs=inputs or {}, goal_digest="digest", start=start),
+            by="planner",
+        )
+
+    # --- what can be done ------------------------------------------------------------------------------
+
+    def ask(self, what: asks.AnyCommand | ReportResult, by: str = "ada", later_s: float = 1.0) -> list[AnyEvent]:
+        self.at += timedelta(seconds=later_s)
+        asked = Asked(what, by, self.at)
+        decision = decide(self.state, asked)
+        if decision.events:
+            self._commit(decision.events, decision.state, asked.cause)
+        return decision.events
+
+    def id(self) -> str:
+        self.ids += 1
+        return f"command-{self.ids}"
+
+    def completes(
+        self, step: str, attempt: int | None = None, output: object = None, by: str = AGENT
+    ) -> list[AnyEvent]:
+        return self.ask(
+            ReportResult(
+                AttemptCompleted(
+                    space=HERE.space,
+                    plan=HERE.plan,
+                    step=step,
+                    attempt=attempt or self.attempt(step),
+                    output=Payload(value=output),
+                    started_at=self.at,
+                    duration_s=0.5,
+                    worker="here/1",
+                    version="1",
+                )
+            ),
+            by,
+        )
+
+    def fails(self, step: str, attempt: int | None = None, *, retryable: bool = True) -> list[AnyEvent]:
+        return self.ask(
+            ReportResult(
+                AttemptFailed(
+                    space=HERE.space,
+                    plan=HERE.plan,
+                    step=step,
+                    attempt=attempt or self.attempt(step),
+                    failure=Failure(code="agent_error", message="it broke", retryable=retryable),
+                    started_at=self.at,
+                    duration_s=0.5,
+                )
+            ),
+            AGENT,
+        )
+
+    def loses(self, step: str) -> list[AnyEvent]:
+        result = AttemptUnknown(
+            space=HERE.space, plan=HERE.plan, step=step, attempt=self.attempt(step), reason="the worker is gone"
+        )
+        return self.ask(ReportResult(result), AGENT)
+
+    def gives_back(self, step: str) -> list[AnyEvent]:
+        result = AttemptNotStarted(
+            space=HERE.space, plan=HERE.plan, step=step, attempt=self.attempt(step), reason="no claim"
+        )
+        return self.ask(ReportResult(result), AGENT)
+
+    def votes(self, step: str, decision: Any = "approve", by: str = "ada", digest: str | None = None) -> list[AnyEvent]:
+        opened = self.state.steps[step].opened
+        quoted = digest if digest is not None else opened.digest if opened is not None else "none"
+        return self.ask(asks.CastVote(id=self.id(), step=step, digest=quoted, decision=decision, reason="so"), by)
+
+    def is_due(self, step: str, attempt: int | None = None, purpose: Any = "retry") -> list[AnyEvent]:
+        number = self.attempt(step) + (purpose == "retry") if attempt is None else attempt
+        return self.ask(asks.TimerDue(id=self.id(), step=step, attempt=number, purpose=purpose), "executor")
+
+    def retries(self, step: str) -> list[AnyEvent]:
+        return self.ask(asks.RetryStep(id=self.id(), step=step, attempt=self.attempt(step)))
+
+    # --- what is the case ------------------------------------------------------------------------------
+
+    def attempt(self, step: str) -> int:
+        return max(self.state.steps[step].attempt, 1)
+
+    def status(self, step: str) -> str:
+        return self.state.steps[step].status
+
+    def in_status(self, *wanted: StepStatus) -> list[str]:
+        return [name for name in self.state.graph.steps if self.state.steps[name].status in wanted]
+
+    def of_type(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    # --- what must hold --------------------------------------------------------------------------------
+
+    def _commit(self, happened: list[AnyEvent], after: PlanState, cause: Cause) -> None:
+        number = self.state.number + 1
+        for event in happened:
+            self._check(event)
+            self.events.append(event)
+        commit = Commit(
+            space=HERE.space,
+            plan=HERE.plan,
+            number=number,
+            at=self.at,
+            causes=(cause,),
+            events=tuple(happened),
+            previous=self.state.head,
+        )
+        head = hash_of(encode(commit))
+        self.log.append((commit, head))
+        folded = apply(self.state, commit, head)
+        if folded != sealed(answered(after, (cause,), number), number, head):
+            raise Broken("the state that decide gives is not the fold of its events")
+        self.state = folded
+        if self.state.status is not standing(self.state):
+            raise Broken(f"the plan is {self.state.status}, and its steps say {standing(self.state)}")
+        if self.state.running > self.document.concurrency:
+            raise Broken("more tasks are dispatched than the plan allows")
+        if self.state.status is PlanStatus.WAITING and not self.state.waiting:
+            raise Broken("the plan waits for nobody")
+        if self.state.status is PlanStatus.PAUSED and not self.state.held and not self.state.troubled:
+            raise Broken("the plan stands still, and nobody can say why")
+
+    def _check(self, event: AnyEvent) -> None:
+        if not isinstance(event, events.StepDispatched):
+            return
+        attempts = self.dispatched.setdefault(event.step, set())
+        if event.attempt in attempts:
+            raise Broken(f"attempt {event.attempt} of {event.step} is dispatched twice")
+        attempts.add(event.attempt)
+        open_attempts = {
+            known.attempt
+            for known in self.events
+            if isinstance(known, events.StepDispatched) and known.step == event.step
+        } - {
+            ended.attempt
+            for ended in self.events
+            if isinstance(ended, events.AttemptEnded | events.StepFailed | events.StepOutcomeUnknown)
+            and ended.step == event.step
+        }
+        if open_attempts:
+            raise Broken(f"{event.step} has an open attempt already")
+        for known in self.events:
+            if isinstance(known, events.StepCompleted) and known.step == event.step:
+                raise Broken(f"{event.step} is completed, and dispatched again")
+        for before in self._above(event.step):
+            if isinstance(self.state.graph.steps[before] if self.state.graph.steps else None, Gate):
+                decided = [
+                    known
+                    for known in self.events
+                    if isinstance(known, events.GateApproved | events.StepSkipped | events.StepNotTaken)
+                    and known.step == before
+                ]
+                if not decided:
+                    raise Broken(f"{event.step} starts behind gate {before}, which nobody has opened")
+
+    def _above(self, name: str) -> Iterable[str]:
+        seen: set[str] = set()
+        queue = [name]
+        while queue:
+            for need in self.state.graph.needs.get(queue.pop(), ()):
+                if need not in seen:
+                    seen.add(need)
+                    queue.append(need)
+        return seen
+
+    def finish(self) -> None:
+        """What must hold at the end: the log alone gives the same state, and the chain verifies."""
+        if fold(HERE, self.log) != self.state:
+            raise Broken("folding the log gives another state")
+        previous = events.GENESIS
+        for number, (commit, head) in enumerate(self.log, start=1):
+            if commit.number != number or commit.previous != previous:
+                raise Broken(f"commit {number} does not continue the one before it")
+            previous = head
+
+
+# --- random plans and random plays --------------------------------------------------------------------------
+
+
+@st.composite
+def plans(draw: st.DrawFn, most: int = 12) -> Plan:
+    """Plans with tasks, gates, decisions, branches, checks and sometimes an end."""
+    steps: list[Step] = []
+    labels: dict[str, tuple[str, ...]] = {}
+    for index in range(draw(st.integers(1, most))):
+        name = f"s{index}"
+        names = [step.name for step in steps]
+        after = tuple(draw(st.lists(st.sampled_from(names), unique=True, max_size=3))) if names else ()
+        branch = None
+        if labels and draw(st.integers(0, 2)) == 0:
+            of = draw(st.sampled_from(sorted(labels)))
+            branch = Branch(step=of, label=draw(st.sampled_from(labels[of])))
+            after = (*after, of) if of not in after else after
+        about: dict[str, Any] = {"name": name, "after": after, "branch": branch, "optional": draw(st.booleans())}
+        kind = draw(st.sampled_from(["task", "task", "task", "task", "gate", "decide", "check"]))
+        if kind == "task":
+            retry = Retry(attempts=draw(st.integers(1, 3)), backoff_s=draw(st.sampled_from([0.0, 1.0])))
+            step: Step = Task(
+                **about,
+                agent=AGENT,
+                retry=retry,
+                on_error=draw(st.sampled_from(["halt", "halt", "ignore"])),
+                idempotent=draw(st.booleans()),
+            )
+        elif kind == "gate":
+            step = Gate(**about, quorum=draw(st.integers(1, 2)))
+        elif kind == "decide":
+            step = Decide(**about, cases=(Case(when="n == 1", then="one"), Case(when="n > 1", then="more")))
+            if draw(st.booleans()):
+                step = Decide(**about, cases=step.cases, otherwise="none")
+            labels[name] = step.labels
+        else:
+            step = Check(**about, condition="n > 0", on_fail=draw(st.sampled_from(["fail", "continue"])))
+            labels[name] = step.labels
+        steps.append(step)
+    if draw(st.integers(0, 3)) == 0:
+        steps.append(Emit(name="end", after=tuple(step.name for step in steps), outcome="Done", result={"n": "{n}"}))
+    return Plan(
+        name="Random",
+        inputs={"n": Parameter(type="integer")},
+        steps=tuple(steps),
+        concurrency=draw(st.integers(1, 4)),
+        policy=Policy(on_failure=draw(st.sampled_from(["pause", "pause", "fail", "cancel"]))),
+    )
+
+
+def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
+    """Random moves: results in any order, late and repeated ones, failures, votes, timers, people."""
+    sent: list[Asked] = []
+    for _ in range(most_moves):
+        if play.state.status in ENDED and draw(st.integers(0, 3)) == 0:
+            break
+        move = draw(st.integers(0, 19))
+        dispatched = play.in_status(StepStatus.DISPATCHED)
+        waiting = play.in_status(StepStatus.WAITING)
+        troubled = list(play.state.troubled)
+        anyone = draw(st.sampled_from(sorted(play.state.graph.steps)))
+        if move < 9 and dispatched:
+            play.completes(draw(st.sampled_from(dispatched)), output={"n": move})
+        elif move == 9 and dispatched:
+            play.fails(draw(st.sampled_from(dispatched)), retryable=draw(st.booleans()))
+        elif move == 10 and dispatched:
+            draw(st.sampled_from([play.loses, play.gives_back]))(draw(st.sampled_from(dispatched)))
+        elif move in (11, 12) and waiting:
+            step = draw(st.sampled_from(waiting))
+            if play.state.steps[step].opened is not None:
+                digest = draw(st.sampled_from([None, None, None, "other"]))
+                play.votes(
+                    step,
+                    draw(st.sampled_from(["approve", "approve", "approve", "reject"])),
+                    by=draw(st.sampled_from(["ada", "grace", "space"])),
+                    digest=digest,
+                )
+            else:
+                play.is_due(step)
+        elif move == 13 and troubled:
+            play.retries(draw(st.sampled_from(troubled)))
+        elif move == 14 and troubled:
+            step = draw(st.sampled_from(troubled))
+            done = draw(st.booleans())
+            play.ask(asks.ResolveStep(id=play.id(), step=step, attempt=play.attempt(step), done=done))
+        elif move == 15:
+            play.ask(asks.SkipStep(id=play.id(), step=anyone, reason="no need"))
+        elif move == 16:
+            play.completes(anyone, attempt=draw(st.integers(1, 3)))
+        elif move == 17:
+            play.is_due(anyone, attempt=draw(st.integers(0, 3)), purpose=draw(st.sampled_from(["retry", "sla"])))
+        elif move == 18:
+            play.ask(draw(st.sampled_from([asks.PausePlan, asks.ResumePlan, asks.StartPlan]))(id=play.id()))
+        elif move == 19 and draw(st.integers(0, 9)) == 0:
+            play.ask(asks.CancelPlan(id=play.id()))
+        del sent[:]
+    play.finish()
