@@ -25,6 +25,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
+from planmesh.access import INSPECT
 from planmesh.connection import Connection, connect
 from planmesh.credentials import CONNECTION_FILE, Credentials, read_connection, read_credentials, users
 from planmesh.delivery import Message, subscribe
@@ -738,7 +739,7 @@ class Operator:
         if not subjects.is_token(token) or not subjects.is_token(space or "any"):
             raise _no_plan(f"{plan[:100]!a} is not the id of a plan")
         asked = {"subjects_filter": subjects.logs_of(token, space)}
-        data = await self.connection.request(subjects.stream_info(PLANS), encode(asked))
+        data = await self.connection.request(f"{INSPECT}.STREAM.INFO.{PLANS}", encode(asked))
         found = sorted(subjects.read_plan_log(subject) for subject in _decode_info(data).state.subjects)
         if len(found) == 1:
             return found[0]

@@ -115,11 +115,6 @@ def purge_work() -> str:
     return f"$JS.API.STREAM.PURGE.{WORK}"
 
 
-def stream_info(stream: str) -> str:
-    """The server's request for what it knows of a stream."""
-    return f"$JS.API.STREAM.INFO.{stream}"
-
-
 def timer(at: Address, step: str) -> str:
     return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
 
