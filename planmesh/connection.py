@@ -6,13 +6,10 @@ reader itself: no task, no queue and no timer a message. That is what makes a th
 
 import asyncio
 import contextlib
-import ssl
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, Final, Self
 
 import msgspec
 import nats.errors
@@ -21,12 +18,24 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
 
-from planmesh.errors import Busy, Conflict, Poison, Unusable
+from planmesh.answers import (
+    Ack,
+    PublishWaiting,
+    ReadWaiting,
+    RequestWaiting,
+    StoredMessage,
+    Waiting,
+    ambiguous,
+    read_leader,
+)
+from planmesh.errors import Busy, Poison, Unusable
+from planmesh.greeting import CutOff, ServerInfo, cut_off, greeting, log_in, unusable, without_password
 from planmesh.schemas import subjects
 from planmesh.wire import Parser
 
+__all__ = ["Ack", "Connection", "ServerInfo", "StoredMessage", "connect"]
+
 MAX_SUBJECT_CHARACTERS: Final = 1000
-OLDEST_SERVER: Final = (2, 11)
 
 # The client buffers what the server has not taken yet. Above the first limit nothing new is accepted; below the
 # second, `Client.publish` never waits, which `Connection.send` relies on.
@@ -35,7 +44,6 @@ _BUFFER_BYTES: Final = 128 * 1024 * 1024
 
 _PING_INTERVAL_S: Final = 5
 _RECONNECT_WAIT_S: Final = 0.25
-_GREETING_S: Final = 2.0
 _SWEEP_S: Final = 0.1
 _ATTEMPTS: Final = 5
 _CLOSE_S: Final = 5.0
@@ -44,91 +52,8 @@ _DIRECT_GET_BYTES: Final = 8 * 1024 * 1024
 
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _MESSAGE_ID: Final = "Nats-Msg-Id"
-_STATUS: Final = "Status"
-
-# https://github.com/nats-io/nats-server/blob/main/server/errors.json
-_WRONG_LAST_SEQUENCE: Final = frozenset({10071, 10164})
-_STREAM_FULL: Final = 10077
-_MESSAGE_TOO_LARGE: Final = 10054
-_NO_MESSAGE: Final = 10037
 
 log = structlog.get_logger()
-
-
-class Ack(NamedTuple):
-    """The server has stored it.
-
-    Attributes:
-        stream: The stream's name.
-        sequence: Its number in the stream; of the first one, if this was a duplicate.
-        duplicate: The stream already had a message with this id, and dropped this one.
-    """
-
-    stream: str
-    sequence: int
-    duplicate: bool
-
-
-class StoredMessage(NamedTuple):
-    """A message as a stream holds it, with the headers that it was published with (and some of the server's)."""
-
-    subject: str
-    sequence: int
-    time: datetime
-    data: bytes
-    headers: Mapping[str, str]
-
-
-class ServerInfo(msgspec.Struct, frozen=True):
-    """What a server says of itself before anybody logs in. Source: NATS client protocol, INFO."""
-
-    version: str
-    max_payload: int
-    jetstream: bool = False
-    tls_required: bool = False
-
-
-class _ApiError(msgspec.Struct, frozen=True):
-    code: int
-    err_code: int = 0
-    description: str = ""
-
-
-class _PublishAnswer(msgspec.Struct, frozen=True):
-    stream: str = ""
-    seq: int = 0
-    duplicate: bool = False
-    error: _ApiError | None = None
-
-
-class _Leader(msgspec.Struct, frozen=True):
-    subject: str
-    seq: int
-    time: datetime
-    data: bytes = b""
-    hdrs: bytes = b""
-
-
-class _LeaderAnswer(msgspec.Struct, frozen=True):
-    message: _Leader | None = None
-    error: _ApiError | None = None
-
-
-_decode_publish = msgspec.json.Decoder(_PublishAnswer).decode
-_decode_leader = msgspec.json.Decoder(_LeaderAnswer).decode
-_decode_info = msgspec.json.Decoder(ServerInfo).decode
-
-
-class _Waiting(Protocol):
-    """Someone who waits for one answer, or for several."""
-
-    subject: str
-    deadline: float
-
-    def hear(self, message: Msg) -> bool:
-        """Take an answer. Returns: it was the last."""
-
-    def fail(self, error: Exception) -> None: ...
 
 
 class _Direct:
@@ -179,7 +104,7 @@ class Connection:
         self._opened = False
         self._closing = False
         self._asked = 0
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting[Any]] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._inbox = ""
         self._token_at = 0
@@ -201,7 +126,7 @@ class Connection:
             pending_size=_BUFFER_BYTES,
         )
         if not self.client.is_connected:
-            raise _CutOff(_cut_off(self._url, self.user))
+            raise CutOff(cut_off(self._url, self.user))
         self._opened = self.connected = True
         self._inbox = f"{self.client.new_inbox()}."
         self._token_at = len(self._inbox)
@@ -295,7 +220,7 @@ class Connection:
             if message_id is not None:
                 all_headers[_MESSAGE_ID] = message_id
         self._check_size(subject, payload, all_headers)
-        waiting = _PublishWaiting(self._loop, subject, timeout_s, expect_last_on_subject)
+        waiting = PublishWaiting(self._loop, subject, timeout_s, expect_last_on_subject)
         self._ask(waiting, subject, payload, all_headers)
         return waiting.future
 
@@ -337,7 +262,7 @@ class Connection:
             Unusable: Not allowed, or closed.
         """
         self._check_size(subject, payload, headers)
-        waiting = _RequestWaiting(self._loop, subject, timeout_s)
+        waiting = RequestWaiting(self._loop, subject, timeout_s)
         self._ask(waiting, subject, payload, headers)
         return await waiting.future
 
@@ -352,9 +277,12 @@ class Connection:
 
     async def unlisten(self, interest: Interest) -> None:
         """End a subscription. What the server had already sent is still heard. Raises: Busy."""
-        await self.client._send_unsubscribe(interest._id)
-        await self.flush()
-        self.client._remove_sub(interest._id)
+        try:
+            if self.connected:
+                await self.client._send_unsubscribe(interest._id)
+                await self.flush()
+        finally:
+            self.client._remove_sub(interest._id)
 
     # --- reading streams -------------------------------------------------------------------------------
 
@@ -414,29 +342,18 @@ class Connection:
             Unusable: Not allowed, or closed.
         """
         if leader:
-            return await self._leader_get(stream, {"last_by_subj": subject}, timeout_s)
+            to = f"$JS.API.STREAM.MSG.GET.{stream}"
+            asked = msgspec.json.encode({"last_by_subj": subject})
+            return read_leader(await self.request(to, asked, timeout_s=timeout_s), to)
         found = (await self._direct_get(stream, {"last_by_subj": subject}, timeout_s)).found
         return found[0] if found else None
 
-    async def _direct_get(self, stream: str, asked: dict[str, object], timeout_s: float) -> "_ReadWaiting":
+    async def _direct_get(self, stream: str, asked: dict[str, object], timeout_s: float) -> ReadWaiting:
         to = f"$JS.API.DIRECT.GET.{stream}"
-        waiting = _ReadWaiting(self._loop, to, timeout_s, many="batch" in asked)
+        waiting = ReadWaiting(self._loop, to, timeout_s, many="batch" in asked)
         self._ask(waiting, to, msgspec.json.encode(asked), None)
         await waiting.future
         return waiting
-
-    async def _leader_get(self, stream: str, asked: dict[str, object], timeout_s: float) -> StoredMessage | None:
-        to = f"$JS.API.STREAM.MSG.GET.{stream}"
-        answer = _decode_leader(await self.request(to, msgspec.json.encode(asked), timeout_s=timeout_s))
-        if answer.error is not None:
-            if answer.error.err_code == _NO_MESSAGE:
-                return None
-            raise _refusal(answer.error, to)
-        if answer.message is None:
-            raise Unusable(f"{to} answered with neither a message nor an error")
-        stored = answer.message
-        headers = _parse_headers(stored.hdrs)
-        return StoredMessage(stored.subject, stored.seq, stored.time, stored.data, headers)
 
     # --- asking and being answered ---------------------------------------------------------------------
 
@@ -471,7 +388,7 @@ class Connection:
         sending.close()
         raise Busy(f"the client could not buffer a message for {subject}")
 
-    def _ask(self, waiting: _Waiting, subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
+    def _ask(self, waiting: Waiting[Any], subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
         self._asked += 1
         token = str(self._asked)
         self._send(subject, payload, self._inbox + token, headers)
@@ -490,7 +407,7 @@ class Connection:
         late = [token for token, waiting in self._waiting.items() if waiting.deadline <= now]
         for token in late:
             waiting = self._waiting.pop(token)
-            waiting.fail(_ambiguous(f"no answer about {waiting.subject} from the NATS server at {self._url}"))
+            waiting.fail(ambiguous(f"no answer about {waiting.subject} from the NATS server at {self._url}"))
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep) if self._waiting else None
 
     def _fail_all(self, error: Callable[[str], Exception]) -> None:
@@ -504,7 +421,7 @@ class Connection:
         text = str(error) or type(error).__name__
         if not self._opened and not self._closing:
             # Raised here, it comes out of `Client.connect`, which would try again for ever.
-            raise _unusable(error, self._url, self.user) from error
+            raise unusable(error, self._url, self.user) from error
         if "permissions violation" in text:
             self.violations.append(text.removeprefix("nats: "))
             log.error("connection.forbidden", user=self.user, violation=self.violations[-1])
@@ -528,7 +445,7 @@ class Connection:
             return
         self.connected = False
         log.warning("connection.lost", user=self.user, server=self._url)
-        self._fail_all(lambda subject: _ambiguous(f"the connection to {self._url} broke before {subject} was answered"))
+        self._fail_all(lambda subject: ambiguous(f"the connection to {self._url} broke before {subject} was answered"))
 
     async def _on_reconnected(self) -> None:
         self.connected = True
@@ -547,7 +464,7 @@ class Connection:
             self._sweeper.cancel()
             self._sweeper = None
         self._fail_all(
-            lambda subject: _ambiguous(f"the connection to {self._url} was closed before {subject} was answered")
+            lambda subject: ambiguous(f"the connection to {self._url} was closed before {subject} was answered")
         )
         for callback in tuple(self.on_close):
             callback()
@@ -569,283 +486,21 @@ async def connect(server_url: str, user: str, password: str, *, name: str, wait_
     """
     subjects.token("user", user)
     urls = [url.strip() for url in server_url.split(",")]
-    shown = ",".join(_without_password(url) for url in urls)
-    server = await _greeting(urls, shown, wait_s)
+    shown = ",".join(without_password(url) for url in urls)
+    server = await greeting(urls, shown, wait_s)
     for attempt in range(_ATTEMPTS):
         connection = Connection(user, server, shown)
         try:
             await connection._open(urls, password, name)
         except BaseException as error:
             await connection.close()
-            if not isinstance(error, _CutOff):
+            if not isinstance(error, CutOff):
                 raise
             for url in urls:
-                await _log_in(url, user, password)
+                await log_in(url, user, password)
             if attempt == _ATTEMPTS - 1:
                 raise
         else:
             break
     log.debug("connection.opened", user=user, server=shown, server_version=server.version)
     return connection
-
-
-# --- who waits -----------------------------------------------------------------------------------------------
-
-
-class _PublishWaiting:
-    __slots__ = ("deadline", "expected", "future", "subject")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, subject: str, timeout_s: float, expected: int | None) -> None:
-        self.future: asyncio.Future[Ack] = loop.create_future()
-        self.deadline = loop.time() + timeout_s
-        self.subject = subject
-        self.expected = expected
-
-    def hear(self, message: Msg) -> bool:
-        if self.future.done():
-            return True
-        if message.headers and _STATUS in message.headers:
-            self.future.set_exception(_nobody(self.subject, message.headers[_STATUS]))
-            return True
-        try:
-            answer = _decode_publish(message.data)
-        except msgspec.DecodeError:
-            self.future.set_exception(Unusable(f"whoever answers on {self.subject} is not a stream"))
-            return True
-        if answer.error is None:
-            self.future.set_result(Ack(answer.stream, answer.seq, answer.duplicate))
-        else:
-            self.future.set_exception(_refusal(answer.error, self.subject, self.expected))
-        return True
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _RequestWaiting:
-    __slots__ = ("deadline", "future", "subject")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, subject: str, timeout_s: float) -> None:
-        self.future: asyncio.Future[bytes] = loop.create_future()
-        self.deadline = loop.time() + timeout_s
-        self.subject = subject
-
-    def hear(self, message: Msg) -> bool:
-        if self.future.done():
-            return True
-        headers = message.headers
-        if not headers:
-            self.future.set_result(message.data)
-        elif _STATUS in headers:
-            self.future.set_exception(_nobody(self.subject, headers[_STATUS]))
-        elif "Nats-Service-Error-Code" in headers:
-            code = headers["Nats-Service-Error-Code"]
-            text = headers.get("Nats-Service-Error") or f"{self.subject} answered with error {code}"
-            self.future.set_exception(Poison(text) if code.startswith("4") else Busy(text))
-        else:
-            self.future.set_result(message.data)
-        return True
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _ReadWaiting:
-    """Hears stored messages until the server says that there are no more. Source: NATS ADR-31."""
-
-    __slots__ = ("_loop", "_timeout_s", "deadline", "found", "future", "left", "many", "subject")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, subject: str, timeout_s: float, *, many: bool) -> None:
-        self.future: asyncio.Future[None] = loop.create_future()
-        self.deadline = loop.time() + timeout_s
-        self.subject = subject
-        self.many = many
-        self.found: list[StoredMessage] = []
-        self.left = False
-        self._loop = loop
-        self._timeout_s = timeout_s
-
-    def hear(self, message: Msg) -> bool:
-        if self.future.done():
-            return True
-        headers = message.headers or {}
-        # A stored message may itself begin with a status, but only the server gives a sequence.
-        if "Nats-Sequence" in headers:
-            self.found.append(
-                StoredMessage(
-                    headers["Nats-Subject"],
-                    int(headers["Nats-Sequence"]),
-                    msgspec.convert(headers["Nats-Time-Stamp"], datetime),
-                    message.data,
-                    headers,
-                )
-            )
-            self.deadline = self._loop.time() + self._timeout_s
-            if self.many:
-                return False
-            self.future.set_result(None)
-            return True
-        status = headers.get(_STATUS, "")
-        if status in {"204", "404"}:
-            self.left = status == "204" and headers.get("Nats-Num-Pending", "0") != "0"
-            self.future.set_result(None)
-        elif status == "503":
-            self.future.set_exception(_nobody(self.subject, status))
-        elif self.many and not status:
-            # Headers so broken that the server's own could not be read: one message must not hide the others.
-            log.warning("connection.unreadable_message", subject=self.subject)
-            return False
-        else:
-            said = headers.get("Description", "") or ascii(message.data[:100])
-            self.future.set_exception(Unusable(f"{self.subject} answered {status or 'without a status'}: {said}"))
-        return True
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-# --- what went wrong -----------------------------------------------------------------------------------------
-
-
-def _ambiguous(text: str) -> Busy:
-    error = Busy(f"{text}; it may have been carried out")
-    error.ambiguous = True
-    return error
-
-
-def _nobody(subject: str, status: str) -> Exception:
-    if status == "503":
-        return Busy(
-            f"nobody answers on {subject}: its stream or service is not there (yet). "
-            "If this stays so, run `planmesh init`"
-        )
-    return Busy(f"{subject} answered with status {status}")
-
-
-def _refusal(error: _ApiError, subject: str, expected: int | None = None) -> Exception:
-    said = error.description
-    if error.err_code in _WRONG_LAST_SEQUENCE:
-        return Conflict(f"expected sequence {expected} as the last of {subject}; the server says: {said}")
-    if error.err_code == _STREAM_FULL:
-        # One subject being full is somebody else's message where this one should be.
-        if "per subject" in said:
-            return Conflict(f"{subject} already holds a message")
-        return Busy(f"the stream of {subject} is full ({said}): make room or raise its limits")
-    if error.err_code == _MESSAGE_TOO_LARGE:
-        return Poison(f"the stream of {subject} takes no message this large ({said})")
-    if error.code >= 500 or error.code in {408, 429}:
-        return Busy(f"the server cannot take {subject} now: {said} ({error.err_code})")
-    return Unusable(f"the server refuses {subject}: {said} ({error.err_code})")
-
-
-class _CutOff(Unusable):
-    """The server hung up without a word, or before its word was read: a refusal may look like this."""
-
-
-def _cut_off(url: str, user: str) -> str:
-    return f"the NATS server at {url} hangs up on the user {user}: check the credentials, and the server's log"
-
-
-def _unusable(error: Exception, url: str, user: str) -> Unusable:
-    text = str(error)
-    if isinstance(error, ConnectionError | nats.errors.UnexpectedEOF):
-        return _CutOff(_cut_off(url, user))
-    if "authorization violation" in text.lower():
-        return Unusable(
-            f"the NATS server at {url} does not know the user {user} with this password: check the credentials"
-        )
-    if isinstance(error, ssl.SSLError):
-        reason = getattr(error, "verify_message", "") or error.reason or text
-        return Unusable(
-            f"no encrypted connection to {url}: {reason}. "
-            "For an authority of your own, set SSL_CERT_FILE to its certificate"
-        )
-    return Unusable(f"cannot connect to the NATS server at {url}: {text or type(error).__name__}")
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
-# --- before the client connects ------------------------------------------------------------------------------
-
-
-async def _greeting(urls: list[str], shown: str, wait_s: float) -> ServerInfo:
-    """Wait for a server to open its port, and read who it is: the client itself would wait 2 s between attempts."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + wait_s
-    pause_s = 0.01
-    while True:
-        for url in urls:
-            server = await _greet(url)
-            if server is not None:
-                return server
-        if loop.time() + pause_s > deadline:
-            raise Unusable(
-                f"no NATS server at {shown} within {wait_s:g} s: start one (`planmesh up`), or say where it is "
-                "(--server, PLANMESH_SERVER)"
-            )
-        await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, 0.25)
-
-
-async def _greet(url: str) -> ServerInfo | None:
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    shown = _without_password(url)
-    if parts.scheme not in {"nats", "tls"} or not parts.hostname:
-        raise Unusable(f"a NATS server is nats://host:port or tls://host:port, not {shown}")
-    try:
-        opening = asyncio.open_connection(parts.hostname, parts.port or 4222)
-        reader, writer = await asyncio.wait_for(opening, _GREETING_S)
-    except (TimeoutError, OSError):
-        return None
-    try:
-        line = await asyncio.wait_for(reader.readline(), _GREETING_S)
-        server = _decode_info(line.removeprefix(b"INFO "))
-    except ConnectionError:
-        return None
-    except (TimeoutError, msgspec.DecodeError, ValueError):
-        raise Unusable(f"what listens at {shown} does not greet as a NATS server does") from None
-    finally:
-        writer.close()
-    if parts.scheme == "tls" and not server.tls_required:
-        raise Unusable(f"{shown} asks for encryption, and the server there offers none: give it a `tls` block")
-    if tuple(int(part) for part in server.version.split("-")[0].split(".")[:2]) < OLDEST_SERVER:
-        oldest = ".".join(map(str, OLDEST_SERVER))
-        raise Unusable(f"the NATS server at {shown} is version {server.version}: install {oldest} or later")
-    if not server.jetstream:
-        raise Unusable(f"the NATS server at {shown} has no JetStream: start it with `-js` or a `jetstream` block")
-    return server
-
-
-async def _log_in(url: str, user: str, password: str) -> None:
-    """Hear why a server hangs up. The client logs in with two writes, and when the server refuses before the second
-    one, its word is lost with the connection; this takes one write.
-
-    Raises:
-        Unusable: What the server said.
-    """
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(_GREETING_S):
-            reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
-            try:
-                if _decode_info((await reader.readline()).removeprefix(b"INFO ")).tls_required:
-                    return
-                who = {"user": user, "pass": password, "verbose": False, "lang": "python3", "protocol": 1}
-                writer.write(b"CONNECT %s\r\nPING\r\n" % msgspec.json.encode(who))
-                said = (await reader.readline()).decode("utf-8", "backslashreplace")
-            finally:
-                writer.close()
-            if said.startswith("-ERR"):
-                raise _unusable(nats.errors.Error(said.strip()), _without_password(url), user)
-
-
-def _parse_headers(raw: bytes) -> dict[str, str]:
-    lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return {name.strip(): value.strip() for name, _, value in pairs}

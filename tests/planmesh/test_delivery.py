@@ -255,6 +255,17 @@ async def test_closing_gives_back_what_nobody_received(server: PlainServer, core
     assert sorted(int(message.data) for message in theirs) == list(range(2, 10))
 
 
+async def test_closing_does_not_wait_for_a_server_that_is_away(server: PlainServer, core: Connection) -> None:
+    await server.consumer(core, "DATA", "reader")
+    subscription = await subscribe(core, "DATA", "reader")
+    await server.kill()
+    await until(lambda: not core.connected)
+    started = time.monotonic()
+    await subscription.close()
+
+    assert time.monotonic() - started < 1
+
+
 async def test_a_subscription_ends_with_its_connection(server: PlainServer, core: Connection) -> None:
     await server.consumer(core, "DATA", "reader")
     other = await server.connect()
