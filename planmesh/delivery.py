@@ -217,6 +217,7 @@ class Subscription:
         self._pull_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._expires_s = _EXPIRES_S if group is None else _GROUP_EXPIRES_S
         self._heartbeat_s = _HEARTBEAT_S if group is None else _GROUP_HEARTBEAT_S
+        self._pull_bytes = max(_PULL_BYTES, 2 * connection.client.max_payload)
         self._inbox = f"{connection.client.new_inbox()}."
         self._interest: Interest | None = None
         self._arrived: deque[Message] = deque()
@@ -294,14 +295,19 @@ class Subscription:
         for timer in (self._timer, self._retry):
             if timer is not None:
                 timer.cancel()
+        unreceived = list(self._arrived)
+        self._arrived.clear()
         self._wake_all()
         if self._connection.closed.is_set():
             return
-        self._give_back()
         if self._interest is not None:
-            # What the server had sent before it heard of this is given back as it arrives.
+            # First no more deliveries: what is given back would come back here. What the server had sent before it
+            # heard of this is given back as it arrives.
             with contextlib.suppress(Busy):
                 await self._connection.unlisten(self._interest)
+        if not self._connection.closed.is_set():
+            for message in unreceived:
+                message.nak()
 
     # --- what happens ----------------------------------------------------------------------------------
 
@@ -355,7 +361,7 @@ class Subscription:
         self._pull_if_low()
 
     def _pull_if_low(self) -> None:
-        if self._stopped or self._retry is not None or self._arrived_bytes >= _PULL_BYTES // 2:
+        if self._stopped or self._retry is not None or self._arrived_bytes >= self._pull_bytes // 2:
             return
         free = self._batch - max(self._owed, 0) - len(self._arrived)
         if 2 * free >= self._batch:
@@ -366,7 +372,7 @@ class Subscription:
         self._owed = max(self._owed, 0) + count
         asked: dict[str, object] = {
             "batch": count,
-            "max_bytes": _PULL_BYTES,
+            "max_bytes": self._pull_bytes,
             "expires": int(self._expires_s * 1e9),
             "idle_heartbeat": int(self._heartbeat_s * 1e9),
         }
@@ -395,7 +401,7 @@ class Subscription:
                 said=said,
                 hint="if this stays so, run `planmesh init`",
             )
-        pause_s = min(_RETRY_S * 2 ** (self._failures - 1), _RETRY_MOST_S)
+        pause_s = _grown(_RETRY_S, self._failures, _RETRY_MOST_S)
         self._retry = self._loop.call_later(pause_s, self._pull_again)
 
     def _pull_again(self) -> None:
@@ -409,10 +415,6 @@ class Subscription:
         if self._silent_ticks > 3:
             log.debug("delivery.silent", stream=self._stream, consumer=self._consumer)
             self._start_over()
-
-    def _give_back(self) -> None:
-        while self._arrived:
-            self._arrived.popleft().nak()
 
     def _wake(self) -> None:
         while self._readers:
@@ -507,7 +509,7 @@ async def consume(
             busy = busy + 1 if await _handle(messages[0], handle, service, hopeless, aside) else 0
             if busy:
                 # What one message cannot have now, the next will hardly get.
-                await asyncio.sleep(min(_BUSY_S * 2 ** (busy - 1), _PAUSE_MOST_S))
+                await asyncio.sleep(_grown(_BUSY_S, busy, _PAUSE_MOST_S))
 
     async def end() -> None:
         if stop is not None:
@@ -571,14 +573,14 @@ async def give_up(
     if isinstance(error, hopeless):
         await _set_aside_or_nak(connection, service, message, error)
     elif isinstance(error, _LATER):
-        delay_s = min(_BUSY_S * 2 ** min(times - 1, 30), _BUSY_MOST_S)
+        delay_s = _grown(_BUSY_S, times, _BUSY_MOST_S)
         level = log.error if isinstance(error, Unusable) else log.info
         level("message.later", **_told(service, message), error=str(error), delay_s=delay_s)
         message.nak(delay_s)
     else:
         log.error("message.bug", **_told(service, message), exc_info=error)
         if times < _MOST_DELIVERIES_OF_A_BUG:
-            message.nak(min(_BUG_S * 2 ** (times - 1), _BUG_MOST_S))
+            message.nak(_grown(_BUG_S, times, _BUG_MOST_S))
         else:
             await _set_aside_or_nak(connection, service, message, error)
 
@@ -628,6 +630,11 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
     await connection.publish(subjects.poison(service, message.stream), payload, headers=headers)
     log.warning("message.set_aside", **_told(service, message), error=headers["Planmesh-Error"])
     message.ack()
+
+
+def _grown(first_s: float, times: int, most_s: float) -> float:
+    """A delay that doubles each time."""
+    return min(first_s * 2.0 ** min(times - 1, 32), most_s)
 
 
 def _one_line(text: str) -> str:

@@ -396,9 +396,11 @@ async def test_closing_sends_what_is_buffered_and_tells_who_waits(server: PlainS
     closed: list[str] = []
     async with await with_a_stream(server) as connection:
         connection.on_close.add(lambda: closed.append("closed"))
+        await server.pause()
         unanswered = connection.publish_soon("data.a", b"")
         connection.send("data.b", b"")
 
+    server.go_on()
     with pytest.raises(Busy, match="was closed before"):
         await unanswered
     with pytest.raises(Unusable, match="is closed"):
@@ -406,7 +408,9 @@ async def test_closing_sends_what_is_buffered_and_tells_who_waits(server: PlainS
     assert connection.closed.is_set()
     assert closed == ["closed"]
     async with await server.connect() as other:
-        assert len(await other.direct_get("DATA")) == 2
+        async with asyncio.timeout(5):
+            while len(await other.direct_get("DATA")) < 2:
+                pass
 
 
 async def test_a_connection_that_the_server_ends_for_good_says_so(server: PlainServer) -> None:
