@@ -12,6 +12,7 @@ from planmesh.schemas import templates
 from planmesh.schemas.expressions import KEYWORDS, Expression, ExpressionError, evaluate, parse
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Parameter, Task
 
+_HYPHENATED: Final = re.compile(r"\b[a-z0-9_]+-[a-z0-9_-]+")
 _EXPRESSION_IN_TEXT: Final = re.compile(r"\{[^}]*")
 
 
@@ -117,15 +118,17 @@ class _Reader:
                         "unknown_name",
                         f"an expression reads {quoted(name)}, which is neither a binding nor an input of the plan",
                         *at,
-                        hint=self._hint(name),
+                        hint=self._hint(name, text),
                     )
         return reads
 
-    def _hint(self, name: str) -> str:
-        step = name.replace("_", "-")
-        for other in (name, step):
-            if other in self._bindings_of:
-                return f"the output of the step {other} is read as {self._bindings_of[other]}"
+    def _hint(self, name: str, text: str) -> str:
+        for step in (name, name.replace("_", "-")):
+            if step in self._bindings_of:
+                return f"the output of the step {step} is read as {self._bindings_of[step]}"
+        for step in _HYPHENATED.findall(text):
+            if step in self._bindings_of and name in step.split("-"):
+                return f"the output of the step {step} is read as {self._bindings_of[step]}; a - is a minus"
         assert self._known is not None  # or the name would not be looked for
         return self._problems.nearest(name, self._known, "declare it under `inputs`, or bind it by a step")
 
