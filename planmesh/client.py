@@ -25,12 +25,12 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 
-from planmesh.access import INSPECT
 from planmesh.connection import Connection, connect
 from planmesh.credentials import CONNECTION_FILE, Credentials, read_connection, read_credentials, users
 from planmesh.delivery import Message, subscribe
 from planmesh.errors import Busy, PlanmeshError, Poison, Unusable
 from planmesh.eventlog import EventLog, Line, Recorded, read_line
+from planmesh.inspection import stream_info
 from planmesh.schemas import codec, goals, queries, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
 from planmesh.schemas.commands import AnyCommand, verb_of
@@ -642,9 +642,8 @@ class Operator:
         finally:
             self.connection.on_reconnect.discard(changes.wake)
             self.connection.on_close.discard(changes.wake)
-            if not self.connection.closed.is_set():
-                with contextlib.suppress(Exception):
-                    await interest.unsubscribe()
+            with contextlib.suppress(Busy):
+                await self.connection.unlisten(interest)
 
     async def _follow(self, recorded: Recorded, changes: "_Changes") -> AsyncIterator[tuple[PlanState, Line]]:
         """Read on in the log, for ever."""
@@ -701,9 +700,8 @@ class Operator:
             raise Unusable(f"the connection closed while the progress of {address} was watched")
         finally:
             self.connection.on_close.discard(on_close)
-            if not self.connection.closed.is_set():
-                with contextlib.suppress(Exception):
-                    await interest.unsubscribe()
+            with contextlib.suppress(Busy):
+                await self.connection.unlisten(interest)
 
     async def blob(self, sha256: str) -> bytes:
         """A large value, as JSON bytes.
@@ -738,9 +736,8 @@ class Operator:
         space, _, token = plan.rpartition(".")
         if not subjects.is_token(token) or not subjects.is_token(space or "any"):
             raise _no_plan(f"{plan[:100]!a} is not the id of a plan")
-        asked = {"subjects_filter": subjects.logs_of(token, space)}
-        data = await self.connection.request(f"{INSPECT}.STREAM.INFO.{PLANS}", encode(asked))
-        found = sorted(subjects.read_plan_log(subject) for subject in _decode_info(data).state.subjects)
+        info = await stream_info(self.connection, PLANS, subjects_filter=subjects.logs_of(token, space))
+        found = sorted(map(subjects.read_plan_log, info.state.subjects if info is not None else ()))
         if len(found) == 1:
             return found[0]
         if found:
@@ -799,18 +796,7 @@ class _Numbered(msgspec.Struct):
     number: int = 0
 
 
-class _Subjects(msgspec.Struct):
-    subjects: dict[str, int] = {}
-
-
-class _StreamInfo(msgspec.Struct):
-    """What matters here of the answer to STREAM.INFO with a filter. Source: JetStream API."""
-
-    state: _Subjects = msgspec.field(default_factory=_Subjects)
-
-
 _decode_number = msgspec.json.Decoder(_Numbered).decode
-_decode_info = msgspec.json.Decoder(_StreamInfo).decode
 _answers: Final[Mapping[Any, Codec[Any]]] = {
     answer: Codec(answer | queries.QueryError, trusted=True) for _, answer in queries.QUERIES.values()
 }

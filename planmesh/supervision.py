@@ -467,7 +467,7 @@ async def local_mesh(
         Unusable: The server or a service does not start, or there is no such agent; the text says why.
         Busy: A server of your own does not answer.
     """
-    mesh = Mesh(data_dir, credentials)
+    mesh = Mesh(data_dir, credentials, agent_concurrency=agent_concurrency)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     without = frozenset(without)
     finding = asyncio.create_task(_find_agents(agents, environment))
@@ -497,10 +497,7 @@ async def local_mesh(
         new += mesh.ensure_users(server, map(access.agent, found))
         if new:
             await mesh.reload()
-            await mesh.prepare(
-                replicas=replicas,
-                concurrency={name: agent_concurrency for name in found if access.agent(name).name in new},
-            )
+            await mesh.prepare(replicas=replicas)
         if found and "worker" not in without:
             children.start(worker(agents))
         await children.wait_ready()
