@@ -108,7 +108,7 @@ async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> No
     get = await agents.listen(subjects.get_blob_pattern(), on_message, queue=_QUEUE)
     await stop.wait()
     for interest in (put, get):
-        await interest.unsubscribe()
+        await agents.unlisten(interest)
     await asyncio.gather(*running, return_exceptions=True)
 
 

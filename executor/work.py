@@ -82,14 +82,16 @@ class Host:
             async for messages in work:
                 for message in messages:
                     self._take(message)
-        finally:
-            closing.cancel()
-            await work.close()
-            await signals.unsubscribe()
             while self._tasks:
                 await asyncio.wait(self._tasks)
             await self._outbox.finish()
+        finally:
+            # After an orderly stop nothing is left here. Otherwise nobody can be told how it ends: it comes back.
+            for task in (closing, *self._tasks):
+                task.cancel()
             self._keeper.close()
+            await work.close()
+            await self._connection.unlisten(signals)
 
     def _take(self, message: Message) -> None:
         try:

@@ -1,0 +1,333 @@
+"""The loops of the executor, on a real server."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from plays import gate, plan
+
+from planmesh import Context, Rejected, agent
+from planmesh.schemas.commands import CancelPlan, CastVote, RetryStep
+from planmesh.schemas.plan import Check, Emit, Retry, Task
+
+
+@agent(idempotent=True, version="7")
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+@agent(idempotent=True)
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@agent(idempotent=True)
+def big(size: int) -> dict[str, Any]:
+    return {"text": "x" * size, "size": size}
+
+
+@agent(idempotent=True)
+def length(text: str) -> int:
+    return len(text)
+
+
+async def test_a_plan_runs_from_its_creation_to_its_end(opened: Any) -> None:
+    document = plan(
+        Task(name="shout", agent="shout", inputs={"text": "{greeting}"}, idempotent=True),
+        Task(name="add", agent="add", inputs={"a": 1, "b": 2}, idempotent=True),
+        Emit(name="done", after=("shout", "add"), outcome="Done", result={"said": "{shout}", "sum": "{add}"}),
+    )
+    async with opened("shout", "add") as house:
+        await house.executor()
+        await house.worker(shout, add)
+        address = await house.create(document, inputs={"greeting": "hello"})
+
+        state = await house.ended(address)
+
+        assert (state.status, state.outcome) == ("completed", "Done")
+        assert state.result.value == {"said": "HELLO", "sum": 3}
+        assert state.steps["shout"].version == "7"
+        assert state.steps["shout"].worker
+
+
+async def test_an_exception_of_the_agent_is_a_failure_with_its_traceback_and_is_tried_again(opened: Any) -> None:
+    calls = []
+
+    @agent(idempotent=True)
+    def flaky() -> str:
+        calls.append(1)
+        if len(calls) < 3:
+            raise RuntimeError("not yet")
+        return "done"
+
+    document = plan(Task(name="f", agent="flaky", idempotent=True, retry=Retry(attempts=3, backoff_s=0.05)))
+    async with opened("flaky") as house:
+        await house.executor()
+        await house.worker(flaky)
+        address = await house.create(document)
+
+        state = await house.ended(address)
+
+        assert (state.status, state.steps["f"].attempt, len(calls)) == ("completed", 3, 3)
+
+
+async def test_a_rejected_input_is_not_tried_again(opened: Any) -> None:
+    @agent(idempotent=True)
+    def picky() -> None:
+        raise Rejected("never")
+
+    document = plan(Task(name="p", agent="picky", idempotent=True, retry=Retry(attempts=3, backoff_s=0)))
+    async with opened("picky") as house:
+        await house.executor()
+        await house.worker(picky)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        failure = state.steps["p"].failure
+        assert failure is not None
+        assert (failure.code, failure.message, failure.type) == ("rejected", "never", "Rejected")
+        assert "raise Rejected" in failure.traceback
+
+
+async def test_an_attempt_that_takes_too_long_fails_and_one_that_may_have_had_its_effect_is_unknown(
+    opened: Any,
+) -> None:
+    @agent
+    async def slow() -> None:
+        await asyncio.sleep(30)
+
+    document = plan(
+        Task(name="safe", agent="slow", timeout_s=0.1, idempotent=True),
+        Task(name="risky", agent="slow", timeout_s=0.1, idempotent=False),
+    )
+    async with opened("slow") as house:
+        await house.executor()
+        await house.worker(slow)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["safe"].failure is not None
+        assert state.steps["safe"].failure.code == "timeout"
+        assert state.steps["risky"].status == "outcome_unknown"
+
+
+async def test_large_outputs_travel_as_claim_checks_and_arrive_as_values(opened: Any) -> None:
+    document = plan(
+        Task(name="big", agent="big", inputs={"size": 400_000}, idempotent=True),
+        Check(name="enough", after=("big",), condition="big.size == 400000"),
+        Task(name="length", agent="length", after=("enough",), inputs={"text": "{big.text}"}, idempotent=True),
+        Emit(name="done", after=("length",), outcome="Done", result="{big.text}"),
+    )
+    async with opened("big", "length") as house:
+        await house.executor()
+        await house.worker(big, length)
+        address = await house.create(document)
+
+        state = await house.ended(address)
+
+        assert state.status == "completed"
+        assert state.steps["big"].output.blob is not None
+        assert state.steps["length"].output.value == 400_000
+        assert state.result.blob is not None
+
+
+async def test_inputs_that_cannot_be_put_together_fail_their_step(opened: Any) -> None:
+    document = plan(
+        Task(name="add", agent="add", inputs={"a": 1, "b": 1}, idempotent=True),
+        Task(name="length", agent="length", after=("add",), inputs={"text": "{add.nothing}"}, idempotent=True),
+    )
+    async with opened("add", "length") as house:
+        await house.executor()
+        await house.worker(add, length)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        failure = state.steps["length"].failure
+        assert failure is not None
+        assert failure.code == "inputs"
+
+
+async def test_wrong_inputs_are_refused_before_the_agent_is_called(opened: Any) -> None:
+    document = plan(Task(name="add", agent="add", inputs={"a": 1, "c": 1}, idempotent=True))
+    async with opened("add") as house:
+        await house.executor()
+        await house.worker(add)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        failure = state.steps["add"].failure
+        assert failure is not None
+        assert failure.code == "bad_inputs"
+        assert failure.message == "agent add takes a, b: b is missing, c is not one of its parameters"
+
+
+async def test_a_gate_waits_for_a_vote_and_an_operator_opens_it(opened: Any) -> None:
+    document = plan(gate("g"), Task(name="add", agent="add", after=("g",), inputs={"a": 1, "b": 1}, idempotent=True))
+    async with opened("add") as house:
+        await house.executor()
+        await house.worker(add)
+        address = await house.create(document)
+        state = await house.until(address, lambda state: state.status == "waiting")
+        question = state.steps["g"].opened
+
+        await house.ask(address, CastVote(id="v", step="g", digest=question.digest, decision="approve"))
+
+        state = await house.ended(address)
+        assert state.status == "completed"
+        assert state.steps["g"].votes == ("tester",)
+
+
+async def test_a_standby_takes_over_from_an_executor_that_dies(opened: Any) -> None:
+    document = plan(
+        *(
+            Task(
+                name=f"t{n}",
+                agent="add",
+                after=(f"t{n - 1}",) if n else (),
+                inputs={"a": n, "b": 1},
+                idempotent=True,
+            )
+            for n in range(300)
+        )
+    )
+    async with opened("add") as house:
+        first = await house.executor()
+        await house.worker(add)
+        address = await house.create(document)
+        await house.until(address, lambda state: state.number > 20)
+        await house.executor()
+        await first.die()
+        died = time.monotonic()
+        reached = await house.until(address, lambda state: state.number > 0)
+
+        await house.until(address, lambda state: state.number > reached.number)
+        took_s = time.monotonic() - died
+        state = await house.ended(address, 30)
+
+        assert state.status == "completed"
+        assert took_s < 5
+        assert all(step.attempt == 1 for step in state.steps.values())
+
+
+async def test_work_of_a_worker_that_dies_runs_elsewhere(opened: Any) -> None:
+    started: list[str] = []
+    begun = asyncio.Event()
+
+    @agent(name="patient", idempotent=True)
+    async def stuck(context: Context) -> str:
+        started.append("first")
+        begun.set()
+        await asyncio.sleep(60)
+        return "never"
+
+    @agent(name="patient", idempotent=True)
+    async def quick(context: Context) -> str:
+        started.append("second")
+        return "done"
+
+    async with opened("patient") as house:
+        await house.executor()
+        first = await house.worker(stuck)
+        address = await house.create(plan(Task(name="p", agent="patient", idempotent=True)))
+        await asyncio.wait_for(begun.wait(), 10)
+        await first.die()
+        await house.worker(quick)
+
+        state = await house.ended(address)
+
+        assert (state.status, started, state.steps["p"].attempt) == ("completed", ["first", "second"], 1)
+
+
+async def test_a_step_that_is_not_idempotent_is_never_begun_twice(opened: Any) -> None:
+    started: list[str] = []
+    begun = asyncio.Event()
+
+    @agent
+    async def pay() -> str:
+        started.append("paid")
+        begun.set()
+        await asyncio.sleep(60)
+        return "never"
+
+    async with opened("pay") as house:
+        await house.executor()
+        first = await house.worker(pay)
+        address = await house.create(plan(Task(name="p", agent="pay", idempotent=False, retry=Retry(attempts=5))))
+        await asyncio.wait_for(begun.wait(), 10)
+        await first.die()
+        await house.worker(pay)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert (state.steps["p"].status, started) == ("outcome_unknown", ["paid"])
+
+
+async def test_a_cancelled_plan_tells_its_agents_to_stop(opened: Any) -> None:
+    stopped = asyncio.Event()
+
+    @agent(idempotent=True)
+    async def endless(context: Context) -> str:
+        await asyncio.to_thread(context.cancelled.wait)
+        stopped.set()
+        return "stopped"
+
+    async with opened("endless") as house:
+        await house.executor()
+        await house.worker(endless)
+        address = await house.create(plan(Task(name="e", agent="endless", idempotent=True)))
+        await house.until(address, lambda state: state.running == 1)
+
+        await house.ask(address, CancelPlan(id="c"))
+
+        await asyncio.wait_for(stopped.wait(), 10)
+        state = await house.ended(address)
+        assert (state.status, state.steps["e"].status) == ("cancelled", "cancelled")
+
+
+async def test_a_retry_goes_on_from_the_failure(opened: Any) -> None:
+    broken = [True]
+
+    @agent(idempotent=True)
+    def fix() -> str:
+        if broken[0]:
+            raise RuntimeError("broken")
+        return "whole"
+
+    document = plan(
+        Task(name="add", agent="add", inputs={"a": 1, "b": 1}, idempotent=True),
+        Task(name="fix", agent="fix", after=("add",), idempotent=True),
+    )
+    async with opened("add", "fix") as house:
+        await house.executor()
+        await house.worker(add, fix)
+        address = await house.create(document)
+        await house.until(address, lambda state: state.status == "paused")
+        broken[0] = False
+
+        await house.ask(address, RetryStep(id="r", step="fix", attempt=1))
+
+        state = await house.ended(address)
+        assert state.status == "completed"
+        assert (state.steps["add"].attempt, state.steps["fix"].attempt) == (1, 2)
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[" * 40, b'{"verb":"cancel"}', b'{"verb":"pause","id":"x"}'])
+async def test_a_command_that_is_none_is_set_aside_and_stops_nobody(opened: Any, junk: bytes) -> None:
+    document = plan(Task(name="add", agent="add", inputs={"a": 1, "b": 1}, idempotent=True))
+    async with opened("add") as house:
+        await house.executor()
+        await house.worker(add)
+        operator = await house.connected("operator-tester")
+        await operator.publish("commands.tester.plan-1.cancel.tester", junk)
+
+        address = await house.create(document)
+
+        assert (await house.ended(address)).status == "completed"
+        admin = await house.connected("admin")
+        stored = await admin.direct_get("POISON", sequence=1, batch=10)
+        assert [one.data for one in stored] == [junk]
