@@ -1,0 +1,304 @@
+"""From the log to rows and spans. Pure: a plan's state and its next commit give what the tables must hold then.
+
+A row is written from the plan's state at the end of a batch of commits, so a step that went through three statuses in
+it costs one statement. `plan_start` and `step_start` are what never changes; `plan_now` and `step_now` the rest.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from planmesh.auditor.spans import Span, spans_of, trace_id
+from planmesh.schemas import events
+from planmesh.schemas.events import Commit
+from planmesh.schemas.expressions import ExpressionError
+from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
+from planmesh.schemas.plan import Gate, Permissions, Task
+from planmesh.schemas.state import Names, PlanState, StepStatus, evolve, open_gates, sealed
+from planmesh.schemas.templates import compile_template
+
+Row = dict[str, Any]
+
+_ENDED: Final = frozenset(StepStatus) - {StepStatus.PENDING, StepStatus.DISPATCHED, StepStatus.WAITING}
+_NOT_REPORTED: Final = frozenset({StepStatus.DISPATCHED, StepStatus.OUTCOME_UNKNOWN})
+"""The worker has said nothing of this attempt: what the state holds is of an earlier one."""
+
+_OF_ONE_STEP: Final = frozenset(
+    {
+        events.StepDispatched,
+        events.StepCompleted,
+        events.AttemptEnded,
+        events.StepFailed,
+        events.StepOutcomeUnknown,
+        events.StepReopened,
+        events.StepSkipped,
+        events.StepNotTaken,
+        events.BranchTaken,
+        events.GateOpened,
+        events.VoteCast,
+        events.GateOverdue,
+        events.GateApproved,
+        events.GateRejected,
+    }
+)
+
+
+class Followed(NamedTuple):
+    """A plan as far as the tables have it.
+
+    Attributes:
+        id: The sequence of its first commit; 0 before that.
+    """
+
+    id: int
+    state: PlanState
+
+
+class Rows(NamedTuple):
+    """What a batch of commits changes, by table.
+
+    Attributes:
+        plans: New plans.
+        plan_changes: Of plans that were there; `id` says which.
+        steps: Of new plans.
+        step_changes: Of steps that were there; `plan_id` and `step` say which.
+        step_begins: The same, with `begun_at` and `inputs`.
+        lines: New lines of the log.
+        gates: Gates that are open now.
+        gates_gone: `plan_id` and `step` of gates that changed, or closed.
+    """
+
+    plans: list[Row]
+    plan_changes: list[Row]
+    steps: list[Row]
+    step_changes: list[Row]
+    step_begins: list[Row]
+    lines: list[Row]
+    gates: list[Row]
+    gates_gone: list[Row]
+
+
+class Batch:
+    """Commits that are written to the tables together.
+
+    Attributes:
+        followed: Each plan that has a commit in here, after its last one.
+        spans: The spans that have ended.
+
+    Args:
+        traced: Whether anybody wants spans.
+    """
+
+    def __init__(self, *, traced: bool = False) -> None:
+        self.followed: dict[int, Followed] = {}
+        self.spans: list[Span] = []
+        self._traced = traced
+        self._new: set[int] = set()
+        self._touched: dict[int, dict[str, None]] = {}
+        self._begun: dict[tuple[int, str], Row] = {}
+        self._lines: list[Row] = []
+
+    def add(self, before: Followed, commit: Commit, commit_hash: str, sequence: int) -> Followed:
+        """Fold one commit that fits, stored as message *sequence* of the stream, whose bytes have this hash.
+
+        Returns:
+            The plan after it.
+        """
+        plan_id, state, at = before.id or sequence, before.state, commit.at
+        if not before.id:
+            self._new.add(plan_id)
+        touched = self._touched.setdefault(plan_id, {})
+        for index, event in enumerate(commit.events):
+            after = evolve(state, event, at)
+            kind = type(event)
+            if kind in _OF_ONE_STEP:
+                touched[event.step] = None  # type: ignore[union-attr]
+                if kind is events.StepDispatched or kind is events.GateOpened:
+                    self._begun[plan_id, event.step] = step_begun(after, event.step, at)  # type: ignore[union-attr]
+            elif isinstance(event, events.StepsCancelled):
+                touched.update(dict.fromkeys(event.steps))
+            if self._traced:
+                self.spans.extend(spans_of(state, event, after, at))
+            self._lines.append(line(plan_id, commit, index, sequence))
+            state = after
+        followed = Followed(plan_id, sealed(state, commit.number, commit_hash))
+        self.followed[plan_id] = followed
+        return followed
+
+    def rows(self) -> Rows:
+        rows = Rows([], [], [], [], [], [], [], [])
+        rows.lines.extend(self._lines)
+        for plan_id, (_, state) in self.followed.items():
+            if plan_id in self._new:
+                rows.plans.append({**plan_start(plan_id, state), **plan_now(state)})
+                rows.steps.extend(self._new_steps(plan_id, state))
+                rows.gates.extend(gate_row(plan_id, state, name) for name in open_gates(state))
+            else:
+                rows.plan_changes.append({"its_id": plan_id, **plan_now(state)})
+                self._changes(rows, plan_id, state)
+        return rows
+
+    def _new_steps(self, plan_id: int, state: PlanState) -> Iterable[Row]:
+        for position, name in enumerate(state.graph.steps, 1):
+            begun = self._begun.get((plan_id, name), _NOT_BEGUN)
+            yield {**step_start(plan_id, position, state, name), **step_now(state, name), **begun}
+
+    def _changes(self, rows: Rows, plan_id: int, state: PlanState) -> None:
+        for name in self._touched[plan_id]:
+            key: Row = {"its_plan": plan_id, "its_step": name}
+            now = step_now(state, name)
+            begun = self._begun.get((plan_id, name))
+            if begun is None:
+                rows.step_changes.append({**key, **now})
+            else:
+                rows.step_begins.append({**key, **now, **begun})
+            if isinstance(state.graph.steps[name], Gate):
+                rows.gates_gone.append(key)
+                if name in state.waiting:
+                    rows.gates.append(gate_row(plan_id, state, name))
+
+
+def plan_start(plan_id: int, state: PlanState) -> Row:
+    created, refused = state.created, state.refused
+    origin = created or refused
+    return {
+        "id": plan_id,
+        "space": state.address.space,
+        "plan": state.address.plan,
+        "name": created.plan.name if created is not None else refused.name if refused is not None else "",
+        "goal": _text(origin.goal) if origin is not None else "",
+        "requester": state.requester,
+        "goal_digest": state.goal_digest,
+        "trace_id": trace_id(state),
+        "steps": len(state.graph.steps),
+        "created_at": state.created_at,
+        "document": created.plan if created is not None else None,
+        "inputs": created.inputs if created is not None else None,
+        "problems": refused.problems if refused is not None else None,
+    }
+
+
+def plan_now(state: PlanState) -> Row:
+    return {
+        "status": str(state.status),
+        "reason": _text(state.reason),
+        "actor": state.by,
+        "outcome": state.outcome,
+        "open_steps": state.open,
+        "running": state.running,
+        "gates": open_gates(state),
+        "troubled": state.troubled,
+        "held": state.held,
+        "updated_at": state.updated_at,
+        "ended_at": state.ended_at,
+        "number": state.number,
+        "head": state.head,
+        "result": state.result,
+    }
+
+
+def step_start(plan_id: int, position: int, state: PlanState, name: str) -> Row:
+    step = state.graph.steps[name]
+    task = step if isinstance(step, Task) else None
+    return {
+        "plan_id": plan_id,
+        "step": name,
+        "position": position,
+        "kind": str(step.__struct_config__.tag),
+        "label": step.label,
+        "optional": step.optional,
+        "idempotent": bool(task is not None and task.idempotent),
+        "needs": state.graph.needs[name],
+        "permissions": (task.permissions if task is not None else None) or Permissions(),
+        "agent": task.agent if task is not None else "",
+    }
+
+
+def step_now(state: PlanState, name: str) -> Row:
+    step = state.steps[name]
+    status = step.status
+    reported = status not in _NOT_REPORTED
+    return {
+        "status": str(status),
+        "since": step.since,
+        "attempt": step.attempt,
+        "worker": step.worker if status is not StepStatus.DISPATCHED else "",
+        "version": step.version if reported else "",
+        "output": step.output,
+        "branch": step.label,
+        "failure": step.failure,
+        "reason": _text(step.reason),
+        "votes": step.votes,
+        "retry_at": step.retry_at,
+        "started_at": _utc(step.started_at) if reported else None,
+        "finished_at": step.since if status in _ENDED else None,
+        "duration_s": step.duration_s if reported else None,
+    }
+
+
+_NOT_BEGUN: Final[Row] = {"begun_at": None, "inputs": None}
+
+
+def step_begun(state: PlanState, name: str, at: datetime) -> Row:
+    """What is known of an attempt as it is handed out, or of a gate as it opens."""
+    step = state.graph.steps[name]
+    return {"begun_at": at, "inputs": inputs_of(state, step) if isinstance(step, Task) else None}
+
+
+def inputs_of(state: PlanState, task: Task) -> Payload:
+    """What a task is given, large values as references; a digest only, if the whole is large."""
+    try:
+        value = compile_template(task.inputs).render_references(Names(state))
+    except ExpressionError as error:
+        value = {"$error": str(error)}
+    data = canonical(value)
+    return Payload(value=value) if len(data) <= INLINE_INPUTS_BYTES else Payload(blob=blob_of(data))
+
+
+def gate_row(plan_id: int, state: PlanState, name: str) -> Row:
+    step, gate = state.steps[name], state.graph.steps[name]
+    assert isinstance(gate, Gate)  # whoever asks has looked
+    opened = step.opened
+    return {
+        "plan_id": plan_id,
+        "step": name,
+        "opened_at": step.since,
+        "label": gate.label,
+        "four_eyes": gate.four_eyes,
+        "require_reason": gate.require_reason,
+        "round": step.attempt,
+        "votes": step.votes,
+        "overdue": step.overdue,
+        "overdue_at": opened.overdue_at if opened is not None else None,
+        "opened": opened,
+    }
+
+
+def line(plan_id: int, commit: Commit, index: int, sequence: int) -> Row:
+    event = commit.events[index]
+    return {
+        "plan_id": plan_id,
+        "number": commit.number,
+        "event_index": index,
+        "sequence": sequence,
+        "at": commit.at,
+        "type": event.__struct_config__.tag,
+        "step": getattr(event, "step", ""),
+        "causes": commit.causes if index == 0 else None,
+        "event": event,
+    }
+
+
+def _text(text: str) -> str:
+    # PostgreSQL has no text with a NUL in it.
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """An agent's own clock may say anything."""
+    if moment is None or moment.tzinfo is UTC:
+        return moment
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        return None

@@ -1,0 +1,303 @@
+"""The database: its connection, and what is written to it. Everything here blocks, and is called in a thread.
+
+SQLite by default: one file, which this process alone writes. Any other database that SQLAlchemy knows will do.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import Connection, Engine, bindparam, create_engine, delete, event, insert, select, update
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+from planmesh.auditor import tables
+from planmesh.auditor.project import Row, Rows
+from planmesh.errors import Busy, Conflict, PlanmeshError, Unusable
+from planmesh.schemas.codec import encode
+from planmesh.schemas.subjects import Address
+
+REBUILD: Final = "`python -m planmesh.auditor --rebuild`"
+
+_LOCK_WAIT_S: Final = 5.0
+_READERS: Final = 4
+_ADDRESSES_A_QUERY: Final = 400
+
+_UPDATE_PLAN: Final = update(tables.plans).where(tables.plans.c.id == bindparam("its_id"))
+_UPDATE_STEP: Final = update(tables.steps).where(
+    tables.steps.c.plan_id == bindparam("its_plan"), tables.steps.c.step == bindparam("its_step")
+)
+_DELETE_GATE: Final = delete(tables.gates).where(
+    tables.gates.c.plan_id == bindparam("its_plan"), tables.gates.c.step == bindparam("its_step")
+)
+
+
+class Position(NamedTuple):
+    """How far the log has been read.
+
+    Attributes:
+        stream_created: When the stream was made, in the server's words; empty before any was seen.
+        sequence: The last message that the tables know of; 0 for none.
+        at: The time of the last commit.
+        skipped: Messages that were no commits of their plan.
+    """
+
+    stream_created: str = ""
+    sequence: int = 0
+    at: datetime | None = None
+    skipped: int = 0
+
+
+class Database:
+    """A database, and the connections to it.
+
+    Attributes:
+        shown: Which one, without a password.
+
+    Args:
+        url: As SQLAlchemy writes it. A SQLite file that is not there is made, readable by its owner only.
+
+    Raises:
+        Unusable: This is no database, its driver is not installed, or the file cannot be made.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._url: URL = make_url(url)
+            self._dialect = self._url.get_dialect()
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise Unusable(
+                "the auditor's database_url is not one of SQLAlchemy's, such as sqlite:////var/lib/planmesh/auditor.db "
+                f"or postgresql+psycopg://user@host/planmesh: {type(error).__name__}"
+            ) from None
+        self.shown = self._url.render_as_string(hide_password=True)
+        self.path = _file(self._url, self.shown) if self._url.get_backend_name() == "sqlite" else None
+        self._opened: tuple[int, int] | None = None
+        self._engines: dict[str, Engine] = {}
+
+    def close(self) -> None:
+        for engine in self._engines.values():
+            engine.dispose()
+        self._engines.clear()
+        self._opened = None
+
+    @contextlib.contextmanager
+    def transaction(self, kind: Literal["read", "write"]) -> Iterator[Connection]:
+        """One transaction, on a connection of the pool for this kind.
+
+        Raises:
+            Busy: It is locked, full, gone or away.
+            Conflict: The file is another one than before, or its tables are gone: what was known of it is not so.
+            Unusable: It is damaged, or refuses us.
+        """
+        try:
+            self._look()
+            with self._engine(kind).begin() as connection:
+                yield connection
+        except PlanmeshError:
+            raise
+        except SQLAlchemyError as error:
+            raise self._trouble(error) from error
+
+    def _look(self) -> None:
+        """SQLite would go on writing to a file that has been deleted, which nobody could read."""
+        if self.path is None:
+            return
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise Busy(
+                f"the database {self.path} is gone ({error.strerror}): put it back; or restart the auditor, which "
+                "makes a new one from the log"
+            ) from None
+        identity = (found.st_dev, found.st_ino)
+        if self._opened is None:
+            self._opened = identity
+        elif self._opened != identity:
+            self.close()
+            raise Conflict(f"the database {self.path} has been replaced by another file")
+
+    def _engine(self, kind: Literal["read", "write"]) -> Engine:
+        engine = self._engines.get(kind)
+        if engine is None:
+            engine = self._engines[kind] = self._sqlite(kind) if self.path is not None else self._server(kind)
+        return engine
+
+    def _server(self, kind: Literal["read", "write"]) -> Engine:
+        try:
+            return create_engine(
+                self._url,
+                json_serializer=_to_json,
+                json_deserializer=msgspec.json.decode,
+                # An answer is drawn from one moment, rows and position alike.
+                isolation_level="REPEATABLE READ" if kind == "read" else "READ COMMITTED",
+                pool_size=_READERS if kind == "read" else 1,
+                max_overflow=0,
+                pool_pre_ping=kind == "read",
+            )
+        except ImportError as error:
+            raise Unusable(
+                f"the driver for {self.shown} is not installed ({error}): `pip install 'planmesh[postgresql]'`"
+            ) from None
+
+    def _sqlite(self, kind: Literal["read", "write"]) -> Engine:
+        assert self.path is not None  # whoever calls has looked
+        name = f"file:{quote(str(self.path))}?mode=rw"
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(
+                name, uri=True, timeout=_LOCK_WAIT_S, check_same_thread=False, isolation_level=None
+            )
+            # WAL: who reads does not wait for who writes. NORMAL: a power cut may lose the last transactions, rows
+            # and position together, and they are read from the log again.
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
+            if kind == "read":
+                connection.execute("PRAGMA query_only=ON")
+            return connection
+
+        engine = create_engine(
+            "sqlite://",
+            creator=connect,
+            poolclass=QueuePool,
+            json_serializer=_to_json,
+            json_deserializer=msgspec.json.decode,
+            pool_size=_READERS if kind == "read" else 1,
+            max_overflow=0,
+        )
+        begin = "BEGIN" if kind == "read" else "BEGIN IMMEDIATE"
+
+        @event.listens_for(engine, "begin")
+        def _begin(connection: Connection) -> None:
+            connection.exec_driver_sql(begin)
+
+        return engine
+
+    def _trouble(self, error: SQLAlchemyError) -> PlanmeshError:
+        origin = error.orig if isinstance(error, DBAPIError) else None
+        said = " ".join(str(origin or error).split())[:500]
+        if isinstance(origin, sqlite3.Error):
+            code = getattr(origin, "sqlite_errorname", "")
+            if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+                return Busy(f"the database {self.path} is locked by another process: it has to let go ({said})")
+            if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+                return Busy(f"the database {self.path} cannot be written ({said}): is the disk full?")
+            if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+                return Busy(f"the database {self.path} cannot be opened for writing ({said}): who may write there?")
+            if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                return Unusable(
+                    f"the database {self.path} is damaged ({said}): move it away, and the auditor makes a new one from "
+                    "the log"
+                )
+            if "no such table" in said:
+                return Conflict(f"the tables in {self.path} are gone ({said})")
+        elif isinstance(error, ProgrammingError) and "UndefinedTable" in type(origin).__name__:
+            return Conflict(f"the tables in {self.shown} are gone ({said})")
+        elif isinstance(error, DBAPIError):
+            return Busy(f"the database {self.shown} does not answer as it should: {said}")
+        return Busy(f"the database {self.shown} cannot be used now: {type(error).__name__}: {said}")
+
+
+class Store:
+    """Writes what the log says. For one thread at a time."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def open(self) -> Position:
+        """Make the tables if they are not there; say how far they go.
+
+        Raises:
+            Busy, Conflict, Unusable: See `Database.transaction`.
+            Unusable: The tables are those of another version.
+        """
+        with self._database.transaction("write") as connection:
+            tables.METADATA.create_all(connection)
+            found = connection.execute(select(tables.position)).one_or_none()
+            if found is None:
+                first = {"id": 1, "version": tables.VERSION, **Position()._asdict()}
+                connection.execute(insert(tables.position), first)
+                return Position()
+        if found.version != tables.VERSION:
+            raise Unusable(
+                f"the tables in {self._database.shown} are of version {found.version}, and this auditor writes version "
+                f"{tables.VERSION}: make them again from the log with {REBUILD}"
+            )
+        return Position(found.stream_created, found.sequence, found.at, found.skipped)
+
+    def forget(self) -> None:
+        """Drop everything. Raises: Busy, Conflict, Unusable."""
+        with self._database.transaction("write") as connection:
+            tables.METADATA.drop_all(connection)
+
+    def write(self, rows: Rows, before: Position, after: Position) -> None:
+        """Rows and position, in one transaction.
+
+        Raises:
+            Conflict: The tables are not at *before*: someone else writes them, or they were replaced.
+            Busy, Unusable: See `Database.transaction`. Nothing was written.
+        """
+        with self._database.transaction("write") as connection:
+            moved = connection.execute(
+                update(tables.position).where(
+                    tables.position.c.sequence == before.sequence,
+                    tables.position.c.stream_created == before.stream_created,
+                ),
+                after._asdict(),
+            )
+            if moved.rowcount != 1:
+                raise Conflict(
+                    f"expected the tables in {self._database.shown} to be at sequence {before.sequence:,}, and they "
+                    "are not: another auditor writes them, or they were replaced"
+                )
+            for statement, changed in (
+                (insert(tables.plans), rows.plans),
+                (_UPDATE_PLAN, rows.plan_changes),
+                (insert(tables.steps), rows.steps),
+                (_UPDATE_STEP, rows.step_changes),
+                (_UPDATE_STEP, rows.step_begins),
+                (_DELETE_GATE, rows.gates_gone),
+                (insert(tables.gates), rows.gates),
+                (insert(tables.log), rows.lines),
+            ):
+                if changed:
+                    connection.execute(statement, changed)
+
+    def ids(self, addresses: list[Address]) -> dict[Address, int]:
+        """The ids of those plans that the tables know. Raises: Busy, Conflict, Unusable."""
+        found: dict[Address, int] = {}
+        columns = (tables.plans.c.space, tables.plans.c.plan, tables.plans.c.id)
+        with self._database.transaction("write") as connection:
+            for start in range(0, len(addresses), _ADDRESSES_A_QUERY):
+                some = addresses[start : start + _ADDRESSES_A_QUERY]
+                wanted = tables.plans.c.plan.in_([at.plan for at in some])
+                for space, plan, its_id in connection.execute(select(*columns).where(wanted)):
+                    found[Address(space, plan)] = its_id
+        return {at: found[at] for at in addresses if at in found}
+
+
+def _to_json(value: Any) -> str:
+    return encode(value).decode()
+
+
+def _file(url: URL, shown: str) -> Path:
+    if url.database in (None, "", ":memory:") or url.query:
+        raise Unusable(f"the auditor's database is a file, such as sqlite:////var/lib/planmesh/auditor.db, not {shown}")
+    path = Path(str(url.database)).absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # It holds what plans hold: nobody else's business.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise Unusable(f"cannot make the database {path}: {error.strerror or error}") from error
+    return path
+
+
+__all__ = ["REBUILD", "Database", "Position", "Row", "Store"]
