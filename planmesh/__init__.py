@@ -23,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from planmesh import client
 
         return getattr(client, name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("planmesh")
     raise AttributeError(f"module 'planmesh' has no attribute {name!r}")
