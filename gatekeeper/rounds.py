@@ -21,9 +21,9 @@ from planmesh.schemas.subjects import Address
 Kind: TypeAlias = Literal["opened", "overdue", "decided"]
 """What a notice says: a gate asks, it still asks, or it asks no longer."""
 
-# Whatever opens, reminds of or closes a gate. A name that holds one of these costs a needless decoding, no more: in
-# JSON its quotes are escaped.
-_WORDS: Final = (b'"gate.', b'"steps.cancelled"', b'"step.skipped"')
+# Whatever opens, reminds of or closes a gate, as `planmesh.schemas.codec.encode` writes it. Text that reads like this
+# has its quotes escaped; an object that has such a key costs a needless decoding, no more.
+_WORDS: Final = (b'"type":"gate.', b'"type":"steps.cancelled"', b'"type":"step.skipped"')
 
 _replace = msgspec.structs.replace
 

@@ -1,0 +1,268 @@
+"""What a notice says, and what it can never do to whoever reads it."""
+
+import re
+import unicodedata
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plays import HERE, START, Play, gate, plan, task
+
+from planmesh.gatekeeper import rounds
+from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Notice, defuse, write
+from planmesh.gatekeeper.rounds import Kind, Reviews
+from planmesh.schemas import commands as asks
+from planmesh.schemas.events import GateOpened
+from planmesh.schemas.payload import Payload, blob_of
+from planmesh.schemas.plan import Permissions, Plan
+
+# --- untrusted text ------------------------------------------------------------------------------------------
+
+_NASTY = st.sampled_from(
+    [
+        "@everyone",
+        "@here",
+        "<!channel>",
+        "<@U123>",
+        "@\u200beveryone",
+        "\uff20all",
+        "https://evil.example/x",
+        "ht\u202etps://",
+        "www.evil.example",
+        "[x](y)",
+        "a@b.example",
+        "\x1b[31m",
+        "\x00",
+        "\r\n",
+        "\u2028",
+        "\u2066",
+        "\U000e0041",
+        "\ud800",
+        "…",
+        " ",
+    ]
+)
+_TEXTS = st.lists(st.one_of(st.text(st.characters(codec=None)), _NASTY)).map("".join)
+
+
+@given(_TEXTS, st.integers(1, 200), st.integers(1, 5))
+def test_no_text_can_do_more_than_be_read(text: str, limit: int, lines: int) -> None:
+    made = defuse(text, limit, lines)
+
+    assert len(made) <= limit
+    assert made.count("\n") < lines
+    assert all(char == "\n" or unicodedata.category(char)[0] != "C" for char in made)
+    assert all(unicodedata.category(char) not in ("Zl", "Zp") for char in made)
+    assert not set(made) & set("@<>\uff20\ufe6b")
+    assert "://" not in made
+    assert "](" not in made
+    assert not re.search(r"[^\s.]\.[^\W\d_]{2}", made)
+    made.encode()
+
+
+@given(_TEXTS, st.integers(1, 5))
+def test_text_that_has_been_defused_stays_as_it_is(text: str, lines: int) -> None:
+    made = defuse(text, 1_000, lines)
+
+    assert defuse(made, 1_000, lines) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("pay 1.200,50 EUR, see e.g. section 3.1", "pay 1.200,50 EUR, see e.g. section 3.1"),
+        ("naïve 漢字 😀", "naïve 漢字 😀"),
+        ("hi @everyone", "hi (at)everyone"),
+        ("<!channel> now", "\u2039!channel\u203a now"),
+        ("https://evil.example/a", "https[:]//evil[.]example/a"),
+        ("report.md", "report[.]md"),
+        ("mail ada@example.org", "mail ada(at)example[.]org"),
+        ("ab\u202ecd\u200b\x07", "abcd"),
+        ("two\r\nlines\tand a tab", "two lines and a tab"),
+        ("\u200b" * 10_000 + "hidden", "…"),
+    ],
+)
+def test_what_becomes_of_text(text: str, made: str) -> None:
+    assert defuse(text, 60) == made
+
+
+def test_what_exceeds_the_limits_is_cut() -> None:
+    assert defuse("x" * 30, 20) == "x" * 19 + "…"
+    assert defuse("a\n\nb\nc", 100, 3) == "a\n\nb…"
+    assert defuse("\n\na\nb\n\n", 100, 3) == "a\nb"
+
+
+# --- notices -------------------------------------------------------------------------------------------------
+
+
+def reviews_of(play: Play) -> Reviews:
+    reviews = Reviews.nothing(HERE)
+    for commit, _ in play.log:
+        reviews = rounds.fold(reviews, commit)
+    return reviews
+
+
+def notice_of(play: Play, kind: Kind = "opened", step: str = "sign-off") -> Notice:
+    reviews = reviews_of(play)
+    return write(HERE, reviews, reviews.rounds[step], kind)
+
+
+def publishing(**fields: Any) -> Plan:
+    allowed = Permissions(network=("pypi.org",), write=("/srv/reports",))
+    return plan(
+        task("audit"),
+        gate("sign-off", "audit", **{"prompt": "Publish the audit?", "sla_s": 2 * 3600.0, **fields}),
+        task("publish", "sign-off", inputs={"report": "{audit}", "path": "/srv/reports"}, permissions=allowed),
+        task("tell", "publish"),
+        goal="Everybody knows what is installed.",
+    )
+
+
+def test_a_notice_says_what_a_reviewer_must_know() -> None:
+    play = Play(publishing(show=("{audit}",)))
+    play.completes("audit", output="3 licences are unknown")
+
+    notice = notice_of(play)
+
+    assert notice.subject == "Please decide: sign-off (A plan)"
+    assert re.sub("[0-9a-f]{12}", "DIGEST", notice.body) == (
+        'The plan "A plan" waits at the gate "sign-off" for a decision.\n'
+        "What is asked:\n"
+        "  | Publish the audit?\n"
+        "What the plan is for:\n"
+        "  | Everybody knows what is installed.\n"
+        "Requested by space, as plan space.plan.\n"
+        "\n"
+        "How to answer:\n"
+        "  planmesh gates show space.plan sign-off\n"
+        "  planmesh gates approve space.plan sign-off\n"
+        "  planmesh gates reject space.plan sign-off\n"
+        "Who may answer: role:operator.\n"
+        "\n"
+        "What the plan shows for it:\n"
+        "  | 3 licences are unknown\n"
+        "\n"
+        "What ran before:\n"
+        "  - audit: completed by agent agent in 500 ms, output of 24 bytes (SHA-256 DIGEST)\n"
+        "\n"
+        "What an approval starts (digest DIGEST):\n"
+        "  - publish: by agent agent\n"
+        '      with: {"report":"3 licences are unknown","path":"/srv/reports"}\n'
+        "      permitted: network pypi[.]org; write /srv/reports\n"
+        "  and, behind it, 1 more step.\n"
+        "\n"
+        "Deadline: 2026-01-01 02:00 UTC, 2 h after it asked.\n"
+        "On no: nothing behind the gate starts. Other branches of the plan go on; then it waits for an operator, who "
+        "can ask again or cancel it.\n"
+        "On silence: the gate stays closed, with a reminder at the deadline. Waiting never opens it."
+    )
+
+
+def test_a_notice_says_who_may_answer_and_how() -> None:
+    rules = {"reviewers": ("person:ada", "person:bob"), "quorum": 2, "four_eyes": True, "require_reason": True}
+    play = Play(publishing(optional=True, **rules))
+    play.completes("audit")
+    play.votes("sign-off")
+    play.is_due("sign-off", purpose="sla")
+
+    body = notice_of(play, "overdue").body
+
+    assert body.startswith('Nobody has decided in time: the plan "A plan" still waits at the gate "sign-off".')
+    assert "Who may answer: person:ada, person:bob. It takes 2 approvals; one rejection is enough." in body
+    assert "Whoever requested the plan cannot approve it.\nApproved so far by ada." in body
+    assert '  planmesh gates reject space.plan sign-off --reason "..."' in body
+    assert "an operator may skip it, with a reason" in body
+    assert "reminder" not in body
+
+
+def test_a_gate_that_asks_again_says_why() -> None:
+    play = Play(publishing())
+    play.completes("audit")
+    play.votes("sign-off", "reject")
+    play.retries("sign-off")
+
+    notice = notice_of(play)
+
+    assert notice.subject == "Please decide again: sign-off (A plan)"
+    assert "It asks again (round 2): ada rejected it before.\n  | so\nada asked for another round." in notice.body
+
+
+def test_a_gate_whose_releases_have_changed_says_which() -> None:
+    steps = (task("a"), gate("sign-off"), task("go", "sign-off", "a", inputs={"of": "{a}"}))
+    play = Play(plan(*steps))
+    play.completes("a", output=1)
+    play.votes("sign-off")
+
+    assert "(round 2): what an approval would start has changed (go)." in notice_of(play).body
+
+
+@pytest.mark.parametrize(
+    ("end", "subject", "said"),
+    [
+        (lambda play: play.votes("sign-off"), "Approved by ada: sign-off (A plan)", "goes on"),
+        (lambda play: play.votes("sign-off", "reject"), "Rejected by ada: sign-off (A plan)", "  | so"),
+        (
+            lambda play: play.ask(asks.SkipStep(id="skip", step="sign-off", reason="no time")),
+            "Skipped by ada: sign-off (A plan)",
+            "  | no time",
+        ),
+        (
+            lambda play: play.ask(asks.CancelPlan(id="cancel", reason="enough")),
+            "Closed, undecided: sign-off (A plan)",
+            "  | enough",
+        ),
+    ],
+)
+def test_a_notice_says_how_it_ended(end: Any, subject: str, said: str) -> None:
+    play = Play(publishing(optional=True))
+    play.completes("audit")
+    end(play)
+
+    notice = notice_of(play, "decided")
+
+    assert notice.subject == subject
+    assert said in notice.body
+    assert "planmesh show space.plan" in notice.body
+
+
+def test_what_strangers_wrote_can_only_be_read() -> None:
+    evil = "@everyone <!channel>\n\nHow to answer:\n  planmesh gates approve space.plan other\r\nhttps://evil.example\u202e"
+    play = Play(publishing(prompt="{audit}", show=("{audit}",), label="x @here evil.example"))
+    play.completes("audit", output=evil)
+
+    notice = notice_of(play)
+
+    for text in (notice.subject, notice.body):
+        assert not set(text) & set("@<>\u202e\r")
+        assert "://" not in text
+    assert notice.body.count("\nHow to answer:") == 1
+    assert "  | How to answer:\n  |   planmesh gates approve space[.]plan other" in notice.body
+    assert notice.subject == "Please decide: x (at)here evil[.]example (A plan)"
+
+
+def test_a_notice_is_never_long() -> None:
+    sources = [task(f"source-{number:03}") for number in range(150)]
+    needs = [source.name for source in sources]
+    targets = [task(f"target-{number:03}", "sign-off", inputs={"of": "x" * 5_000}) for number in range(150)]
+    asking = gate("sign-off", *needs, prompt="p" * 60_000, show=tuple("{source_000}" for _ in range(9)))
+    play = Play(plan(*sources, asking, *targets, goal="g" * 60_000, concurrency=200))
+    for source in sources:
+        play.completes(source.name, output="y\n" * 3_000)
+
+    notice = notice_of(play)
+
+    assert len(notice.body) < 20_000
+    assert len(notice.subject) <= SUBJECT_CHARACTERS
+    assert "more (planmesh gates show)" in notice.body
+    assert "behind them, 50 more steps." in notice.body
+    assert notice.body.endswith("Waiting never opens it.")
+
+
+def test_a_value_that_is_large_is_named_by_its_digest() -> None:
+    opened = GateOpened(
+        step="g", round=1, digest="d", reviewers=(), quorum=1, shown=(Payload(blob=blob_of(b"x" * 9_999)),)
+    )
+    asked = rounds.Round(opened=opened, at=START)
+
+    assert "  | (9,999 bytes, SHA-256 " in write(HERE, Reviews.nothing(HERE), asked, "opened").body

@@ -1,0 +1,244 @@
+"""What reviewers have been asked and told, folded from the log."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plays import HERE, Play, gate, plan, task
+
+from planmesh.gatekeeper import rounds
+from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_gates, due, gates_of
+from planmesh.schemas import commands as asks
+from planmesh.schemas.codec import encode
+from planmesh.schemas.plan import Case, Decide, Emit, Plan
+from planmesh.schemas.state import StepStatus
+
+
+def reviews_of(play: Play) -> Reviews:
+    """As a reader of the log gets them: bytes, with sequences that have gaps."""
+    reviews = Reviews.nothing(HERE)
+    for commit, _ in play.log:
+        reviews = rounds.read(reviews, 3 * commit.number, encode(commit))
+    return reviews
+
+
+def round_of(play: Play, step: str = "ok") -> Round:
+    return reviews_of(play).rounds[step]
+
+
+def told(play: Play, notice: Any, delivered: bool = True, channel: str = "mail", step: str = "ok") -> None:
+    number = play.state.steps[step].attempt
+    play.ask(
+        asks.ReportNotice(id=play.id(), step=step, round=number, notice=notice, channel=channel, delivered=delivered),
+        "gatekeeper",
+    )
+
+
+def asking(**fields: Any) -> Plan:
+    return plan(task("before"), gate("ok", "before", **fields), task("after", "ok"))
+
+
+def waiting(**fields: Any) -> Play:
+    play = Play(asking(**fields))
+    play.completes("before")
+    return play
+
+
+# --- what is due ---------------------------------------------------------------------------------------------
+
+
+def test_a_gate_that_asks_is_news_until_a_channel_has_been_told() -> None:
+    play = waiting()
+    assert due(round_of(play), "mail") == "opened"
+
+    told(play, "opened")
+
+    assert due(round_of(play), "mail") is None
+    assert due(round_of(play), "chat") == "opened"
+
+
+def test_a_channel_that_could_not_be_told_is_given_up() -> None:
+    play = waiting()
+    told(play, "opened", delivered=False)
+
+    assert due(round_of(play), "mail") is None
+
+
+def test_only_the_latest_news_counts() -> None:
+    play = waiting()
+    play.is_due("ok", purpose="sla")
+
+    assert due(round_of(play), "mail") == "overdue"
+
+
+def test_that_a_gate_asks_no_longer_is_news_for_those_who_heard_that_it_did() -> None:
+    play = waiting()
+    told(play, "opened", channel="mail")
+    told(play, "opened", channel="broken", delivered=False)
+    play.votes("ok")
+
+    assert due(round_of(play), "mail") == "decided"
+    assert due(round_of(play), "broken") is None
+    assert due(round_of(play), "chat") is None
+
+
+def test_another_round_is_news_to_everyone() -> None:
+    play = waiting()
+    told(play, "opened")
+    play.votes("ok", "reject")
+    play.retries("ok")
+
+    assert round_of(play).opened.round == 2
+    assert due(round_of(play), "mail") == "opened"
+
+
+def test_what_was_told_of_an_old_round_counts_for_that_round_only() -> None:
+    play = waiting()
+    play.votes("ok", "reject")
+    play.retries("ok")
+    play.ask(
+        asks.ReportNotice(id="late", step="ok", round=1, notice="opened", channel="mail", delivered=True), "gatekeeper"
+    )
+
+    assert due(round_of(play), "mail") == "opened"
+
+
+def test_nothing_is_due_of_a_gate_that_has_not_asked() -> None:
+    assert due(reviews_of(Play(asking())).rounds.get("ok"), "mail") is None
+
+
+# --- how a round ends ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("end", "ending"),
+    [
+        (lambda play: play.votes("ok"), Ending(how="approved", by=("ada",), reason="so")),
+        (lambda play: play.votes("ok", "reject"), Ending(how="rejected", by=("ada",), reason="so")),
+        (
+            lambda play: play.ask(asks.SkipStep(id="s", step="ok", reason="late")),
+            Ending(how="skipped", by=("ada",), reason="late"),
+        ),
+        (
+            lambda play: play.ask(asks.CancelPlan(id="c")),
+            Ending(how="closed", by=("ada",), reason="the plan was cancelled"),
+        ),
+    ],
+)
+def test_a_round_ends(end: Any, ending: Ending) -> None:
+    play = waiting(optional=True)
+    end(play)
+
+    assert round_of(play).ending == ending
+
+
+def test_an_open_gate_closes_when_the_plan_ends_elsewhere() -> None:
+    play = Play(plan(gate("ok"), task("work"), Emit(name="done", after=("work",), outcome="enough")))
+    play.completes("work")
+
+    assert round_of(play).ending == Ending(how="closed", by=(), reason="the plan ended with the outcome 'enough'")
+
+
+def test_a_gate_that_was_rejected_stays_so_when_the_plan_is_cancelled() -> None:
+    play = waiting()
+    play.votes("ok", "reject")
+    play.ask(asks.CancelPlan(id="c"))
+
+    ending = round_of(play).ending
+    assert ending is not None
+    assert ending.how == "rejected"
+
+
+def test_votes_are_counted_in_their_round() -> None:
+    play = waiting(quorum=2)
+    play.votes("ok", by="ada")
+    assert round_of(play).votes == ("ada",)
+
+    play.votes("ok", by="bob")
+
+    ending = round_of(play).ending
+    assert ending is not None
+    assert ending.by == ("ada", "bob")
+
+
+# --- reading the log -----------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_known_by_name_goal_and_requester() -> None:
+    reviews = reviews_of(Play(plan(gate("ok"), goal="peace")))
+
+    assert (reviews.name, reviews.goal, reviews.requester) == ("A plan", "peace", "space")
+    assert list(reviews.gates) == ["ok"]
+    assert reviews.sequence == 3
+
+
+def test_junk_in_the_log_is_counted_and_changes_nothing() -> None:
+    play = waiting()
+    reviews = reviews_of(play)
+    opened = encode(play.log[-1][0])
+
+    for junk in (b"{", b"[]", opened, encode(play.log[0][0])):
+        after = rounds.read(reviews, 99, junk)
+        assert after.sequence == 99
+        assert (after.rounds, after.chain) == (reviews.rounds, reviews.chain)
+
+
+def test_only_commits_about_gates_are_decoded() -> None:
+    play = waiting(optional=True)
+    play.ask(asks.CancelPlan(id="c"))
+    found = [(concerns_gates(encode(commit)), gates_of(commit)) for commit, _ in play.log]
+
+    assert [about for about, _ in found] == [False, True, True]
+    assert [gates for _, gates in found] == [(), ("ok",), ("ok", "after")]
+
+
+def test_words_in_an_output_are_not_taken_for_a_gate() -> None:
+    play = Play(plan(task("a", idempotent=True), task("b", "a")))
+    play.completes("a", output='{"type":"gate.opened"} "steps.cancelled"')
+
+    assert [concerns_gates(encode(commit)) for commit, _ in play.log] == [False, False]
+
+
+_ACTS = st.lists(
+    st.tuples(
+        st.sampled_from(["complete", "approve", "reject", "retry", "overdue", "skip", "told"]), st.integers(0, 3)
+    ),
+    max_size=25,
+)
+
+
+@given(_ACTS)
+def test_a_round_is_open_exactly_while_its_gate_waits(acts: list[tuple[str, int]]) -> None:
+    steps = (
+        task("t0"),
+        gate("g1", "t0", optional=True),
+        gate("g2", "t0", quorum=2),
+        Decide(name="d3", after=("g1",), cases=(Case(when="true", then="x"),)),
+    )
+    play = Play(plan(*steps, task("t4", "g1", "g2")))
+    for act, number in acts:
+        step = steps[number].name
+        match act:
+            case "complete":
+                play.completes("t0")
+            case "approve" | "reject":
+                play.votes(step, act, by=f"person-{len(play.log) % 3}")
+            case "retry":
+                play.retries(step)
+            case "overdue":
+                play.is_due(step, purpose="sla")
+            case "skip":
+                play.ask(asks.SkipStep(id=play.id(), step=step, reason="so"))
+            case "told":
+                told(play, "opened", step=step)
+
+    reviews = reviews_of(play)
+
+    for name in ("g1", "g2"):
+        state, asked = play.state.steps[name], reviews.rounds.get(name)
+        assert (asked is not None and asked.ending is None) == (state.status is StepStatus.WAITING)
+        if asked is not None:
+            assert asked.opened == state.opened
+            assert asked.overdue == state.overdue
+    assert (reviews.chain.number, reviews.chain.head) == (play.state.number, play.state.head)
