@@ -20,6 +20,8 @@ Exit  means
 ====  ==========================================================================
 """
 
+import difflib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -46,15 +48,15 @@ class Verb(NamedTuple):
 VERBS: Final = (
     Verb("Start here", "demo", "demo:demo", "See a real plan run, from start to end, in a few seconds."),
     Verb("Start here", "up", "mesh:up", "Run a mesh on this machine."),
-    Verb("Plans", "run", "plans:run", "Submit a plan, and watch it until it ends."),
-    Verb("Plans", "submit", "plans:submit", "Submit a plan, and leave it running."),
-    Verb("Plans", "validate", "plans:validate", "Check a plan document, without a mesh."),
-    Verb("Plans", "graph", "plans:graph", "Draw a plan, from a file or of the mesh."),
+    Verb("Plans", "run", "run:run", "Submit a plan, and watch it until it ends."),
+    Verb("Plans", "submit", "run:submit", "Submit a plan, and leave it running."),
+    Verb("Plans", "validate", "document:validate", "Check a plan document, without a mesh."),
+    Verb("Plans", "graph", "graph:graph", "Draw a plan, from a file or of the mesh."),
     Verb("Plans", "list", "plans:list_", "List plans, the newest first."),
     Verb("Plans", "show", "plans:show", "Show one plan: its steps, and what it waits for."),
     Verb("Plans", "steps", "plans:steps", "Show what each step of a plan was given, and gave."),
     Verb("Plans", "log", "plans:log", "Print everything that happened to a plan."),
-    Verb("Plans", "watch", "plans:watch", "Watch a plan until it ends."),
+    Verb("Plans", "watch", "run:watch", "Watch a plan until it ends."),
     Verb("Decide and steer", "gates", "gates:app", "See what waits for a person, and decide it."),
     Verb("Decide and steer", "start", "steer:start", "Start a plan that was submitted as a draft."),
     Verb("Decide and steer", "pause", "steer:pause", "Start nothing more of a plan; what runs may finish."),
@@ -103,8 +105,9 @@ def application(arguments: Sequence[str] = ()) -> "App":
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. Returns: its exit code."""
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnknownCommandError
 
+    from planmesh.cli.session import NotUnderstood
     from planmesh.errors import PlanmeshError
     from planmesh.schemas.subjects import BadToken
 
@@ -112,23 +115,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     app = application(arguments)
     try:
         code = app.meta(arguments)
+        sys.stdout.flush()
+    except UnknownCommandError as error:
+        # Its own text would import every verb there is.
+        return _complain(_unknown(error.unused_tokens or arguments), USAGE)
     except CycloptsError as error:
-        said = " ".join(str(error).split())
-        print(f"planmesh: {said}\n  planmesh --help lists every verb; planmesh VERB --help explains one", file=sys.stderr)
-        return USAGE
-    except BadToken as error:
-        print(f"planmesh: {error}", file=sys.stderr)
-        return USAGE
+        return _complain(f"{' '.join(str(error).split())} (`planmesh VERB --help` says what it takes)", USAGE)
+    except (NotUnderstood, BadToken) as error:
+        return _complain(str(error), USAGE)
     except PlanmeshError as error:
-        print(f"planmesh: {error}", file=sys.stderr)
-        return FAILED
+        return _complain(str(error), FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has seen enough (`planmesh log … | head`); the interpreter must not complain at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        # Whoever read the output has seen enough (`planmesh log … | head`), and the interpreter must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return COMPLETED
     return code if isinstance(code, int) else COMPLETED
+
+
+def _complain(said: str, code: int) -> int:
+    from planmesh.cli.text import defuse
+
+    print(f"planmesh: {defuse(said)}", file=sys.stderr)
+    return code
+
+
+def _unknown(tokens: Sequence[str]) -> str:
+    near = difflib.get_close_matches(tokens[0], [verb.name for verb in VERBS], n=1)
+    hint = f"did you mean `planmesh {near[0]}`?" if near else "`planmesh --help` lists what there is"
+    return f"there is no verb {tokens[0][:80]!a}; {hint}"
 
 
 def _version() -> str:

@@ -1,0 +1,204 @@
+"""A plan document in a file: its text, values for its inputs, what is wrong with it and where; and `validate`."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from planmesh.agents import find
+from planmesh.cli import COMPLETED
+from planmesh.cli.forms import as_rows
+from planmesh.cli.session import NotUnderstood, OfSession, Session
+from planmesh.cli.text import counted, one_line
+from planmesh.errors import PlanmeshError
+from planmesh.planner.compile import Compiled, compile_plan
+from planmesh.planner.document import Unreadable, read_document
+from planmesh.planner.problems import Problems
+from planmesh.schemas import codec
+from planmesh.schemas.codec import DecodeError
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.plan import MAX_PLAN_BYTES, Plan, Task
+
+STANDARD_INPUT: Final = Path("-")
+_LOCATED_BYTES: Final = 256 * 1024  # finding lines takes a second for each MiB
+
+
+def read(file: Path) -> str:
+    """The text of a plan document; ``-`` is standard input. Raises: NotUnderstood."""
+    try:
+        data = sys.stdin.buffer.read(MAX_PLAN_BYTES + 1) if file == STANDARD_INPUT else _bytes(file)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotUnderstood(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise NotUnderstood(f"cannot read the plan document {file}: {error.strerror or error}") from None
+
+
+def _bytes(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        # One more than there may be: who judges it sees that it is too large.
+        return opened.read(MAX_PLAN_BYTES + 1)
+
+
+def values(text: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """What ``--input name=value`` gives, by name: text where the document says so, otherwise JSON if it is JSON.
+
+    Raises:
+        NotUnderstood: One has no ``=``, or a name comes twice.
+    """
+    types = _types(text)
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, said = pair.partition("=")
+        if not equals or not name:
+            raise NotUnderstood(f"--input takes NAME=VALUE, not {pair[:80]!a}")
+        if name in found:
+            raise NotUnderstood(f"--input {name[:80]} is given twice")
+        found[name] = said if types.get(name) in ("text", "date", "timestamp") else _value(said)
+    return found
+
+
+def _value(said: str) -> Any:
+    try:
+        return codec.value.decode(said.encode())
+    except (DecodeError, UnicodeEncodeError):
+        return said
+
+
+def _types(text: str) -> dict[str, str]:
+    try:
+        document = read_document(text, Problems())
+    except Unreadable:
+        return {}  # whoever checks it says what is wrong
+    declared = document.get("inputs")
+    if not isinstance(declared, dict):
+        return {}
+    return {name: str(one.get("type", "any")) for name, one in declared.items() if isinstance(one, dict)}
+
+
+# --- problems ----------------------------------------------------------------------------------------------
+
+
+class Spot(NamedTuple):
+    """A line and a column, from 1."""
+
+    line: int
+    column: int
+
+
+def locate(text: str, pointers: Iterable[str]) -> dict[str, Spot]:
+    """Where in *text* the JSON Pointers lead, as far as they do; nothing for a text that is large or broken."""
+    import yaml
+
+    if len(text) > _LOCATED_BYTES:
+        return {}
+    try:
+        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError):
+        return {}
+    return {pointer: _spot(root, pointer) for pointer in pointers if root is not None}
+
+
+def _spot(node: Any, pointer: str) -> Spot:
+    import yaml
+
+    spot = node
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == key), None)
+            if pair is None:
+                break
+            spot, node = pair
+        elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
+            spot = node = node.value[int(key)]
+        else:
+            break
+    return Spot(spot.start_mark.line + 1, spot.start_mark.column + 1)
+
+
+def told(problems: Sequence[Problem], file: Path, text: str) -> list[Text]:
+    """Everything that is wrong with a document: where, what, and what to do."""
+    spots = locate(text, {problem.pointer for problem in problems})
+    lines = []
+    for problem in problems:
+        where = str(file)
+        if (spot := spots.get(problem.pointer)) is not None:
+            where += f":{spot.line}:{spot.column}"
+        head = Text().append(f"{one_line(where)}  ", "bold").append(one_line(problem.pointer) or "/", "cyan")
+        lines.append(head.append(f"  {problem.code}", "dim"))
+        lines.append(Text().append("  ✗ ", "red").append(one_line(problem.message)))
+        if problem.hint:
+            lines.append(Text().append("    ").append(one_line(problem.hint), "dim"))
+    return lines
+
+
+# --- verbs -------------------------------------------------------------------------------------------------
+
+
+class NoPlan(PlanmeshError):
+    """A document is no plan; what is wrong with it has been said."""
+
+
+def checked(session: Session, file: Path, agents: Sequence[str] = (), pairs: Iterable[str] = ()) -> Plan:
+    """The plan in a file, completed.
+
+    Args:
+        agents: Modules with agents; with none, whoever is named exists.
+        pairs: Values for inputs, as NAME=VALUE; with none, they are not checked.
+
+    Raises:
+        NotUnderstood: The file cannot be read.
+        NoPlan: It holds no plan.
+        Unusable: The agents cannot be loaded.
+    """
+    text = read(file)
+    compiled = _compile(text, agents, list(pairs))
+    if isinstance(compiled, Compiled):
+        return compiled.plan
+    if session.output == "table":
+        session.say(*told(compiled, file, text))
+    else:
+        print(*as_rows(compiled, session.output), sep="\n")
+    raise NoPlan(f"{file} is not a plan that can run: {counted(len(compiled), 'problem')}")
+
+
+def _compile(text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | list[Problem]:
+    known = None
+    if agents:
+        sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
+        known = {name: agent.description for name, agent in find(agents).items()}
+    return compile_plan(text, known, values(text, pairs) if pairs else None)
+
+
+def validate(
+    file: Annotated[Path, Parameter(help="The plan document, in YAML or JSON; - for standard input.")],
+    /,
+    *,
+    agents: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="A Python module with agents, to check them too; may be repeated.")
+    ] = (),
+    input: Annotated[
+        tuple[str, ...],
+        Parameter(name="--input", negative=(), help="A value for an input, to check it too: NAME=VALUE."),
+    ] = (),
+    session: OfSession,
+) -> int:
+    """Check a plan document, without a mesh: everything that is wrong, with its place.
+
+    Exit code: 0 it is a plan that can run; 1 it is not.
+    """
+    plan = checked(session, file, agents, input)
+    if session.output != "table":
+        print(*as_rows([], session.output), sep="\n")
+        return COMPLETED
+    names = sorted({step.agent for step in plan.steps if isinstance(step, Task)})
+    line = Text().append("✓ ", "green").append(f"{file} is a plan: ").append(one_line(plan.name), "bold")
+    session.say(line.append(f", {counted(len(plan.steps), 'step')}"))
+    if names:
+        checked_too = "" if agents else "; whether they exist was not checked (--agents MODULE)"
+        session.say(Text(f"  It needs {counted(len(names), 'agent')}: {', '.join(names)}{checked_too}", style="dim"))
+    return COMPLETED

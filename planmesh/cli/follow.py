@@ -1,0 +1,273 @@
+"""Follow a plan until there is a reason to stop; ask the person at the terminal whenever a gate is open."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+from rich.text import Text
+
+from planmesh.cli import COMPLETED, FAILED, WAITING
+from planmesh.cli.feed import Feed
+from planmesh.cli.render import WIDEST
+from planmesh.cli.review import review
+from planmesh.cli.session import Session, now
+from planmesh.cli.standing import account
+from planmesh.cli.steer import send
+from planmesh.cli.view import gate_row, of_state
+from planmesh.client import Operator, new_command_id
+from planmesh.errors import PlanmeshError
+from planmesh.schemas.commands import CastVote
+from planmesh.schemas.queries import GateRow
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus, open_gates
+from planmesh.schemas.subjects import Address
+
+Ask = Callable[[PlanState, GateRow], Awaitable[None]]
+"""Puts a gate to somebody. It ends when they have answered, or do not want to."""
+
+
+def exit_code(state: PlanState) -> int:
+    """What a command line ends with that stops following a plan in this state."""
+    if state.status is PlanStatus.COMPLETED:
+        return COMPLETED
+    if state.status in ENDED or (state.status is PlanStatus.PAUSED and not state.held):
+        return FAILED
+    return WAITING
+
+
+def stands_still(state: PlanState) -> bool:
+    """Whether nothing goes on until a person does something."""
+    match state.status:
+        case PlanStatus.DRAFT | PlanStatus.PAUSED:
+            return True
+        case PlanStatus.WAITING:
+            return bool(open_gates(state))
+    return False
+
+
+def went_wrong(state: PlanState) -> bool:
+    """Whether nothing goes on because of a failure."""
+    return state.status is PlanStatus.PAUSED and not state.held
+
+
+async def follow(
+    operator: Operator,
+    address: Address,
+    feed: Feed,
+    *,
+    stop: Callable[[PlanState], bool],
+    ask: Ask | None = None,
+) -> PlanState:
+    """Tell *feed* what happens to a plan until it has ended, or *stop* holds.
+
+    Args:
+        stop: Judged on states that are not history: those after the last commit that there was at the beginning.
+        ask: Called for each gate that opens, once a round. It is cancelled if somebody else decides.
+
+    Returns:
+        The state in which it was left.
+
+    Raises:
+        Busy, Unusable: The log cannot be read.
+    """
+    known = (await operator.state(address)).number
+    asked: set[tuple[str, int]] = set()
+    async with _watching(operator, address, feed) as watched:
+        while True:
+            state = await watched.next(known)
+            if state.status in ENDED:
+                return state
+            gate = next((gate for gate in _gates(state) if (gate.step, gate.round) not in asked), None)
+            if ask is not None and gate is not None:
+                asked.add((gate.step, gate.round))
+                with feed.aside():
+                    await watched.unless_decided(gate, ask(state, gate))
+                watched.look_again()
+            elif stop(state):
+                return state
+
+
+def _gates(state: PlanState) -> list[GateRow]:
+    return [gate_row(state, name) for name in open_gates(state)]
+
+
+class _Watched:
+    """The state of a plan, as it changes."""
+
+    def __init__(self) -> None:
+        self.state: PlanState | None = None
+        self.reading: asyncio.Task[None]
+        self._seen = 0
+        self._changed = asyncio.Event()
+
+    def hear(self, state: PlanState) -> None:
+        self.state = state
+        self._changed.set()
+
+    def look_again(self) -> None:
+        """Let `next` give a state that it has given before."""
+        self._seen = 0
+
+    async def next(self, least: int) -> PlanState:
+        """The newest state, once it is another than the last time, and at least of commit *least*."""
+        while self.state is None or self.state.number < max(least, self._seen + 1):
+            await self._wait()
+        self._seen = self.state.number
+        return self.state
+
+    async def unless_decided(self, gate: GateRow, asking: Awaitable[None]) -> None:
+        """Wait for *asking*, but no longer than *gate* is open in this round."""
+        task = asyncio.ensure_future(asking)
+        try:
+            while not task.done() and self._open(gate):
+                changed = asyncio.ensure_future(self._wait())
+                await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if task.done():
+                task.result()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _open(self, gate: GateRow) -> bool:
+        state = self.state
+        if state is None or gate.step not in open_gates(state):
+            return False
+        return state.steps[gate.step].attempt == gate.round
+
+    async def _wait(self) -> None:
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((changed, self.reading), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
+        if self._changed.is_set():
+            self._changed.clear()
+        else:
+            self.reading.result()  # it has ended, and so does the plan; or it cannot be read
+
+
+@contextlib.asynccontextmanager
+async def _watching(operator: Operator, address: Address, feed: Feed) -> AsyncIterator[_Watched]:
+    watched = _Watched()
+
+    async def read() -> None:
+        async for state, commit in operator.watch(address):
+            feed.hear(state, commit)
+            watched.hear(state)
+
+    async def hints() -> None:
+        # A hint more or less; whatever is wrong with the connection, `read` says so.
+        with contextlib.suppress(PlanmeshError):
+            async for report in operator.progress(address):
+                feed.hint(report.step, report.progress.text)
+
+    watched.reading = asyncio.create_task(read())
+    tasks = (watched.reading, asyncio.create_task(hints()))
+    try:
+        yield watched
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- at the terminal ---------------------------------------------------------------------------------------
+
+_QUESTION: Final = "  Approve, reject, or leave it open? [a/r/l] "
+
+
+def at_the_terminal(session: Session, operator: Operator, address: Address) -> Ask:
+    """Asks whoever sits there."""
+    here = replace(session, output="table")
+
+    async def ask(state: PlanState, gate: GateRow) -> None:
+        screen = session.progress
+        values = await shown_values(operator, gate)
+        session.say(Text(), *review(gate, now(), screen.width, values=values, command=None), Text(), to=screen)
+        try:
+            while (answer := await _choose()) != "leave":
+                reason = "" if answer == "approve" else await _why(gate)
+                command = CastVote(
+                    id=new_command_id(), step=gate.step, digest=gate.digest, decision=answer, reason=reason
+                )
+                if await send(here, operator, address, command) == COMPLETED:
+                    break
+            else:
+                session.say(_left(session, gate), to=screen)
+        except asyncio.CancelledError:
+            session.say(Text(), Text("  It is decided elsewhere, or what it lets go has changed.", "dim"), to=screen)
+            raise
+        session.say(Text(), to=screen)
+
+    return ask
+
+
+def how_to_answer(session: Session, operator: Operator, address: Address) -> Ask:
+    """Asks nobody, but says by which commands anyone can answer."""
+
+    async def ask(state: PlanState, gate: GateRow) -> None:
+        view = of_state(state)
+        session.say(*account(view, now(), WIDEST, session.command), to=session.progress)
+
+    return ask
+
+
+async def shown_values(operator: Operator, gate: GateRow) -> dict[str, Any]:
+    """The values of the blobs that a gate shows, by SHA-256; without those that cannot be had."""
+    values = {}
+    for payload in gate.shown:
+        if payload.blob is not None:
+            with contextlib.suppress(PlanmeshError, ValueError):
+                values[payload.blob.sha256] = await operator.value(payload)
+    return values
+
+
+def _left(session: Session, gate: GateRow) -> Text:
+    command = f"{session.command} gates show {gate.plan} {gate.step}"
+    return Text().append("  Left open. To decide it later:  ", "dim").append(command, "cyan")
+
+
+async def _choose() -> Literal["approve", "reject", "leave"]:
+    words: dict[str, Literal["approve", "reject", "leave"]] = {}
+    for word in ("approve", "reject", "leave"):
+        words |= {word: word, word[0]: word}
+    while True:
+        said = await read_line(_QUESTION)
+        if said is None:
+            return "leave"
+        if said.lower() in words:
+            return words[said.lower()]
+
+
+async def _why(gate: GateRow) -> str:
+    needed = "" if gate.require_reason else " (Enter for none)"
+    while True:
+        said = await read_line(f"  Why?{needed} ")
+        if said or said is None or not gate.require_reason:
+            return said or ""
+
+
+async def read_line(prompt: str) -> str | None:
+    """What a person types, without holding anything up that goes on meanwhile. None at the end of the input."""
+    # Not input(): it would block in a thread that nothing can end.
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Future[bytes] = loop.create_future()
+    source = sys.stdin.fileno()
+
+    def read() -> None:
+        if not typed.done():
+            typed.set_result(os.read(source, 4096))
+
+    loop.add_reader(source, read)
+    try:
+        data = await typed
+    finally:
+        loop.remove_reader(source)
+    return data.decode("utf-8", "replace").strip() if data else None

@@ -1,0 +1,148 @@
+"""Verbs for gates: what waits for a person, and deciding it."""
+
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from planmesh.cli import COMPLETED, FAILED
+from planmesh.cli import review as screens
+from planmesh.cli.follow import read_line, shown_values
+from planmesh.cli.forms import as_one, as_rows
+from planmesh.cli.session import NotUnderstood, OfSession, Session, now
+from planmesh.cli.standing import SHORT_DIGEST
+from planmesh.cli.steer import PlanId, StepName, Why, found, send
+from planmesh.cli.view import gate_row
+from planmesh.client import Operator, new_command_id
+from planmesh.errors import PlanmeshError
+from planmesh.schemas.commands import CastVote
+from planmesh.schemas.queries import GateRow, GatesQuery
+from planmesh.schemas.state import open_gates
+
+app = App(name="gates", help="See what waits for a person, and decide it.", help_format="plaintext")
+
+
+@app.command(name="list")
+async def list_(*, plan: str = "", limit: int = 100, session: OfSession) -> int:
+    """List the gates that are open, the longest open first.
+
+    Parameters
+    ----------
+    plan
+        Only of the plan with this id.
+    limit
+        How many, from 1 to 1000.
+    """
+    if not 1 <= limit <= 1_000:
+        raise NotUnderstood(f"--limit takes 1 to 1000, not {limit}")
+    async with session.operator() as operator:
+        query = GatesQuery(limit=limit)
+        if plan:
+            address = await operator.find(plan)
+            query = GatesQuery(plan=address.plan, space=address.space, limit=limit)
+        rows = (await operator.gates(query)).gates
+    if session.output != "table":
+        print(*as_rows(rows, session.output), sep="\n")
+    elif rows:
+        session.say(*screens.gates(rows, now()))
+    else:
+        session.say("No gate is open: nothing waits for a person.")
+    return COMPLETED
+
+
+@app.command
+async def show(plan: PlanId, gate: StepName, /, *, session: OfSession) -> int:
+    """Show what a gate asks, what ran before it, and exactly what an approval lets go."""
+    async with session.operator() as operator:
+        row = await _open(operator, plan, gate)
+        values = await shown_values(operator, row) if session.output == "table" else {}
+    if session.output != "table":
+        print(as_one(row, session.output))
+    else:
+        session.say(*screens.review(row, now(), session.out.width, values=values, command=session.command))
+    return COMPLETED
+
+
+@app.command
+async def approve(
+    plan: PlanId,
+    gate: StepName,
+    /,
+    *,
+    digest: Annotated[
+        str, Parameter(help="Of what was read, as `gates show` prints it. Without it, you are asked.")
+    ] = "",
+    reason: Why = "",
+    session: OfSession,
+) -> int:
+    """Approve what a gate lets go: exactly what was shown, or the approval is refused."""
+    async with session.operator() as operator:
+        row = await _open(operator, plan, gate)
+        if digest:
+            _check_digest(session, row, digest)
+        elif not await _agrees(session, operator, row):
+            return FAILED
+        return await _vote(session, operator, row, "approve", reason)
+
+
+@app.command
+async def reject(
+    plan: PlanId,
+    gate: StepName,
+    /,
+    *,
+    digest: Annotated[str, Parameter(help="Of what was read: it is refused if that has changed.")] = "",
+    reason: Why = "",
+    session: OfSession,
+) -> int:
+    """Reject what a gate would let go: its branch of the plan stops there."""
+    async with session.operator() as operator:
+        row = await _open(operator, plan, gate)
+        if digest:
+            _check_digest(session, row, digest)
+        return await _vote(session, operator, row, "reject", reason)
+
+
+async def _open(operator: Operator, plan: str, gate: str) -> GateRow:
+    """A gate as the log has it now: the auditor may be a moment behind. Raises: PlanmeshError."""
+    address = await operator.find(plan)
+    state = await operator.state(address)
+    step = found(state, gate)
+    if gate in open_gates(state):
+        return gate_row(state, gate)
+    kind = str(state.graph.steps[gate].__struct_config__.tag)
+    if kind != "gate":
+        raise NotUnderstood(f"step {gate} of plan {address} is no gate, but a {kind}")
+    raise PlanmeshError(f"gate {gate} of plan {address} is not open: it is {step.status}, and the plan {state.status}")
+
+
+def _check_digest(session: Session, row: GateRow, digest: str) -> None:
+    if len(digest) < SHORT_DIGEST:
+        raise NotUnderstood(f"--digest takes at least the first {SHORT_DIGEST} characters of the digest")
+    if not row.digest.startswith(digest):
+        raise PlanmeshError(
+            f"what gate {row.step} lets go has changed since it was shown: its digest was {digest[:SHORT_DIGEST]}, and "
+            f"is {row.digest[:SHORT_DIGEST]} now. Nothing was decided. Read it again: "
+            f"{session.command} gates show {row.plan} {row.step}"
+        )
+
+
+async def _agrees(session: Session, operator: Operator, row: GateRow) -> bool:
+    """Show it and ask. Raises: NotUnderstood, if there is nobody to ask."""
+    show = f"{session.command} gates show {row.plan} {row.step}"
+    if not session.asks:
+        raise NotUnderstood(f"an approval names what was read: add --digest, as this prints it: {show}")
+    values: dict[str, Any] = await shown_values(operator, row)
+    screen = session.progress
+    session.say(*screens.review(row, now(), screen.width, values=values, command=None), "", to=screen)
+    said = await read_line("  Approve this? [y/N] ")
+    if said is not None and said.lower() in ("y", "yes"):
+        return True
+    session.say("  Nothing was decided.", to=screen)
+    return False
+
+
+async def _vote(session: Session, operator: Operator, row: GateRow, decision: Any, reason: str) -> int:
+    from planmesh.schemas.subjects import Address
+
+    command = CastVote(id=new_command_id(), step=row.step, digest=row.digest, decision=decision, reason=reason)
+    return await send(session, operator, Address(row.space, row.plan), command)

@@ -1,0 +1,156 @@
+"""What happened to a plan, in words: one line an event."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple, assert_never
+
+from rich.text import Text
+
+from planmesh.cli.render import columns, failed
+from planmesh.cli.text import clock, counted, duration, listed, one_line
+from planmesh.schemas import events
+from planmesh.schemas.events import AnyEvent, Commit
+
+_PLANMESH = "planmesh"  # who acts when nobody asked: the rules themselves
+
+
+class Told(NamedTuple):
+    """What an event says.
+
+    Attributes:
+        what: In the words that follow a step's name, or `plan`: ``completed in 0.4 s``.
+        who: Who did it: a person, an agent, `planmesh` where the rules did; empty where nobody did.
+        why: A reason or a message, in the words of a stranger, on one line.
+        style: Rich's; empty for the ordinary course of things.
+    """
+
+    what: str
+    who: str = ""
+    why: str = ""
+    style: str = ""
+
+
+class Entry(NamedTuple):
+    """An event as a line of a log. Attributes: step: empty if it is about the plan; see `Told` for the rest."""
+
+    at: datetime
+    number: int
+    type: str
+    step: str
+    told: Told
+
+    @property
+    def sentence(self) -> str:
+        """Such as ``licences completed in 0.4 s by check-licences``."""
+        what, who, why, _ = self.told
+        by = "" if who in ("", _PLANMESH) else f" to {who}" if what.startswith("handed") else f" by {who}"
+        return f"{self.step or 'plan'} {what}{by}" + (f": {why}" if why else "")
+
+
+def entries(commit: Commit, agents: dict[str, str]) -> Iterator[Entry]:
+    """What a commit says, in order.
+
+    Args:
+        agents: Who was handed each step last. It is kept up to date: pass it on to the plan's next commit.
+    """
+    for event in commit.events:
+        if isinstance(event, events.StepDispatched):
+            agents[event.step] = event.agent
+        step = getattr(event, "step", "") if not isinstance(event, events.PlanCompleted | events.PlanFailed) else ""
+        told = tell(event, agents.get(step, ""))
+        yield Entry(commit.at, commit.number, str(event.__struct_config__.tag), step, told)
+
+
+_GOOD, _BAD, _PERSON, _QUIET = "green", "red", "magenta", "dim"
+
+
+def tell(event: AnyEvent, agent: str = "") -> Told:
+    """An event in words. *agent*: who was handed its step."""
+    match event:
+        case events.PlanCreated():
+            steps = counted(len(event.plan.steps), "step")
+            return Told(f"created with {steps}", event.requester, one_line(event.plan.name, 80))
+        case events.PlanRefused():
+            found = counted(len(event.problems), "problem")
+            return Told(f"refused with {found}", _PLANMESH, one_line(event.problems[0].message), _BAD)
+        case events.PlanStarted():
+            return Told("started", event.by)
+        case events.PlanWaiting():
+            at = listed((*event.gates, *event.retries))
+            return Told(f"waiting at {at}", style=_PERSON if event.gates else "")
+        case events.PlanPaused():
+            return Told("paused", event.by, one_line(event.reason), _PERSON if event.held else _BAD)
+        case events.PlanResumed():
+            return Told("going on", event.by, one_line(event.reason))
+        case events.PlanCompleted():
+            outcome = "" if event.outcome == "completed" else one_line(event.outcome, 60)
+            return Told("completed", why=outcome, style=_GOOD)
+        case events.PlanFailed():
+            return Told("failed", why=one_line(event.reason), style=_BAD)
+        case events.PlanCancelled():
+            return Told("cancelled", event.by, one_line(event.reason), _BAD)
+        case events.StepDispatched():
+            return Told(f"handed{_attempt(event.attempt)}", event.agent, style=_QUIET)
+        case events.StepCompleted():
+            took = f" in {duration(event.duration_s)}" if event.duration_s is not None else ""
+            return Told(f"completed{took}{_attempt(event.attempt)}", event.by or agent, one_line(event.reason), _GOOD)
+        case events.AttemptEnded():
+            again = f"failed (attempt {event.attempt}; again at {clock(event.retry_at, event.retry_at)})"
+            return Told(again, agent, one_line(failed(event.failure)))
+        case events.StepFailed():
+            return Told(f"failed{_attempt(event.attempt)}", agent, one_line(failed(event.failure)), _BAD)
+        case events.StepOutcomeUnknown():
+            return Told(f"of unknown outcome{_attempt(event.attempt)}", agent, one_line(event.reason), _BAD)
+        case events.StepReopened():
+            return Told("reopened", event.by, one_line(event.reason))
+        case events.StepSkipped():
+            return Told("skipped", event.by, one_line(event.reason))
+        case events.StepNotTaken():
+            return Told("not taken", style=_QUIET)
+        case events.BranchTaken():
+            return Told(f"took the branch {one_line(event.label, 60)}", style=_GOOD)
+        case events.StepsCancelled():
+            return Told(f"cancelled {counted(len(event.steps), 'step')}", why=listed(event.steps), style=_QUIET)
+        case events.GateOpened():
+            again = f" again (round {event.round})" if event.round > 1 else ""
+            return Told(f"opened{again} for {listed(event.reviewers)}", why=one_line(event.prompt), style=_PERSON)
+        case events.VoteCast():
+            return Told("given a vote", event.by, one_line(event.reason), _PERSON)
+        case events.GateOverdue():
+            return Told("overdue: nobody has decided in time", style=_PERSON)
+        case events.GateApproved():
+            return Told("approved", listed(event.by), one_line(event.reason), _GOOD)
+        case events.GateRejected():
+            return Told("rejected", event.by, one_line(event.reason), _BAD)
+        case events.NoticeSent():
+            sent = "told" if event.delivered else "could not tell"
+            what = f"{sent} {one_line(event.channel, 60)} ({one_line(event.notice, 20)})"
+            return Told(what, _PLANMESH, one_line(event.detail), _QUIET if event.delivered else _BAD)
+        case events.CommandRefused():
+            return Told(f"{one_line(event.verb, 20)} refused ({event.code})", event.by, one_line(event.reason), _BAD)
+        case _:
+            assert_never(event)
+
+
+def _attempt(attempt: int) -> str:
+    return f" (attempt {attempt})" if attempt > 1 else ""
+
+
+def line(entry: Entry, now: datetime | None = None) -> Text:
+    """An entry as it is told while it happens: ``12:00:01 licences completed in 0.4 s by check-licences``."""
+    return Text().append(f"{clock(entry.at, now)} ", "dim").append(entry.sentence, entry.told.style)
+
+
+def table(told: list[Entry], now: datetime) -> list[Text]:
+    """A whole log."""
+    rows = [
+        (
+            clock(entry.at, now),
+            str(entry.number),
+            entry.step or "(plan)",
+            entry.told.who,
+            Text(entry.told.what, style=entry.told.style).append(f": {entry.told.why}" if entry.told.why else ""),
+        )
+        for entry in told
+    ]
+    return columns(("TIME", "NO", "STEP", "WHO", "WHAT"), rows, right=frozenset({1}))

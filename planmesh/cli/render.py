@@ -1,0 +1,339 @@
+"""A plan as lines for a terminal: what it is, and its steps with their status, time and whatever else matters now.
+
+Pure: what is shown, how wide the terminal is and what time it is arrive as arguments. Lines are as wide as they need
+to be, and are cut where the terminal ends; only sentences are broken.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from planmesh.cli.looks import PLAN, RETRYING, STEP, Look
+from planmesh.cli.text import (
+    ago,
+    clock,
+    counted,
+    duration,
+    listed,
+    one_line,
+    paragraph,
+    plain,
+    size,
+    until,
+    value,
+)
+from planmesh.cli.tree import Place, layout
+from planmesh.cli.view import PlanView
+from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.queries import PlanRow, StepRow
+from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
+from planmesh.schemas.work import Failure
+
+WIDEST: Final = 100
+"""Sentences are broken here at the latest: longer lines are hard to read."""
+
+_NAME_CELLS: Final = 40  # a name longer than this moves the rest of its line, not of all lines
+_SEPARATOR: Final = " · "
+
+
+def look_of(step: StepRow) -> Look:
+    return RETRYING if step.status is StepStatus.WAITING and step.retry_at is not None else STEP[step.status]
+
+
+def status(row: PlanRow) -> Text:
+    """The plan's status in a word or two."""
+    look = PLAN[row.status]
+    word = look.word
+    if row.status is PlanStatus.WAITING:
+        word = "waiting for a person" if row.gates else "waiting to try again"
+    elif row.status is PlanStatus.COMPLETED and row.outcome not in ("", "completed"):
+        word = f"completed: {one_line(row.outcome, 60)}"
+    elif row.status is PlanStatus.PAUSED:
+        word = f"paused by {row.by}" if row.held else f"paused at {listed(row.troubled)}"
+    return Text(f"{look.sign} {word}", style=_style(row))
+
+
+def _style(row: PlanRow) -> str:
+    if row.status is PlanStatus.WAITING and not row.gates:
+        return "blue"
+    return "magenta" if row.status is PlanStatus.PAUSED and row.held else PLAN[row.status].style
+
+
+def lasted_s(row: PlanRow, now: datetime) -> float:
+    """How long a plan has taken, or has taken until now."""
+    return ((row.ended_at or now) - row.created_at).total_seconds()
+
+
+def failed(failure: Failure) -> str:
+    """Why an attempt failed; from an agent, so not to be trusted."""
+    return f"{failure.type or failure.code}: {failure.message}"
+
+
+def header(view: PlanView, now: datetime) -> list[Text]:
+    """Two lines: what it is and how it stands; its id, and how far it has come."""
+    row = view.plan
+    title = Text("  ").append(one_line(row.name, 80) or "(a goal without a plan)", "bold")
+    title.append("   ").append_text(status(row))
+    parts = [row.plan, f"{row.settled} of {counted(row.steps, 'step')}", duration(lasted_s(row, now))]
+    if row.running:
+        parts.insert(2, f"{row.running} running")
+    return [title, Text("  ").append(_SEPARATOR.join(parts), "dim")]
+
+
+def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
+    """Where a plan comes from: its goal, who asked, and when."""
+    row = view.plan
+    lines = paragraph(one_line(row.goal, 1_000), min(width, WIDEST), "  ", "italic") if row.goal else []
+    asked = [f"asked for by {row.requester}", f"created {clock(row.created_at, now)}, {ago(row.created_at, now)}"]
+    if row.ended_at is not None:
+        asked.append(f"ended {clock(row.ended_at, now)}")
+    lines.append(Text("  ").append(_SEPARATOR.join(asked), "dim"))
+    return lines
+
+
+def result(view: PlanView, command: str) -> list[Text]:
+    """What a plan gave."""
+    payload = view.result
+    if payload.blob is not None:
+        where = f"{command} show {view.plan.plan} -o json"
+        return [Text(f"  {size(payload.blob.size_bytes)}, by claim check: see ", style="dim").append(where, "not dim")]
+    if isinstance(payload.value, dict):
+        cells = max((len(name) for name in payload.value), default=0)
+        return [
+            Text("  ").append(f"{one_line(name, 60).ljust(min(cells, 60))}  ", "dim").append(value(what))
+            for name, what in payload.value.items()
+        ]
+    return [] if payload.value is None else [Text("  ").append(value(payload.value))]
+
+
+# --- steps -------------------------------------------------------------------------------------------------
+
+
+def places(document: Plan) -> tuple[Place, ...]:
+    """Where each step of a plan is drawn: once for a plan."""
+    needs = {}
+    for step in document.steps:
+        on_branch = () if step.branch is None or step.branch.step in step.after else (step.branch.step,)
+        needs[step.name] = (*step.after, *on_branch)
+    return layout(needs)
+
+
+def steps(
+    view: PlanView,
+    drawn: Sequence[Place],
+    now: datetime,
+    *,
+    most: int | None = None,
+    hints: Mapping[str, str] = {},
+) -> list[Text]:
+    """One line a step.
+
+    Args:
+        drawn: `places` of the plan's document.
+        most: How many lines there is room for. What matters least is then counted instead of shown.
+        hints: What agents say of the steps that they are at.
+    """
+    if view.document is None:
+        return []
+    documents = {step.name: step for step in view.document.steps}
+    rows = view.by_name
+    cells = max(len(place.rails) + len(place.name) for place in drawn)
+    name_cells = min(cells, _NAME_CELLS) + 2
+    kept = _kept([rows[place.name] for place in drawn], most)
+    lines: list[Text] = []
+    left_out: list[StepRow] = []
+    for place, keep in zip(drawn, kept, strict=True):
+        row = rows[place.name]
+        if not keep:
+            left_out.append(row)
+            continue
+        if left_out:
+            lines.append(_left_out(left_out))
+            left_out = []
+        lines.append(_line(row, documents[place.name], place, name_cells, now, hints.get(place.name, "")))
+    if left_out:
+        lines.append(_left_out(left_out))
+    return lines
+
+
+def _line(row: StepRow, document: Step, place: Place, name_cells: int, now: datetime, hint: str) -> Text:
+    look = look_of(row)
+    quiet = row.status in (StepStatus.NOT_TAKEN, StepStatus.CANCELLED)
+    line = Text("  ").append(place.rails, "dim").append(f"{look.sign} ", look.style)
+    line.append(row.step.ljust(name_cells - len(place.rails)), "dim" if quiet else "")
+    line.append(f"{look.word:<10}", look.style)
+    line.append(f"{duration(time_s(row, now)):>8}  ", "dim")
+    line.append_text(_detail(row, document, now, hint))
+    if place.after:
+        line.append(f"{_SEPARATOR}after {listed(place.after)}", "dim")
+    return line
+
+
+def time_s(row: StepRow, now: datetime) -> float | None:
+    """How long a step took, runs, or has been waited for; None if that is nothing to know."""
+    if row.status in (StepStatus.DISPATCHED, StepStatus.WAITING) and row.since is not None:
+        return (now - row.since).total_seconds() if row.retry_at is None else None
+    return row.duration_s
+
+
+def _detail(row: StepRow, document: Step, now: datetime, hint: str) -> Text:
+    """What matters of a step as it stands: who has it, what went wrong, who is to decide, which branch was taken."""
+    parts: list[Text] = []
+    if isinstance(document, Task):
+        parts.append(Text(row.agent))
+        if row.attempt > 1:
+            parts.append(Text(_attempt(row, document)))
+    if row.failure is not None and row.status in (StepStatus.WAITING, StepStatus.FAILED):
+        if row.retry_at is not None:
+            parts.append(Text(f"again {until(row.retry_at, now)}"))
+        style = "red" if row.status is StepStatus.FAILED else ""
+        parts.append(Text(one_line(failed(row.failure)), style=style))
+    elif row.status in TROUBLED or row.status is StepStatus.SKIPPED:
+        if row.votes:
+            parts.append(Text(f"by {listed(row.votes)}"))
+        if row.reason:
+            parts.append(Text(one_line(row.reason), style="red" if row.status in TROUBLED else ""))
+    elif hint:
+        parts.append(Text(one_line(hint), style="blue"))
+    elif (said := _of_kind(row, document)) is not None:
+        parts.append(said)
+    if document.label and row.status not in TROUBLED and not hint:
+        parts.append(plain(document.label, "dim"))
+    detail = Text()
+    for part in filter(None, parts):
+        detail.append(_SEPARATOR if detail else "", "dim").append_text(part)
+    return detail
+
+
+def _attempt(row: StepRow, task: Task) -> str:
+    return f"attempt {row.attempt} of {task.retry.attempts}" if task.retry.attempts > 1 else f"attempt {row.attempt}"
+
+
+def _of_kind(row: StepRow, document: Step) -> Text | None:
+    """What only a step of this kind has to say."""
+    done = row.status is StepStatus.COMPLETED
+    match document:
+        case Gate() if done and row.votes:
+            return Text(f"approved by {listed(row.votes)}")
+        case Gate() if row.status is StepStatus.WAITING:
+            quorum = f"{len(row.votes)} of {document.quorum} approvals" if document.quorum > 1 else ""
+            return Text(_SEPARATOR.join(filter(None, (f"for {listed(document.reviewers)}", quorum))), style="magenta")
+        case Gate():
+            return Text(f"gate for {listed(document.reviewers)}", style="dim")
+        case Check() | Decide() if done:
+            return Text(f"→ {one_line(row.branch, 60)}")
+        case Check() | Decide():
+            return Text(document.__struct_config__.tag, style="dim")  # type: ignore[arg-type]
+        case Emit():
+            return Text(f"→ {one_line(document.outcome, 60)}", style="" if done else "dim")
+    return None
+
+
+# --- more steps than lines ---------------------------------------------------------------------------------
+
+_MATTERS: Final = {
+    StepStatus.FAILED: 0,
+    StepStatus.REJECTED: 0,
+    StepStatus.OUTCOME_UNKNOWN: 0,
+    StepStatus.WAITING: 1,
+    StepStatus.DISPATCHED: 2,
+    StepStatus.COMPLETED: 3,
+    StepStatus.SKIPPED: 3,
+    StepStatus.PENDING: 4,
+}
+
+
+def _kept(rows: Sequence[StepRow], most: int | None) -> list[bool]:
+    """Which steps to show, so that with a line for each gap no more than *most* lines are needed."""
+    if most is None or len(rows) <= most:
+        return [True] * len(rows)
+    ranked = sorted(range(len(rows)), key=lambda index: (_MATTERS.get(rows[index].status, 5), index))
+    low, high = 0, most
+    while low < high:  # as many as possible: the more are shown, the more gaps there may be
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _lines(ranked[:middle], len(rows)) <= most else (low, middle - 1)
+    chosen = set(ranked[:low])
+    return [index in chosen for index in range(len(rows))]
+
+
+def _lines(chosen: Iterable[int], total: int) -> int:
+    """How many lines it takes to show these steps, and one for each gap."""
+    inside = sorted(chosen)
+    edges = [-1, *inside, total]
+    return len(inside) + sum(after - before > 1 for before, after in itertools.pairwise(edges))
+
+
+def _left_out(rows: Sequence[StepRow]) -> Text:
+    counts = Counter(look_of(row).word for row in rows)
+    said = ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
+    return Text(f"  ⋮ {said}", style="dim")
+
+
+# --- lists -------------------------------------------------------------------------------------------------
+
+
+def columns(
+    head: Sequence[str], rows: Sequence[Sequence[Text | str]], *, right: frozenset[int] = frozenset()
+) -> list[Text]:
+    """A table without lines: each column as wide as its widest cell, the last one as wide as it likes.
+
+    Args:
+        right: The columns that are aligned to the right.
+    """
+    cells = [[cell if isinstance(cell, Text) else plain(cell) for cell in row] for row in rows]
+    titles = [Text(title, style="dim") for title in head]
+    last = len(head) - 1
+    widths = [max(line[column].cell_len for line in [titles, *cells]) for column in range(len(head))]
+    lines = []
+    for line in [titles, *cells]:
+        written = Text()
+        for column, cell in enumerate(line):
+            gap = " " * (widths[column] - cell.cell_len)
+            if column in right:
+                written.append(gap).append_text(cell)
+            else:
+                written.append_text(cell).append("" if column == last else gap)
+            written.append("" if column == last else "  ")
+        written.rstrip()
+        lines.append(written)
+    return lines
+
+
+def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool) -> list[Text]:
+    """A list of plans. *spaces*: whether it says whose they are."""
+    lines = []
+    for row in rows:
+        line: list[Text | str] = [
+            f"{row.space}.{row.plan}" if spaces else row.plan,
+            status(row),
+            f"{row.settled}/{row.steps}",
+            duration(lasted_s(row, now)),
+            ago(row.created_at, now),
+            one_line(_matter(row), 200),
+        ]
+        lines.append(line)
+    return columns(("PLAN", "STATUS", "STEPS", "TIME", "CREATED", "WHAT"), lines, right=frozenset({2, 3}))
+
+
+def _matter(row: PlanRow) -> str:
+    """The one thing to know of a plan in a list."""
+    if row.gates:
+        return f"at {listed(row.gates)}{_SEPARATOR}{row.name}"
+    if row.troubled and row.status not in ENDED:
+        return f"at {listed(row.troubled)}{_SEPARATOR}{row.name}"
+    if row.status in (PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED) and row.reason:
+        return f"{row.reason}{_SEPARATOR}{row.name}"
+    return row.name or row.goal
+
+
+def cut(line: Text, width: int) -> Text:
+    """*line*, with an ellipsis where *width* ends."""
+    if line.cell_len <= width:
+        return line
+    line = line.copy()
+    line.truncate(width, overflow="ellipsis")
+    return line

@@ -1,0 +1,152 @@
+"""A gate as its reviewer reads it: what leads the review, what ran, what an approval lets go, and how to answer."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from rich.text import Text
+
+from planmesh.cli.render import WIDEST, columns
+from planmesh.cli.standing import SHORT_DIGEST, Remedy, offer
+from planmesh.cli.text import ago, clock, counted, duration, listed, one_line, paragraph, plain, size, until, value
+from planmesh.schemas.events import Release
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Permissions
+from planmesh.schemas.queries import GateRow
+
+_MOST: Final = 20  # steps that are listed
+
+
+def review(
+    gate: GateRow, now: datetime, width: int, *, values: Mapping[str, Any] = {}, command: str | None = "planmesh"
+) -> list[Text]:
+    """Everything that an approval of *gate* is about.
+
+    Args:
+        values: Values of blobs that were fetched, by SHA-256.
+        command: How a command line begins that leads to this mesh; None: say nothing of how to answer.
+    """
+    rule = Text("  " + "─" * (min(width, WIDEST) - 4), style="dim")
+    lines = [*_question(gate, now, min(width, WIDEST)), Text()]
+    for shown in gate.shown:
+        lines += [rule, *_shown(shown, values), rule, Text()]
+    lines += [*_upstream(gate), *_releases(gate), *_votes(gate, now)]
+    if command is not None:
+        lines += [Text(), Text("  What you can do", style="bold"), *offer(_answers(gate, command), width)]
+    return lines
+
+
+def _question(gate: GateRow, now: datetime, width: int) -> list[Text]:
+    title = Text("  ◆ ", style="magenta").append(gate.step, "bold").append(f" of {gate.plan}", "not bold")
+    if gate.label:
+        title.append(f"   {one_line(gate.label)}", "dim")
+    asked = f"  for {listed(gate.reviewers)}, open since {clock(gate.since, now)} ({ago(gate.since, now)})"
+    asked += f", asked {gate.round} times" if gate.round > 1 else ""
+    lines = [title, Text(asked, style="dim")]
+    if gate.prompt:
+        lines += [Text(), *paragraph(gate.prompt, width, "  ", "bold")]
+    return lines
+
+
+def _shown(payload: Payload, values: Mapping[str, Any]) -> list[Text]:
+    what = payload.value
+    if payload.blob is not None:
+        if payload.blob.sha256 not in values:
+            said = f"  ({size(payload.blob.size_bytes)}, which could not be fetched: {payload.blob.sha256})"
+            return [Text(said, style="red")]
+        what = values[payload.blob.sha256]
+    said = what if isinstance(what, str) else value(what, 100_000)
+    # As it is, without markup and without breaking lines: a reviewer reads what will be released.
+    return [plain(f"  {line}".rstrip()) for line in said.rstrip("\n").split("\n")]
+
+
+def _upstream(gate: GateRow) -> list[Text]:
+    if not gate.upstream:
+        return []
+    rows = [
+        (f"    {step.step}", step.status, duration(step.duration_s), size(step.output_bytes), step.agent)
+        for step in gate.upstream[:_MOST]
+    ]
+    more = len(gate.upstream) - _MOST
+    lines = columns(("", "", "", "", ""), rows, right=frozenset({2, 3}))[1:]
+    return [
+        Text("  It follows", style="bold"),
+        *lines,
+        *([Text(f"    … and {counted(more, 'more step')}", style="dim")] if more > 0 else []),
+        Text(),
+    ]
+
+
+def _releases(gate: GateRow) -> list[Text]:
+    direct = f"{counted(gate.behind, 'step')} behind it" if gate.behind else "nothing"
+    lines = [Text("  An approval lets go ", style="bold").append(direct, "not bold")]
+    for release in gate.releases[:_MOST]:
+        who = f" by {release.agent}" if release.agent else f" ({release.kind})"
+        lines.append(Text("    ").append(release.step, "bold").append(who, "not bold"))
+        lines += _inputs(release)
+        allowed = _allowed(release.permissions)
+        if release.agent:
+            lines.append(Text("      may ", style="dim").append(allowed))
+    if len(gate.releases) > _MOST:
+        lines.append(Text(f"    … and {counted(len(gate.releases) - _MOST, 'more step')}", style="dim"))
+    return lines
+
+
+def _inputs(release: Release) -> list[Text]:
+    lines = []
+    for name, what in release.inputs.items():
+        blob = isinstance(what, dict) and isinstance(what.get("$blob"), str)
+        said = f"(large) sha256 {what['$blob']}" if blob else value(what, 300)
+        lines.append(Text("      ").append(f"{one_line(name, 60)} = ", "dim").append(said))
+    return lines
+
+
+def _allowed(permissions: Permissions) -> str:
+    named = {
+        "use": permissions.tools,
+        "reach": permissions.network,
+        "read": permissions.read,
+        "write": permissions.write,
+        "know the secrets": permissions.secrets,
+    }
+    said = [f"{verb} {one_line(', '.join(of), 200)}" for verb, of in named.items() if of]
+    return "; ".join(said) or "use nothing that has to be permitted"
+
+
+def _votes(gate: GateRow, now: datetime) -> list[Text]:
+    lines = []
+    if gate.votes:
+        lines.append(Text(f"  Approved so far by {listed(gate.votes)}: {len(gate.votes)} of {gate.quorum}"))
+    elif gate.quorum > 1:
+        lines.append(Text(f"  It takes {gate.quorum} approvals"))
+    if gate.overdue:
+        lines.append(Text("  Overdue: nobody has decided in time. It stays closed.", style="red"))
+    elif gate.overdue_at is not None:
+        lines.append(Text(f"  Overdue {until(gate.overdue_at, now)}; it stays closed all the same", style="dim"))
+    lines.append(Text(f"  Digest of all this  {gate.digest}", style="dim"))
+    return lines
+
+
+def _answers(gate: GateRow, command: str) -> list[Remedy]:
+    of = f"{gate.plan} {gate.step}"
+    reason = " --reason WHY" if gate.require_reason else ""
+    return [
+        Remedy(f"{command} gates approve {of} --digest {gate.digest[:SHORT_DIGEST]}", "let exactly this go"),
+        Remedy(f"{command} gates reject {of}{reason}", "stop here"),
+    ]
+
+
+def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
+    """A list of open gates."""
+    lines = [
+        (
+            f"{gate.space}.{gate.plan}",
+            Text(gate.step, "magenta"),
+            ago(gate.since, now),
+            Text("overdue", "red") if gate.overdue else until(gate.overdue_at, now) if gate.overdue_at else "",
+            listed(gate.reviewers),
+            one_line(gate.prompt or gate.label, 200),
+        )
+        for gate in rows
+    ]
+    return columns(("PLAN", "GATE", "OPEN", "OVERDUE", "FOR", "QUESTION"), lines)

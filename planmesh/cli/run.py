@@ -1,0 +1,230 @@
+"""Verbs that put a plan to work, and follow it."""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.text import Text
+
+from planmesh.cli import COMPLETED, FAILED, document, render
+from planmesh.cli.feed import feed
+from planmesh.cli.follow import at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
+from planmesh.cli.forms import as_one
+from planmesh.cli.session import NotUnderstood, OfSession, Session, now
+from planmesh.cli.standing import account
+from planmesh.cli.steer import PlanId
+from planmesh.cli.text import counted
+from planmesh.cli.view import PlanView, of_state
+from planmesh.client import Operator, Submitted
+from planmesh.errors import Busy
+from planmesh.schemas.goals import Accepted, Outcome, Refused
+from planmesh.schemas.state import PlanState
+from planmesh.schemas.subjects import Address
+
+_NEWS_S = 15.0
+_LINES_BESIDE_TREE = 12
+
+File = Annotated[Path, Parameter(help="The plan document, in YAML or JSON; - for standard input.")]
+Inputs = Annotated[
+    tuple[str, ...], Parameter(name="--input", negative=(), help="A value for an input of the plan, as NAME=VALUE.")
+]
+GoalId = Annotated[str | None, Parameter(name="--id", help="The plan's id: the same goal twice is one plan.")]
+GoalText = Annotated[str, Parameter(help="What it is for, in words.")]
+Wait = Annotated[bool, Parameter(help="With --no-wait, stop once a person has to decide: exit code 3.")]
+
+
+async def run(
+    file: File,
+    /,
+    *,
+    input: Inputs = (),
+    id: GoalId = None,
+    goal: GoalText = "",
+    wait: Wait = True,
+    local: Annotated[bool, Parameter(negative=(), help="In a private mesh, which ends with the plan.")] = False,
+    agents: Annotated[
+        tuple[str, ...], Parameter(negative=(), help="A Python module with agents, for --local; may be repeated.")
+    ] = (),
+    session: OfSession,
+) -> int:
+    """Submit a plan, and watch it until it ends.
+
+    On a terminal, gates are put to you as they open; otherwise it says how to answer them.
+
+    Exit code: 0 completed; 1 failed, refused, cancelled, or paused by a failure; 3 a person has to decide (with
+    --no-wait).
+    """
+    if agents and not local:
+        raise NotUnderstood("--agents is for --local: a mesh that is up already has its own (`planmesh up --agents …`)")
+    text = document.read(file)
+    values = document.values(text, input)
+    async with contextlib.AsyncExitStack() as stack:
+        if local:
+            session = await stack.enter_async_context(private_mesh(session, agents))
+        client = await stack.enter_async_context(session.client())
+        operator = await stack.enter_async_context(session.operator())
+        submitted = await client.submit(text, goal=goal, inputs=values, id=id)
+        news = await first_news(submitted, operator)
+        if isinstance(news, Refused):
+            return refused(session, news, file, text)
+        return await watch_to_end(
+            session, operator, submitted.address, stop=went_wrong if wait else stands_still, ask=wait
+        )
+
+
+async def submit(
+    file: File,
+    /,
+    *,
+    input: Inputs = (),
+    id: GoalId = None,
+    goal: GoalText = "",
+    draft: Annotated[bool, Parameter(negative=(), help="Do not start it: someone does, by `planmesh start`.")] = False,
+    session: OfSession,
+) -> int:
+    """Submit a plan, and leave it running. Prints its id.
+
+    Exit code: 0 accepted; 1 refused.
+    """
+    text = document.read(file)
+    values = document.values(text, input)
+    async with session.client() as client:
+        submitted = await client.submit(text, goal=goal, inputs=values, id=id, start=not draft)
+        address = submitted.address
+        # Without an operator there is no log to look into, and a goal that was known brings no news.
+        news = await first_news(submitted, None)
+    if isinstance(news, Refused):
+        return refused(session, news, file, text)
+    if session.output != "table":
+        print(as_one(news, session.output))
+        return COMPLETED
+    session.say(address.plan)
+    if session.out.is_terminal:
+        verb = "start" if draft else "watch"
+        steps = counted(news.steps, "step") if isinstance(news, Accepted) else "it was known already"
+        session.say(
+            Text().append(f"  {steps}; go on with  ", "dim").append(f"{session.command} {verb} {address.plan}", "cyan")
+        )
+    return COMPLETED
+
+
+async def watch(plan: PlanId, /, *, wait: Wait = True, session: OfSession) -> int:
+    """Watch a plan until it ends. With -o jsonl, print each line of its log as it comes.
+
+    Exit code: 0 completed; 1 failed, refused, cancelled, or (with --no-wait) paused by a failure; 3 a person has to
+    decide (with --no-wait).
+    """
+    async with session.operator() as operator:
+        address = await operator.find(plan)
+        return await watch_to_end(session, operator, address, stop=_never if wait else stands_still, ask=False)
+
+
+def _never(state: PlanState) -> bool:
+    return False
+
+
+# --- the parts ---------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def private_mesh(
+    session: Session, agents: tuple[str, ...], directory: Path | None = None
+) -> AsyncIterator[Session]:
+    """A mesh for this call alone, in *directory* or in one that goes with it."""
+    with contextlib.ExitStack() as files:
+        if directory is None:
+            directory = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="planmesh-")))
+        async with contextlib.AsyncExitStack() as stack:
+            with _busy(session, "Bringing up a private mesh …"):
+                own = await stack.enter_async_context(session.local(directory, agents))
+            yield own
+
+
+@contextlib.contextmanager
+def _busy(session: Session, what: str) -> Iterator[None]:
+    if session.progress.is_terminal:
+        with session.progress.status(Text(what, style="dim"), spinner_style="blue"):
+            yield
+    else:
+        session.say(what, to=session.progress)
+        yield
+
+
+async def first_news(submitted: Submitted, operator: Operator | None) -> Outcome | None:
+    """What is heard first of a goal; None of one that was a plan already.
+
+    Raises:
+        Busy: Nothing is heard: no planner runs, or no executor.
+    """
+    news: asyncio.Task[Outcome] = asyncio.ensure_future(anext(aiter(submitted.outcomes())))
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    try:
+        while loop.time() - begun < _NEWS_S:
+            done, _ = await asyncio.wait((news,), timeout=1.0)
+            if done:
+                return news.result()
+            if operator is not None and (await operator.state(submitted.address)).exists:
+                return None
+    finally:
+        news.cancel()
+    raise Busy(
+        f"goal {submitted.address} is stored, but nothing has become of it within {_NEWS_S:g} s: is a planner running, "
+        "and an executor? (`planmesh doctor`) If it was submitted before, it is a plan already (`planmesh show`)"
+    )
+
+
+def refused(session: Session, news: Refused, file: Path, text: str) -> int:
+    """Say what is wrong with a goal."""
+    if session.output != "table":
+        print(as_one(news, session.output))
+    count = counted(len(news.problems), "problem")
+    session.say(Text(f"planmesh: {news.goal} was refused: {count}", style="red"), to=session.err)
+    session.say(*document.told(news.problems, file, text), to=session.err)
+    return FAILED
+
+
+async def watch_to_end(
+    session: Session, operator: Operator, address: Address, *, stop: Callable[[PlanState], bool], ask: bool
+) -> int:
+    """Tell what happens to a plan until it ends or *stop* holds, and how it was left. Returns: the exit code."""
+    asking = (at_the_terminal if session.asks else how_to_answer)(session, operator, address) if ask else None
+    try:
+        async with feed(session) as telling:
+            state = await follow(operator, address, telling, stop=stop, ask=asking)
+    except asyncio.CancelledError:
+        if session.private is None:
+            watch = f"{session.command} watch {address.plan}"
+            session.say(
+                Text().append("  The plan goes on. To watch it again:  ", "dim").append(watch, "cyan"), to=session.err
+            )
+        raise
+    leave(session, state)
+    return exit_code(state)
+
+
+def leave(session: Session, state: PlanState) -> None:
+    """Show how a plan was left: as a whole, with what it gave, or what can be done."""
+    view = of_state(state)
+    if session.output == "jsonl":
+        return  # its last line says so
+    if session.output != "table":
+        print(as_one(view, session.output))
+        return
+    most = max(session.out.height - _LINES_BESIDE_TREE, 20) if session.out.is_terminal else None
+    session.say(*whole(view, session, most))
+
+
+def whole(view: PlanView, session: Session, most: int | None = None) -> list[Text]:
+    """A plan from its header to what can be done about it."""
+    at = now()
+    lines = [Text(), *render.header(view, at), Text()]
+    if view.document is not None:
+        lines += [*render.steps(view, render.places(view.document), at, most=most), Text()]
+    lines += [Text().append("  ✗ ", "red").append(problem.message) for problem in view.problems]
+    ending = account(view, at, session.out.width, session.command) or render.result(view, session.command)
+    return [*lines, *ending, *([Text()] if ending else [])]

@@ -1,0 +1,171 @@
+"""Why a plan stands still, and what a person can do about it: as commands to paste, right for the state it is in.
+
+Pure. What it offers is what `planmesh.executor.plan.decide` would carry out; the tests hold one against the other.
+"""
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from rich.text import Text
+
+from planmesh.cli.render import WIDEST, failed
+from planmesh.cli.text import ago, clock, counted, listed, one_line, paragraph, until
+from planmesh.cli.view import PlanView
+from planmesh.schemas.plan import Task
+from planmesh.schemas.queries import GateRow, StepRow
+from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
+
+SHORT_DIGEST: Final = 16
+"""How much of a digest a person has to quote."""
+
+_MOST: Final = 5  # steps that are spoken of one by one
+_REASON: Final = "--reason WHY"
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A command to paste, and what it does."""
+
+    command: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One place where a plan stands still.
+
+    Attributes:
+        at: What it stands at: a step, or the plan as a whole.
+        since: None where nobody knows.
+        why: In a sentence or two; from plans, agents and people, so not to be trusted.
+        remedies: What can be done about this one place.
+        person: Whether it only waits for someone, and nothing went wrong.
+    """
+
+    at: str
+    since: datetime | None
+    why: str
+    remedies: tuple[Remedy, ...]
+    person: bool
+
+
+def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
+    """Every place where a plan stands still; none of a plan that goes on or has ended.
+
+    Args:
+        command: How a command line begins that leads to this mesh.
+    """
+    row = view.plan
+    if row.status in ENDED:
+        return []
+    of = shlex.quote(row.plan)
+    found: list[Stop] = []
+    if row.status is PlanStatus.DRAFT:
+        start = Remedy(f"{command} start {of}", "let it begin")
+        found.append(
+            Stop("its beginning", row.created_at, "It is a draft: it begins when someone says so.", (start,), True)
+        )
+    if row.held:
+        said = f": {row.reason}" if row.reason else ""
+        resume = Remedy(f"{command} resume {of}", "let it go on")
+        found.append(Stop("a pause", row.updated_at, f"{row.by} has paused it{said}.", (resume,), True))
+    gates = {gate.step: gate for gate in view.gates}
+    documents = {step.name: step for step in view.document.steps} if view.document is not None else {}
+    for step in view.steps:
+        if step.step in gates:
+            found.append(_open_gate(step, gates[step.step], f"{command} gates", of, f"{command} skip {of}"))
+        elif step.status in TROUBLED:
+            document = documents.get(step.step)
+            attempts = document.retry.attempts if isinstance(document, Task) else 1
+            found.append(_trouble(step, attempts, command, of))
+    return found
+
+
+def _open_gate(step: StepRow, gate: GateRow, gates: str, of: str, skip: str) -> Stop:
+    name, digest = step.step, gate.digest[:SHORT_DIGEST]
+    approvals = f" {len(gate.votes)} of {gate.quorum} approvals are there." if gate.quorum > 1 else ""
+    overdue = " It is overdue." if gate.overdue else ""
+    question = f" {one_line(gate.prompt)}" if gate.prompt else ""
+    why = f"A person has to decide ({listed(gate.reviewers)}).{approvals}{overdue}{question}"
+    reason = f" {_REASON}" if gate.require_reason else ""
+    remedies = [
+        Remedy(f"{gates} show {of} {name}", "read what is asked, and what it lets go"),
+        Remedy(f"{gates} approve {of} {name} --digest {digest}", "let exactly that go"),
+        Remedy(f"{gates} reject {of} {name}{reason}", "stop here"),
+    ]
+    if step.optional:
+        remedies.append(Remedy(f"{skip} {name} {_REASON}", "go on without asking"))
+    return Stop(name, gate.since, why, tuple(remedies), True)
+
+
+def _trouble(step: StepRow, attempts: int, command: str, of: str) -> Stop:
+    name = step.step
+    is_gate = step.kind == "gate"
+    remedies: list[Remedy] = []
+    match step.status:
+        case StepStatus.REJECTED:
+            by = f" by {listed(step.votes)}" if step.votes else ""
+            why = f"It was rejected{by}" + (f": {step.reason}" if step.reason else ".")
+        case StepStatus.OUTCOME_UNKNOWN:
+            why = f"It may have had its effect, or not; nobody knows: {step.reason}"
+            remedies += [
+                Remedy(f"{command} resolve {of} {name} --done", "it had its effect: go on"),
+                Remedy(f"{command} resolve {of} {name} --not-done", "it had none: it has failed"),
+            ]
+        case _:
+            failure = step.failure
+            said = failed(failure) if failure is not None else "It failed."
+            tried = f" (attempt {step.attempt} of {max(attempts, step.attempt)})" if step.attempt > 1 else ""
+            why = said + tried
+    again = "ask again" if is_gate else "try it again, though it may have been done" if remedies else "try it again"
+    remedies.append(Remedy(f"{command} retry {of} {name}", again))
+    if step.optional:
+        reason = f" {_REASON}" if is_gate else ""
+        remedies.append(Remedy(f"{command} skip {of} {name}{reason}", "go on without it; its output is null"))
+    return Stop(name, step.since, why, tuple(remedies), False)
+
+
+def account(view: PlanView, now: datetime, width: int, command: str = "planmesh") -> list[Text]:
+    """What `show` ends with, for a plan that stands still somewhere: stopped at, since, why, what you can do."""
+    found = stops(view, command)
+    if not found:
+        return list(_retries(view, now))
+    lines: list[Text] = []
+    for stop in found[:_MOST]:
+        since = f", since {clock(stop.since, now)} ({ago(stop.since, now)})" if stop.since is not None else ""
+        title = Text("  Waits at    " if stop.person else "  Stopped at  ", style="bold")
+        lines.append(title.append(stop.at, "magenta bold" if stop.person else "red bold").append(since, "not bold"))
+        why = paragraph(stop.why[:2_000], min(width, WIDEST), " " * 14)
+        why[0] = Text("  Why         ", style="bold").append(why[0].plain[14:], "not bold")
+        lines += [*why, Text()]
+    if len(found) > _MOST:
+        lines += [Text(f"  … and at {counted(len(found) - _MOST, 'more step')}", style="dim"), Text()]
+    remedies = [remedy for stop in found[:_MOST] for remedy in stop.remedies]
+    remedies.append(Remedy(f"{command} cancel {shlex.quote(view.plan.plan)}", "end the plan"))
+    return [*lines, Text("  What you can do", style="bold"), *offer(remedies, width)]
+
+
+def offer(remedies: list[Remedy], width: int) -> list[Text]:
+    """Commands, one a line, each whole, so that they can be pasted; what they do beside them, or as a comment above."""
+    longest = max(len(remedy.command) for remedy in remedies)
+    beside = 4 + longest + 2 + max(len(remedy.effect) for remedy in remedies) <= width
+    lines: list[Text] = []
+    for remedy in remedies:
+        command = Text("    ").append(remedy.command, "cyan")
+        if beside:
+            gap = " " * (longest - len(remedy.command) + 2)
+            lines.append(command.append(f"{gap}{remedy.effect}", "dim"))
+        else:
+            lines += [Text(f"    # {remedy.effect}", style="dim"), command]
+    return lines
+
+
+def _retries(view: PlanView, now: datetime) -> Iterator[Text]:
+    """A plan that waits only for a step's next attempt goes on by itself."""
+    due = [step.retry_at for step in view.steps if step.status is StepStatus.WAITING and step.retry_at is not None]
+    if due and view.plan.status is PlanStatus.WAITING:
+        first = min(due)
+        yield Text(f"  Nothing to do: it goes on by itself at {clock(first, now)} ({until(first, now)}).", style="dim")
