@@ -27,6 +27,7 @@ from typing import IO, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import structlog
+from msgspec.structs import replace
 
 from planmesh import access
 from planmesh.administration import DEFAULT_CONCURRENCY, Mesh
@@ -470,11 +471,11 @@ async def local_mesh(
     mesh = Mesh(data_dir, credentials, agent_concurrency=agent_concurrency)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     without = frozenset(without)
-    finding = asyncio.create_task(_find_agents(agents, environment))
+    finding = asyncio.create_task(find_agents(agents, environment))
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(_cancel, finding)
-        operator, submitter = people(data_dir)
-        users = (access.named(operator), access.named(submitter))
+        person = people(data_dir)
+        users = (access.named(person.operator), access.named(person.submitter))
         own: _Server | None = None
         new: tuple[str, ...] = ()
         if server is None:
@@ -485,8 +486,8 @@ async def local_mesh(
         else:
             new = mesh.ensure_users(server, users)
         await mesh.prepare(replicas=replicas)
-        connection = Connection(server=server, operator=operator, submitter=submitter)
-        write_connection(data_dir, connection)
+        person = replace(person, server=server)
+        write_connection(data_dir, person)
 
         environment |= _where(mesh, server)
         children = await stack.enter_async_context(_Children(log_dir, environment))
@@ -501,7 +502,7 @@ async def local_mesh(
         if found and "worker" not in without:
             children.start(worker(agents))
         await children.wait_ready()
-        yield LocalMesh(mesh, connection, found, children.by_name, own)
+        yield LocalMesh(mesh, person, found, children.by_name, own)
 
 
 def _where(mesh: Mesh, server: str) -> dict[str, str]:
@@ -512,28 +513,32 @@ def _where(mesh: Mesh, server: str) -> dict[str, str]:
     }
 
 
-def people(data_dir: Path) -> tuple[str, str]:
-    """Who the person at this machine is: the NATS users that look and steer, and that submit.
+def people(data_dir: Path) -> Connection:
+    """Who the person at this machine is: the NATS user that looks and steers, and the one that submits.
 
-    Whoever ``connection.toml`` names; the first time, whoever is logged in.
+    Returns:
+        What ``connection.toml`` says; the first time, whoever is logged in, with an empty `server`.
 
     Raises:
         Unusable: The file is not one of ours.
     """
     if (data_dir / CONNECTION_FILE).exists():
-        known = read_connection(data_dir)
-        return known.operator, known.submitter
+        return read_connection(data_dir)
     try:
         name = _NOT_IN_TOKEN.sub("-", getpass.getuser())[:50].strip("-") or "local"
-        operator = access.operator(name).name
-    except (OSError, KeyError, Unusable):  # nobody is logged in, as in some containers; or a service's name
+        operator = access.operator(name)
+    except (OSError, KeyError, Unusable):  # nobody is logged in, as in some containers; or it is a service's name
         name = "local"
-        operator = access.operator(name).name
-    return operator, access.submitter(name).name
+        operator = access.operator(name)
+    return Connection(server="", operator=operator.name, submitter=access.submitter(name).name)
 
 
-async def _find_agents(modules: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The names of the agents of *modules*, and of the distributions that are installed. Raises: Unusable."""
+async def find_agents(modules: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The names of the agents of *modules*, and of the distributions that are installed: imported in another process.
+
+    Raises:
+        Unusable: A module cannot be imported or has no agent, or two agents share a name.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",

@@ -14,8 +14,7 @@ from planmesh.administration import Mesh
 from planmesh.cli import COMPLETED, FAILED
 from planmesh.cli.forms import as_one, as_rows
 from planmesh.cli.render import columns
-from planmesh.cli.session import OfSession, Session, now
-from planmesh.cli.steer import NotUnderstood
+from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.text import ago, clock, defuse, one_line, size
 from planmesh.client import Operator
 from planmesh.credentials import Credentials

@@ -1,0 +1,336 @@
+"""What `planmesh doctor` looks at, in the order in which things depend on one another. It changes nothing."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from planmesh import access, streams
+from planmesh.administration import Mesh, check
+from planmesh.cli.text import counted, listed, one_line, size
+from planmesh.client import Operator, QueryRefused, find_credentials
+from planmesh.connection import connect
+from planmesh.errors import Busy, PlanmeshError, Unusable
+from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
+from planmesh.schemas import subjects
+from planmesh.schemas.queries import PositionAnswer
+from planmesh.schemas.subjects import (
+    AUDITOR,
+    COMMANDS,
+    DECIDE,
+    DISPATCH,
+    GATEKEEPER,
+    GOALS,
+    PLANNER,
+    PLANS,
+    POISON,
+    RESULTS,
+    TIMERS,
+    WORK,
+)
+from planmesh.settings import Settings
+
+FULL: Final = 0.8
+_LAG: Final = 1_000
+_SERVER_S: Final = 2.0
+_LOOK_S: Final = 3.0
+
+Level = Literal["ok", "warning", "bad"]
+
+# What a service reads tells whether it is there, and its module how to start it.
+SERVICES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
+    "planner": ((GOALS, PLANNER),),
+    "executor": ((COMMANDS, DECIDE), (RESULTS, DECIDE), (PLANS, DISPATCH), (WORK, TIMERS)),
+    "gatekeeper": ((PLANS, GATEKEEPER),),
+    "auditor": ((PLANS, AUDITOR),),
+}
+
+
+class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that was looked at.
+
+    Attributes:
+        what: The thing.
+        level: How it is; `bad` if planmesh does not work so.
+        found: What was found.
+        advice: What to do about it.
+    """
+
+    what: str
+    level: Level
+    found: str
+    advice: str = ""
+
+
+class _Pair(NamedTuple):
+    name: str
+    wanted: Mapping[str, Any]
+    there: StreamInfo | ConsumerInfo | None
+
+
+async def examine(
+    settings: Settings, *, server: str | None = None, data_dir: Path | None = None, user: str | None = None
+) -> AsyncIterator[Finding]:
+    """Look at everything; what is of no use without something that is missing is left out."""
+    mesh = Mesh(settings.data_dir, settings.credentials_dir)
+    try:
+        who = find_credentials("operator", server=server, data_dir=data_dir, user=user)
+    except Unusable as error:
+        yield Finding(what="credentials", level="bad", found="you have none", advice=str(error))
+        return
+    try:
+        connection = await connect(who.server, who.user, who.password, name="planmesh-doctor", wait_s=_SERVER_S)
+    except Unusable as error:
+        yield _failed("server", error)
+        return
+    async with connection:
+        operator = Operator(connection)
+        info = connection.server
+        try:
+            check(info)
+        except Unusable as error:
+            yield _failed("server", error)
+        else:
+            found = f"{who.server}, version {info.version}, messages up to {size(info.max_payload)}; you are {who.user}"
+            yield Finding(what="server", level="ok", found=found)
+        async for finding in _users(mesh, who.server):
+            yield finding
+        try:
+            async for finding in _mesh(operator, mesh, settings):
+                yield finding
+        except (Busy, Unusable) as error:
+            yield _failed("the rest", error)
+    yield await _tracing(settings.otlp_endpoint)
+
+
+async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIterator[Finding]:
+    connection = operator.connection
+    wanted = streams.streams(settings.replicas)
+    there = await asyncio.gather(*(stream_info(connection, one.name) for one in wanted))
+    infos = {one.name: info for one, info in zip(wanted, there, strict=True)}
+    yield _as_wanted("streams", [_Pair(one.name, one.settings, infos[one.name]) for one in wanted])
+
+    spaces = (streams.outcome_consumer(space) for space in mesh.submitters())
+    wants = [*streams.consumers(), *spaces]
+    found = await asyncio.gather(*(consumer_info(connection, one.stream, one.name) for one in wants))
+    consumers = {(one.stream, one.name): info for one, info in zip(wants, found, strict=True)}
+    pairs = [_Pair(f"{one.stream}/{one.name}", one.settings, consumers[one.stream, one.name]) for one in wants]
+    yield _as_wanted("consumers", pairs)
+
+    for service, reads in SERVICES.items():
+        yield _service(service, {name: consumers[name] for name in reads})
+    position = await _position(operator)
+    yield _auditor(position)
+    yield await _database(settings, position)
+    yield await _agents(operator, mesh)
+    yield _log(infos[PLANS], mesh.server_dir)
+    yield _poison(infos[POISON])
+
+
+def _failed(what: str, error: PlanmeshError) -> Finding:
+    text, _, advice = str(error).partition(": ")
+    return Finding(what=what, level="bad", found=text, advice=advice)
+
+
+# --- users -------------------------------------------------------------------------------------------------
+
+
+async def _users(mesh: Mesh, server: str) -> AsyncIterator[Finding]:
+    there = set(mesh.users())
+    if not there & {user.name for user in access.admins()}:
+        yield Finding(what="users", level="ok", found=f"{listed(sorted(there))}; not an administrator's machine")
+        return
+    needed = [user.name for user in (*access.admins(), *access.services())]
+    missing = [name for name in needed if name not in there]
+    if missing:
+        yield Finding(
+            what="users",
+            level="bad",
+            found=f"{listed(missing)} should be in {mesh.credentials}",
+            advice="`planmesh init`, or a restart of `planmesh up`, makes what is missing",
+        )
+    refused = [name for name in await asyncio.gather(*(_refused(mesh, name, server) for name in sorted(there))) if name]
+    if refused:
+        yield Finding(
+            what="users",
+            level="bad",
+            found=f"the server does not know {listed(refused)} with the password in {mesh.credentials}",
+            advice=f"have the server read {mesh.accounts_file} again, twice: `nats-server --signal reload`",
+        )
+    elif not missing:
+        yield Finding(what="users", level="ok", found=f"the server knows all {len(there)}")
+
+
+async def _refused(mesh: Mesh, name: str, server: str) -> str:
+    """The user's name, if the server does not let it in."""
+    try:
+        who = mesh.credentials_of(name)
+        async with await connect(server, who.user, who.password, name="planmesh-doctor", wait_s=_SERVER_S):
+            return ""
+    except PlanmeshError:
+        return name
+
+
+# --- streams and services ----------------------------------------------------------------------------------
+
+
+def _as_wanted(what: str, pairs: Sequence[_Pair]) -> Finding:
+    """Whether everything is there, with the settings that it should have."""
+    missing = [pair.name for pair in pairs if pair.there is None]
+    other = [
+        f"{pair.name} has {key} {pair.there.config.get(key)!r} instead of {value!r}"
+        for pair in pairs
+        if pair.there is not None
+        for key, value in pair.wanted.items()
+        if pair.there.config.get(key) != value
+    ]
+    if not missing and not other:
+        return Finding(what=what, level="ok", found=f"all {len(pairs)} are as they should be")
+    found = [*([f"{listed(missing)} missing"] if missing else []), *other[:3]]
+    if len(other) > 3:
+        found.append(f"and {len(other) - 3} more settings")
+    advice = "`planmesh init` repairs this, where the administrator's credentials are"
+    return Finding(what=what, level="bad", found="; ".join(found), advice=advice)
+
+
+def _service(service: str, reads: Mapping[tuple[str, str], ConsumerInfo | None]) -> Finding:
+    unread = [f"{stream}/{name}" for (stream, name), info in reads.items() if info is None or not info.is_read]
+    waiting = sum(info.num_pending + info.num_ack_pending for info in reads.values() if info is not None)
+    # Timers wait, and are not being waited for.
+    timers = reads.get((WORK, TIMERS))
+    waiting -= timers.num_ack_pending if timers is not None else 0
+    backlog = f"{counted(waiting, 'message')} to handle"
+    if not unread:
+        return Finding(what=service, level="ok", found=f"at work; {backlog}")
+    found = f"nobody reads {listed(unread)}; {backlog}"
+    advice = f"start one: `planmesh up`, or `python -m planmesh.{service}` where its credentials are"
+    return Finding(what=service, level="bad", found=found, advice=advice)
+
+
+async def _position(operator: Operator) -> PositionAnswer | PlanmeshError:
+    try:
+        return await operator.position()
+    except (QueryRefused, Busy, Unusable) as error:
+        return error
+
+
+def _auditor(position: PositionAnswer | PlanmeshError) -> Finding:
+    if isinstance(position, PlanmeshError):
+        return Finding(
+            what="queries",
+            level="bad",
+            found=one_line(str(position), 200),
+            advice="lists and histories need the auditor; `planmesh show PLAN --from-log` does not",
+        )
+    if position.skipped:
+        return Finding(
+            what="queries",
+            level="bad",
+            found=f"the log has {counted(position.skipped, 'message')} that no executor wrote",
+            advice="somebody else publishes with the executor's credentials, or the stream was edited: `log.junk` in "
+            "the auditor's log says which",
+        )
+    if position.lag > _LAG:
+        found = f"the auditor is {counted(position.lag, 'message')} behind the log"
+        return Finding(what="queries", level="warning", found=found, advice="give it time, or a faster database")
+    return Finding(what="queries", level="ok", found=f"answered, up to message {position.position:,} of the log")
+
+
+async def _database(settings: Settings, position: PositionAnswer | PlanmeshError) -> Finding:
+    """The auditor's database: by the auditor, or else from here, with the settings that are here."""
+    if isinstance(position, PositionAnswer):
+        return Finding(what="database", level="ok", found="the auditor reads it")
+    from planmesh.auditor.store import Database
+
+    def look() -> str:
+        if settings.database_url is None and not (settings.data_dir / "auditor.db").exists():
+            return "there is none yet; the auditor makes it"
+        database = Database(settings.database)
+        try:
+            with database.transaction("read") as connection:
+                connection.exec_driver_sql("SELECT 1")
+        finally:
+            database.close()
+        return f"{database.shown} can be read"
+
+    try:
+        return Finding(what="database", level="ok", found=await asyncio.to_thread(look))
+    except PlanmeshError as error:
+        return _failed("database", error)
+
+
+# --- agents, log, poison, tracing --------------------------------------------------------------------------
+
+
+async def _agents(operator: Operator, mesh: Mesh) -> Finding:
+    names = sorted({*(one.name for one in await agents_of(operator.connection)), *mesh.agents()})
+    if not names:
+        advice = "name their module: `planmesh up --agents MODULE`"
+        return Finding(what="agents", level="warning", found="there are none", advice=advice)
+    read = await asyncio.gather(
+        *(consumer_info(operator.connection, WORK, subjects.agent_consumer(name)) for name in names)
+    )
+    idle = [name for name, info in zip(names, read, strict=True) if info is None or not info.is_read]
+    if idle:
+        advice = "their steps wait: `planmesh up --agents MODULE`, or a worker where their credentials are"
+        return Finding(what="agents", level="warning", found=f"nobody runs {listed(idle)}", advice=advice)
+    return Finding(what="agents", level="ok", found=f"somebody runs {listed(names)}")
+
+
+def _log(plans: StreamInfo | None, server_dir: Path) -> Finding:
+    if plans is None:
+        return Finding(what="log", level="bad", found="there is none", advice="`planmesh init` makes it")
+    found = f"{counted(plans.state.messages, 'commit')}, {size(plans.state.bytes)}"
+    most = int(plans.config.get("max_bytes", -1))
+    if most > 0:
+        share, of = plans.state.bytes / most, f"its limit, {size(most)}"
+    elif server_dir.is_dir():
+        disk = shutil.disk_usage(server_dir)
+        share, of = 1 - disk.free / disk.total, f"the disk of {server_dir}"
+    else:
+        return Finding(what="log", level="ok", found=found)
+    if share < FULL:
+        return Finding(what="log", level="ok", found=f"{found}; {share:.0%} of {of} is taken")
+    advice = (
+        "make room: when it is full, nothing goes on until it has some (a server whose disk was full, also a restart)"
+    )
+    return Finding(what="log", level="warning", found=f"{share:.0%} of {of} is taken", advice=advice)
+
+
+def _poison(info: StreamInfo | None) -> Finding:
+    messages = info.state.messages if info is not None else 0
+    if not messages:
+        return Finding(what="poison", level="ok", found="nothing is set aside")
+    advice = "`planmesh poison list` says which, and why"
+    found = f"{counted(messages, 'message')} could not be handled"
+    return Finding(what="poison", level="warning", found=found, advice=advice)
+
+
+async def _tracing(endpoint: str | None) -> Finding:
+    if not endpoint:
+        return Finding(what="tracing", level="ok", found="off (PLANMESH_OTLP_ENDPOINT is not set)")
+    parts = urlsplit(endpoint)
+    shown = f"{parts.scheme}://{parts.hostname}"
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        shown = f"{shown}:{port}"
+        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, port), _LOOK_S)
+        writer.close()
+    except (OSError, TimeoutError, ValueError) as error:
+        return Finding(
+            what="tracing",
+            level="warning",
+            found=f"no collector answers at {shown}: {error or 'no answer'}",
+            advice="spans are dropped until it does; nothing else is affected",
+        )
+    return Finding(what="tracing", level="ok", found=f"a collector answers at {shown}")
+
+
+def worst(findings: Iterable[Finding]) -> Level:
+    """The level of the whole."""
+    levels = {finding.level for finding in findings}
+    return "bad" if "bad" in levels else "warning" if "warning" in levels else "ok"
