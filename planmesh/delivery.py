@@ -37,6 +37,10 @@ _GROUP_HEARTBEAT_S: Final = TAKEOVER_S / 4
 # 8 MiB would fill the memory.
 _PULL_BYTES: Final = 32 * 1024 * 1024
 
+# The server remembers each pull that comes from another account (some 350 bytes) for as long as its inbox is listened
+# to; a new inbox now and then lets it forget.
+_PULLS_OF_AN_INBOX: Final = 1_000
+
 _RETRY_S: Final = 0.1
 _RETRY_MOST_S: Final = 2.0
 
@@ -219,7 +223,9 @@ class Subscription:
         self._heartbeat_s = _HEARTBEAT_S if group is None else _GROUP_HEARTBEAT_S
         self._pull_bytes = max(_PULL_BYTES, 2 * connection.client.max_payload)
         self._inbox = f"{connection.client.new_inbox()}."
+        self._inbox_root = f"_INBOX.{connection.user}."
         self._interest: Interest | None = None
+        self._renewals: set[asyncio.Task[None]] = set()
         self._arrived: deque[Message] = deque()
         self._arrived_bytes = 0
         self._readers: deque[asyncio.Future[None]] = deque()
@@ -292,7 +298,7 @@ class Subscription:
         self._stopped = True
         self._connection.on_reconnect.discard(self._start_over)
         self._connection.on_close.discard(self._wake_all)
-        for timer in (self._timer, self._retry):
+        for timer in (self._timer, self._retry, *self._renewals):
             if timer is not None:
                 timer.cancel()
         unreceived = list(self._arrived)
@@ -321,8 +327,8 @@ class Subscription:
     def _on_message(self, delivered: Msg) -> None:
         self._silent_ticks = 0
         # By the subject, not by a status: a stored message may begin with a status of its own.
-        if delivered.subject.startswith(self._inbox):
-            self._on_status(int(delivered.subject[len(self._inbox) :]), delivered.headers or {})
+        if delivered.subject.startswith(self._inbox_root):
+            self._on_status(int(delivered.subject.rpartition(".")[2]), delivered.headers or {})
             return
         message = Message(self._connection, delivered, self._keeper)
         if self._stopped:
@@ -382,10 +388,28 @@ class Subscription:
                 asked["id"] = self._pin
         try:
             self._connection.send(self._pull_subject, msgspec.json.encode(asked), f"{self._inbox}{self._pulls}")
+            if self._pulls % _PULLS_OF_AN_INBOX == 0:
+                self._renew_inbox()
         except Busy:
             self._pull_later("", "the server takes nothing")
         except Unusable:
             self._wake_all()
+
+    def _renew_inbox(self) -> None:
+        renewal = asyncio.create_task(self._renew())
+        self._renewals.add(renewal)
+        renewal.add_done_callback(self._renewals.discard)
+
+    async def _renew(self) -> None:
+        old = self._interest
+        inbox = f"{self._connection.client.new_inbox()}."
+        self._interest = await self._connection.listen(f"{inbox}*", self._on_message)
+        self._inbox = inbox
+        # What was pulled before still arrives at the old one.
+        await asyncio.sleep(self._expires_s + self._heartbeat_s)
+        if old is not None:
+            with contextlib.suppress(Busy):
+                await self._connection.unlisten(old)
 
     def _pull_later(self, status: str, said: str) -> None:
         """The server cannot serve a pull now: the consumer is not there, or nobody leads it."""

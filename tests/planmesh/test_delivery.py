@@ -110,6 +110,22 @@ async def test_thousands_arrive_in_order_and_once(server: PlainServer, core: Con
         assert await nothing_comes(subscription)
 
 
+async def test_thousands_of_pulls_go_through_more_than_one_inbox_and_lose_nothing(
+    server: PlainServer, core: Connection
+) -> None:
+    await server.consumer(core, "DATA", "reader")
+    await publish(core, *map(str, range(2500)))
+    async with await subscribe(core, "DATA", "reader", batch=1) as subscription:
+        first_inbox, received = subscription._inbox, []
+        while len(received) < 2500:
+            for message in await subscription.receive():
+                message.ack()
+                received.append(int(message.data))
+
+        assert received == list(range(2500))
+        assert subscription._inbox != first_inbox
+
+
 async def test_what_is_not_acked_comes_back_and_what_is_acked_does_not(server: PlainServer, core: Connection) -> None:
     await server.consumer(core, "DATA", "reader", ack_wait_s=0.3)
     await publish(core, "acked", "forgotten")
