@@ -270,6 +270,8 @@ def _expected(kind: Any, notes: list[Meta]) -> str:
     if kind is str:
         if description:
             return f"a text ({description})"
+        if pattern := next((note.pattern for note in notes if note.pattern), None):
+            return f"a text of the form {pattern}"
         return " ".join(filter(None, ["a text", *(_length(note, "characters") for note in notes)]))
     if kind in (int, float):
         return " ".join(["a whole number" if kind is int else "a number", *map(_range, notes)])

@@ -741,11 +741,12 @@ def _list(found: Compiled | list[Problem]) -> list[Problem]:
 
 # --- whatever comes --------------------------------------------------------------------------------------------
 
-_WORDS = st.sampled_from(
-    "name kind task gate decide check emit agent echo after branch step label cases when then otherwise inputs text "
-    "condition on_fail continue outcome result binding reviewers role:operator person:a quorum prompt show retry "
-    "attempts policy on_failure version concurrency steps type default required a b c {a} {b.x} {a+} 1>2 true a.b==1".split()
-)
+_VOCABULARY = """
+name kind task gate decide check emit agent echo after branch step label cases when then otherwise inputs text condition
+on_fail continue outcome result binding reviewers role:operator person:a quorum prompt show retry attempts policy
+on_failure version concurrency steps type default required a b c {a} {b.x} {a+} 1>2 true a.b==1
+"""
+_WORDS = st.sampled_from(_VOCABULARY.split())
 _ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | _WORDS | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_WORDS | st.text(max_size=3), inner, max_size=6),

@@ -1,0 +1,215 @@
+"""A goal becomes a command: always the same one."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from planmesh.planner.catalogue import undescribed
+from planmesh.planner.goals import consider, lacks_an_agent
+from planmesh.planner.problems import RULES
+from planmesh.schemas import codec
+from planmesh.schemas.commands import CreatePlan, RefuseGoal
+from planmesh.schemas.goals import Problem
+
+AGENTS = {"echo": undescribed("echo")}
+PLAN = {
+    "name": "Demo",
+    "goal": "Say it",
+    "inputs": {"topic": {"type": "text"}, "times": {"type": "integer", "default": 2}},
+    "steps": [{"name": "say", "kind": "task", "agent": "echo", "inputs": {"text": "{topic}"}}],
+}
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def goal(**fields: Any) -> bytes:
+    return msgspec.json.encode({"plan": PLAN, "inputs": {"topic": "hello"}, **fields})
+
+
+def created(data: bytes, **settings: Any) -> CreatePlan:
+    command = consider(data, AGENTS, **settings)
+    assert isinstance(command, CreatePlan), command
+    return command
+
+
+def refused(data: bytes, **settings: Any) -> RefuseGoal:
+    command = consider(data, AGENTS, **settings)
+    assert isinstance(command, RefuseGoal), command
+    assert codec.command.decode(codec.encode(command)) == command
+    return command
+
+
+def told(data: bytes) -> list[tuple[str, str, str]]:
+    return [(one.code, one.pointer, one.message) for one in refused(data).problems]
+
+
+def test_a_goal_becomes_a_plan_with_every_input() -> None:
+    command = created(goal(goal="Say hello", start=False, traceparent=TRACEPARENT))
+
+    assert command.plan.name == "Demo"
+    assert command.inputs == {"topic": "hello", "times": 2}
+    assert (command.goal, command.start, command.traceparent) == ("Say hello", False, TRACEPARENT)
+    assert codec.command.decode(codec.encode(command)) == command
+
+
+def test_a_goal_without_words_has_those_of_its_plan() -> None:
+    assert created(goal()).goal == "Say it"
+
+
+def test_the_plan_may_be_yaml_in_a_string() -> None:
+    yaml = "name: Demo\nsteps:\n- {name: say, kind: task, agent: echo}\n"
+
+    assert created(msgspec.json.encode({"plan": yaml})).plan.name == "Demo"
+
+
+def test_the_same_content_is_the_same_command_however_it_is_written() -> None:
+    command = created(goal())
+    spaced = b'{ "inputs" : {"topic":"hell\\u006f"} , "plan": ' + msgspec.json.encode(PLAN) + b', "version": 1 }'
+
+    again = created(spaced, traceparent=TRACEPARENT)
+
+    assert again.id == command.id == again.goal_digest
+    assert len(command.id) == 64
+
+
+@pytest.mark.parametrize(
+    "other", [{"goal": "x"}, {"start": False}, {"inputs": {"topic": "bye"}}, {"plan": {**PLAN, "name": "Other"}}]
+)
+def test_other_content_is_another_command(other: dict[str, Any]) -> None:
+    assert created(goal(**other)).id != created(goal()).id
+
+
+def test_the_trace_of_the_header_counts_for_more_than_that_of_the_goal() -> None:
+    header = TRACEPARENT.replace("b7ad", "c8be")
+
+    assert created(goal(traceparent=TRACEPARENT), traceparent=header).traceparent == header
+    assert created(goal(traceparent=TRACEPARENT), traceparent="nonsense").traceparent == TRACEPARENT
+    assert created(goal(), traceparent="00-" + "0" * 32 + "-b7ad6b7169203331-01").traceparent is None
+    assert refused(goal(inputs={}), traceparent=header).traceparent == header
+
+
+def test_a_goal_that_cannot_become_a_plan_is_refused_with_all_that_is_wrong() -> None:
+    command = refused(goal(goal="Say hello", plan={**PLAN, "stepz": [], "steps": [{"kind": "task", "agent": "ecko"}]}))
+
+    assert [(one.code, one.pointer) for one in command.problems] == [
+        ("unknown_field", "/stepz"),
+        ("missing_field", "/steps/0"),
+        ("unknown_agent", "/steps/0/agent"),
+    ]
+    assert (command.goal, command.name) == ("Say hello", "Demo")
+    assert command.id == command.goal_digest
+    assert lacks_an_agent(command)
+
+
+def test_a_goal_that_is_none_is_refused_with_all_that_can_be_told() -> None:
+    data = msgspec.json.encode(
+        {
+            "gaol": 1,
+            "version": 2,
+            "goal": "Say",
+            "inputs": [],
+            "start": "yes",
+            "traceparent": "x",
+            "plan": {**PLAN, "x": 1},
+        }
+    )
+
+    assert told(data) == [
+        ("unknown_field", "/gaol", "there is no field 'gaol' in a goal"),
+        ("unknown_version", "/version", "this planmesh reads version 1 of a goal; found the number 2"),
+        ("wrong_type", "/inputs", "expected an object; found an empty list"),
+        ("wrong_type", "/start", "expected true or false; found the text 'yes'"),
+        (
+            "invalid_value",
+            "/traceparent",
+            "expected a text of the form ^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\\n)$; "
+            "found the text 'x'",
+        ),
+        ("unknown_field", "/x", "there is no field 'x' in a plan"),
+    ]
+    command = refused(data)
+    assert (command.goal, command.name) == ("Say", "Demo")
+    assert told(b"{}") == [("missing_field", "", "expected the field 'plan' in a goal; it is missing")]
+    assert told(b'{"plan": 3}') == [("wrong_type", "/plan", "expected an object or a text; found the number 3")]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "said"),
+    [
+        (b"", "malformed", "expected a goal: an object with `plan`, in JSON; not JSON in UTF-8"),
+        (b"{", "malformed", "expected a goal: an object with `plan`, in JSON; not JSON in UTF-8"),
+        (b"\xff\xfe", "malformed", "expected a goal"),
+        (b"[]", "malformed", "expected a goal: an object with `plan`, in JSON; Expected `object`, got `array`"),
+        (b"null", "malformed", "expected a goal"),
+        (b'{"plan": 1e999}', "malformed", "expected a goal"),
+        (b'{"plan": "\\ud800"}', "malformed", "expected a goal"),
+        (b"[" * 100_000, "too_deep", "JSON may be nested 32 deep"),
+        (b'{"plan": {"name": "' + b"x" * (9 * 1024 * 1024) + b'"}}', "too_large", "expected at most 8,388,608 bytes"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_bytes_that_are_no_goal_are_a_record_as_well(data: bytes, code: str, said: str) -> None:
+    (problem,) = refused(data).problems
+
+    assert problem.code == code
+    assert said in problem.message
+
+
+def test_a_key_that_comes_twice_is_refused_where_the_plan_has_it() -> None:
+    data = b'{"plan": {"name": "a", "name": "b", "steps": [{"kind": "gate", "name": "g"}]}, "inputs": {"x": 1, "x": 2}}'
+
+    assert {(code, at) for code, at, _ in told(data)} >= {("duplicate_key", "/name"), ("duplicate_key", "/inputs/x")}
+
+
+def test_a_secret_is_not_repeated_in_the_record_of_the_refusal() -> None:
+    secret = "ghp_" + "a1" * 18
+    command = refused(goal(goal=f"use {secret}", inputs={"topic": secret}, plan={**PLAN, "name": secret}))
+
+    assert [(one.code, one.pointer) for one in command.problems] == [
+        ("secret", "/goal"),
+        ("secret", "/inputs/topic"),
+        ("secret", "/name"),
+    ]
+    assert secret.encode() not in codec.encode(command)
+
+
+def test_a_refusal_fits_into_a_message_whatever_is_refused() -> None:
+    long_key = "k" * 190
+    deep: Any = 1
+    for _ in range(25):
+        deep = {long_key: deep}
+    steps = [
+        {"name": f"s{n}", "kind": "task", "agent": "x" * 60, "x": "y" * 200, "retry": {"a" * 5_000: 1}}
+        for n in range(400)
+    ]
+    texts = {f"k{n}": {long_key: {long_key: {long_key: {long_key: {long_key: "{a ==}"}}}}} for n in range(2_000)}
+    steps.append({"name": "deep", "kind": "task", "agent": "echo", "inputs": texts})
+    command = refused(msgspec.json.encode({"plan": {"name": "x", "steps": steps}, "inputs": deep}))
+
+    assert isinstance(command.problems[-1], Problem)
+    assert len(codec.encode(command)) < 3_000_000
+
+
+@given(
+    st.binary()
+    | st.text().map(str.encode)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["plan", "goal", "inputs", "start", "version", "name", "steps", "x"]), inner, max_size=4
+            )
+        ),
+        max_leaves=10,
+    ).map(msgspec.json.encode)
+)
+def test_no_message_raises_and_every_answer_can_be_read(data: bytes) -> None:
+    command = consider(data, AGENTS)
+
+    assert codec.command.decode(codec.encode(command)) == command
+    assert consider(data, AGENTS) == command
+    if isinstance(command, RefuseGoal):
+        assert all(one.code in RULES for one in command.problems)
