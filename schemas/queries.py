@@ -191,7 +191,7 @@ class LogLine(Row, frozen=True, kw_only=True):
     step: str = ""
     causes: tuple[Cause, ...] = ()
     """What the commit answers; given with its first event."""
-    event: Raw = Raw(b"null")
+    event: Raw
     """The event, as JSON (see `AnyEvent`)."""
     cut: tuple[str, ...] = ()
 
