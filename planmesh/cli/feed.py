@@ -38,7 +38,7 @@ class Feed(Protocol):
 class Tree:
     """The tree of steps, which changes in place. Made by `feed`."""
 
-    def __init__(self, console: Console, command: str) -> None:
+    def __init__(self, console: Console, command: str | None) -> None:
         self._console = console
         self._command = command
         self._live: Live | None = None
@@ -59,6 +59,9 @@ class Tree:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         self._quiet = True
+        self._draw()
+        if self._live is not None:
+            self._live.transient = False  # what it has come to stays above whatever follows
         self.stop()
         try:
             yield
@@ -70,12 +73,17 @@ class Tree:
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
-            if self._state is not None and not self._quiet:
-                if self._live is None:
-                    self._live = Live(console=self._console, auto_refresh=False, transient=True)
-                    self._live.start()
-                self._live.update(Group(*self._lines()), refresh=True)
+            if not self._quiet:
+                self._draw()
             await asyncio.sleep(max(_REFRESH_S, (loop.time() - begun) / _SHARE))
+
+    def _draw(self) -> None:
+        if self._state is None:
+            return
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Group(*self._lines()), refresh=True)
 
     def stop(self) -> None:
         """Take the drawing off the terminal."""
@@ -95,6 +103,8 @@ class Tree:
 
     def _foot(self, view: PlanView) -> list[Text]:
         """How to answer whatever is open, in one line each."""
+        if self._command is None:
+            return []
         waiting = [stop for stop in stops(view, self._command) if stop.remedies][:3]
         lines = [
             Text().append(f"  {stop.at} ", "magenta" if stop.person else "red").append(stop.remedies[0].command, "cyan")
@@ -129,14 +139,18 @@ class Commits(Lines):
 
 
 @contextlib.asynccontextmanager
-async def feed(session: Session) -> AsyncIterator[Feed]:
-    """Whoever tells what happens in the form that this call asks for, until the block ends."""
+async def feed(session: Session, *, asks: bool) -> AsyncIterator[Feed]:
+    """Whoever tells what happens in the form that this call asks for, until the block ends.
+
+    Args:
+        asks: Whether the person at the terminal is asked at gates, and need not be told how to answer.
+    """
     if session.output == "jsonl":
         yield Commits(session.err)
     elif not session.progress.is_terminal:
         yield Lines(session.progress)
     else:
-        tree = Tree(session.progress, session.command)
+        tree = Tree(session.progress, None if asks else session.command)
         drawing = asyncio.create_task(tree.run())
         try:
             yield tree

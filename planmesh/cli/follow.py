@@ -178,24 +178,29 @@ async def _watching(operator: Operator, address: Address, feed: Feed) -> AsyncIt
 
 # --- at the terminal ---------------------------------------------------------------------------------------
 
+_ELSEWHERE: Final = "Here, or from another terminal"
 _QUESTION: Final = "  Approve, reject, or leave it open? [a/r/l] "
 
 
-def at_the_terminal(session: Session, operator: Operator, address: Address) -> Ask:
-    """Asks whoever sits there."""
+def at_the_terminal(session: Session, operator: Operator, address: Address, *, elsewhere: bool = False) -> Ask:
+    """Asks whoever sits there. *elsewhere*: and says how to answer from another terminal."""
+    command = session.command if elsewhere else None
     here = replace(session, output="table")
 
     async def ask(state: PlanState, gate: GateRow) -> None:
         screen = session.progress
         values = await shown_values(operator, gate)
-        session.say(Text(), *review(gate, now(), screen.width, values=values, command=None), Text(), to=screen)
+        session.say(
+            Text(),
+            *review(gate, now(), screen.width, values=values, command=command, heading=_ELSEWHERE),
+            Text(),
+            to=screen,
+        )
         try:
             while (answer := await _choose()) != "leave":
                 reason = "" if answer == "approve" else await _why(gate)
-                command = CastVote(
-                    id=new_command_id(), step=gate.step, digest=gate.digest, decision=answer, reason=reason
-                )
-                if await send(here, operator, address, command) == COMPLETED:
+                cast = CastVote(id=new_command_id(), step=gate.step, digest=gate.digest, decision=answer, reason=reason)
+                if await send(here, operator, address, cast) == COMPLETED:
                     break
             else:
                 session.say(_left(session, gate), to=screen)

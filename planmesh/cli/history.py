@@ -43,7 +43,8 @@ class Entry(NamedTuple):
     def sentence(self) -> str:
         """Such as ``licences completed in 0.4 s by check-licences``."""
         what, who, why, _ = self.told
-        by = "" if who in ("", _PLANMESH) else f" to {who}" if what.startswith("handed") else f" by {who}"
+        joined = {"step.dispatched": "to", "plan.resumed": "after a word of"}.get(self.type, "by")
+        by = f" {joined} {who}" if who not in ("", _PLANMESH) else ""
         return f"{self.step or 'plan'} {what}{by}" + (f": {why}" if why else "")
 
 
@@ -81,7 +82,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.PlanPaused():
             return Told("paused", event.by, one_line(event.reason), _PERSON if event.held else _BAD)
         case events.PlanResumed():
-            return Told("going on", event.by, one_line(event.reason))
+            return Told("goes on", event.by, one_line(event.reason))
         case events.PlanCompleted():
             outcome = "" if event.outcome == "completed" else one_line(event.outcome, 60)
             return Told("completed", why=outcome, style=_GOOD)
@@ -90,7 +91,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.PlanCancelled():
             return Told("cancelled", event.by, one_line(event.reason), _BAD)
         case events.StepDispatched():
-            return Told(f"handed{_attempt(event.attempt)}", event.agent, style=_QUIET)
+            return Told(f"handed out{_attempt(event.attempt)}", event.agent, style=_QUIET)
         case events.StepCompleted():
             took = f" in {duration(event.duration_s)}" if event.duration_s is not None else ""
             return Told(f"completed{took}{_attempt(event.attempt)}", event.by or agent, one_line(event.reason), _GOOD)
@@ -145,10 +146,10 @@ def table(told: list[Entry], now: datetime) -> list[Text]:
     """A whole log."""
     rows = [
         (
-            clock(entry.at, now),
+            f"{clock(entry.at, now)}.{entry.at.microsecond // 1_000:03}",
             str(entry.number),
             entry.step or "(plan)",
-            entry.told.who,
+            entry.told.who or _PLANMESH,
             Text(entry.told.what, style=entry.told.style).append(f": {entry.told.why}" if entry.told.why else ""),
         )
         for entry in told

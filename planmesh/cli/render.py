@@ -95,19 +95,24 @@ def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
     return lines
 
 
-def result(view: PlanView, command: str) -> list[Text]:
+def result(view: PlanView) -> list[Text]:
     """What a plan gave."""
     payload = view.result
     if payload.blob is not None:
-        where = f"{command} show {view.plan.plan} -o json"
-        return [Text(f"  {size(payload.blob.size_bytes)}, by claim check: see ", style="dim").append(where, "not dim")]
-    if isinstance(payload.value, dict):
-        cells = max((len(name) for name in payload.value), default=0)
-        return [
-            Text("  ").append(f"{one_line(name, 60).ljust(min(cells, 60))}  ", "dim").append(value(what))
-            for name, what in payload.value.items()
-        ]
-    return [] if payload.value is None else [Text("  ").append(value(payload.value))]
+        said = f"    {size(payload.blob.size_bytes)}, stored as {payload.blob.sha256}"
+        return [Text("  Result", style="bold"), Text(said, style="dim")]
+    if payload.value is None or payload.value == {}:
+        return []
+    pairs = payload.value.items() if isinstance(payload.value, dict) else [("", payload.value)]
+    names = [one_line(name, 40) for name, _ in pairs]
+    cells = max(map(len, names)) + 2 if any(names) else 0
+    return [
+        Text("  Result", style="bold"),
+        *(
+            Text("    ").append(name.ljust(cells), "dim").append(value(what))
+            for name, (_, what) in zip(names, pairs, strict=True)
+        ),
+    ]
 
 
 # --- steps -------------------------------------------------------------------------------------------------

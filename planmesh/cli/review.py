@@ -8,23 +8,44 @@ from rich.text import Text
 
 from planmesh.cli.render import WIDEST, columns
 from planmesh.cli.standing import SHORT_DIGEST, Remedy, offer
-from planmesh.cli.text import ago, clock, counted, duration, listed, one_line, paragraph, plain, size, until, value
+from planmesh.cli.text import (
+    ago,
+    clock,
+    counted,
+    duration,
+    listed,
+    one_line,
+    paragraph,
+    plain,
+    size,
+    until,
+    value,
+    whole,
+)
 from planmesh.schemas.events import Release
-from planmesh.schemas.payload import Payload
+from planmesh.schemas.payload import Payload, canonical, digest
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.queries import GateRow
 
 _MOST: Final = 20  # steps that are listed
+_INPUT_CHARACTERS: Final = 400
 
 
 def review(
-    gate: GateRow, now: datetime, width: int, *, values: Mapping[str, Any] = {}, command: str | None = "planmesh"
+    gate: GateRow,
+    now: datetime,
+    width: int,
+    *,
+    values: Mapping[str, Any] = {},
+    command: str | None = "planmesh",
+    heading: str = "What you can do",
 ) -> list[Text]:
     """Everything that an approval of *gate* is about.
 
     Args:
         values: Values of blobs that were fetched, by SHA-256.
         command: How a command line begins that leads to this mesh; None: say nothing of how to answer.
+        heading: Of that.
     """
     rule = Text("  " + "─" * (min(width, WIDEST) - 4), style="dim")
     lines = [*_question(gate, now, min(width, WIDEST)), Text()]
@@ -32,7 +53,7 @@ def review(
         lines += [rule, *_shown(shown, values), rule, Text()]
     lines += [*_upstream(gate), *_releases(gate), *_votes(gate, now)]
     if command is not None:
-        lines += [Text(), Text("  What you can do", style="bold"), *offer(_answers(gate, command), width)]
+        lines += [Text(), Text(f"  {heading}", style="bold"), *offer(_answers(gate, command), width)]
     return lines
 
 
@@ -57,7 +78,7 @@ def _shown(payload: Payload, values: Mapping[str, Any]) -> list[Text]:
         what = values[payload.blob.sha256]
     said = what if isinstance(what, str) else value(what, 100_000)
     # As it is, without markup and without breaking lines: a reviewer reads what will be released.
-    return [plain(f"  {line}".rstrip()) for line in said.rstrip("\n").split("\n")]
+    return [whole(plain(f"  {line}".rstrip())) for line in said.rstrip("\n").split("\n")]
 
 
 def _upstream(gate: GateRow) -> list[Text]:
@@ -95,9 +116,15 @@ def _releases(gate: GateRow) -> list[Text]:
 def _inputs(release: Release) -> list[Text]:
     lines = []
     for name, what in release.inputs.items():
-        blob = isinstance(what, dict) and isinstance(what.get("$blob"), str)
-        said = f"(large) sha256 {what['$blob']}" if blob else value(what, 300)
-        lines.append(Text("      ").append(f"{one_line(name, 60)} = ", "dim").append(said))
+        line = Text("      ").append(f"{one_line(name, 60)} = ", "dim")
+        if isinstance(what, dict) and isinstance(what.get("$blob"), str):
+            line.append(f"(large) sha256 {one_line(what['$blob'], 64)}")
+        else:
+            said = value(what, _INPUT_CHARACTERS)
+            line.append(said)
+            if said.endswith("…"):  # the end of it would be lost to the eye, but not to the digest
+                line.append(f" ({size(len(canonical(what)))}, sha256 {digest(what)})", "dim")
+        lines.append(whole(line))
     return lines
 
 
@@ -123,7 +150,7 @@ def _votes(gate: GateRow, now: datetime) -> list[Text]:
         lines.append(Text("  Overdue: nobody has decided in time. It stays closed.", style="red"))
     elif gate.overdue_at is not None:
         lines.append(Text(f"  Overdue {until(gate.overdue_at, now)}; it stays closed all the same", style="dim"))
-    lines.append(Text(f"  Digest of all this  {gate.digest}", style="dim"))
+    lines.append(whole(Text(f"  Digest of all this  {gate.digest}", style="dim")))
     return lines
 
 

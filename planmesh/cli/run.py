@@ -2,17 +2,16 @@
 
 import asyncio
 import contextlib
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.text import Text
 
 from planmesh.cli import COMPLETED, FAILED, document, render
 from planmesh.cli.feed import feed
-from planmesh.cli.follow import at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
+from planmesh.cli.follow import Ask, at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
 from planmesh.cli.forms import as_one
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import account
@@ -65,15 +64,15 @@ async def run(
     async with contextlib.AsyncExitStack() as stack:
         if local:
             session = await stack.enter_async_context(private_mesh(session, agents))
-        client = await stack.enter_async_context(session.client())
         operator = await stack.enter_async_context(session.operator())
-        submitted = await client.submit(text, goal=goal, inputs=values, id=id)
-        news = await first_news(submitted, operator)
+        address, news = await publish(session, text, values, goal=goal, id=id, operator=operator)
         if isinstance(news, Refused):
             return refused(session, news, file, text)
-        return await watch_to_end(
-            session, operator, submitted.address, stop=went_wrong if wait else stands_still, ask=wait
-        )
+        asking = at_the_terminal if session.asks else how_to_answer
+        ask, stop = (asking(session, operator, address), went_wrong) if wait else (None, stands_still)
+        state = await followed(session, operator, address, stop=stop, ask=ask)
+        leave(session, state)
+    return exit_code(state)
 
 
 async def submit(
@@ -92,11 +91,7 @@ async def submit(
     """
     text = document.read(file)
     values = document.values(text, input)
-    async with session.client() as client:
-        submitted = await client.submit(text, goal=goal, inputs=values, id=id, start=not draft)
-        address = submitted.address
-        # Without an operator there is no log to look into, and a goal that was known brings no news.
-        news = await first_news(submitted, None)
+    address, news = await publish(session, text, values, goal=goal, id=id, start=not draft)
     if isinstance(news, Refused):
         return refused(session, news, file, text)
     if session.output != "table":
@@ -120,7 +115,9 @@ async def watch(plan: PlanId, /, *, wait: Wait = True, session: OfSession) -> in
     """
     async with session.operator() as operator:
         address = await operator.find(plan)
-        return await watch_to_end(session, operator, address, stop=_never if wait else stands_still, ask=False)
+        state = await followed(session, operator, address, stop=_never if wait else stands_still, ask=None)
+    leave(session, state)
+    return exit_code(state)
 
 
 def _never(state: PlanState) -> bool:
@@ -131,17 +128,12 @@ def _never(state: PlanState) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def private_mesh(
-    session: Session, agents: tuple[str, ...], directory: Path | None = None
-) -> AsyncIterator[Session]:
-    """A mesh for this call alone, in *directory* or in one that goes with it."""
-    with contextlib.ExitStack() as files:
-        if directory is None:
-            directory = Path(files.enter_context(tempfile.TemporaryDirectory(prefix="planmesh-")))
-        async with contextlib.AsyncExitStack() as stack:
-            with _busy(session, "Bringing up a private mesh …"):
-                own = await stack.enter_async_context(session.local(directory, agents))
-            yield own
+async def private_mesh(session: Session, agents: tuple[str, ...]) -> AsyncIterator[Session]:
+    """A mesh for this call alone; see `Session.local`."""
+    async with contextlib.AsyncExitStack() as stack:
+        with _busy(session, "Bringing up a private mesh …"):
+            own = await stack.enter_async_context(session.local(agents))
+        yield own
 
 
 @contextlib.contextmanager
@@ -154,12 +146,33 @@ def _busy(session: Session, what: str) -> Iterator[None]:
         yield
 
 
-async def first_news(submitted: Submitted, operator: Operator | None) -> Outcome | None:
-    """What is heard first of a goal; None of one that was a plan already.
+async def publish(
+    session: Session,
+    text: str,
+    values: Mapping[str, Any],
+    *,
+    goal: str = "",
+    id: str | None = None,
+    start: bool = True,
+    operator: Operator | None = None,
+) -> tuple[Address, Outcome | None]:
+    """Submit a plan document, and wait for what is heard first of it.
+
+    Args:
+        operator: Looks into the log: a goal that is a plan already brings no news.
+
+    Returns:
+        Where the plan is, and the news; None of one that was a plan already.
 
     Raises:
         Busy: Nothing is heard: no planner runs, or no executor.
     """
+    async with session.client() as client:
+        submitted = await client.submit(text, goal=goal, inputs=values, id=id, start=start)
+        return submitted.address, await _first_news(submitted, operator)
+
+
+async def _first_news(submitted: Submitted, operator: Operator | None) -> Outcome | None:
     news: asyncio.Task[Outcome] = asyncio.ensure_future(anext(aiter(submitted.outcomes())))
     loop = asyncio.get_running_loop()
     begun = loop.time()
@@ -188,14 +201,13 @@ def refused(session: Session, news: Refused, file: Path, text: str) -> int:
     return FAILED
 
 
-async def watch_to_end(
-    session: Session, operator: Operator, address: Address, *, stop: Callable[[PlanState], bool], ask: bool
-) -> int:
-    """Tell what happens to a plan until it ends or *stop* holds, and how it was left. Returns: the exit code."""
-    asking = (at_the_terminal if session.asks else how_to_answer)(session, operator, address) if ask else None
+async def followed(
+    session: Session, operator: Operator, address: Address, *, stop: Callable[[PlanState], bool], ask: Ask | None
+) -> PlanState:
+    """Tell what happens to a plan until it ends, or *stop* holds; see `follow`."""
     try:
-        async with feed(session) as telling:
-            state = await follow(operator, address, telling, stop=stop, ask=asking)
+        async with feed(session, asks=ask is not None) as telling:
+            return await follow(operator, address, telling, stop=stop, ask=ask)
     except asyncio.CancelledError:
         if session.private is None:
             watch = f"{session.command} watch {address.plan}"
@@ -203,8 +215,6 @@ async def watch_to_end(
                 Text().append("  The plan goes on. To watch it again:  ", "dim").append(watch, "cyan"), to=session.err
             )
         raise
-    leave(session, state)
-    return exit_code(state)
 
 
 def leave(session: Session, state: PlanState) -> None:
@@ -226,5 +236,10 @@ def whole(view: PlanView, session: Session, most: int | None = None) -> list[Tex
     if view.document is not None:
         lines += [*render.steps(view, render.places(view.document), at, most=most), Text()]
     lines += [Text().append("  ✗ ", "red").append(problem.message) for problem in view.problems]
-    ending = account(view, at, session.out.width, session.command) or render.result(view, session.command)
+    ending = account(view, at, session.out.width, None if session.passing else session.command)
+    if ending and session.passing:
+        ending.append(
+            Text("  Its private mesh has ended: nothing more can be done. `planmesh up` runs one that stays.")
+        )
+    ending = ending or render.result(view)
     return [*lines, *ending, *([Text()] if ending else [])]

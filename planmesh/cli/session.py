@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import App, Group, Parameter
@@ -45,6 +46,7 @@ class Session:
         user: ``--user``; None for the only one there is, or whom ``connection.toml`` names.
         output: ``--output``.
         private: The mesh that was brought up for this call alone, if there is one.
+        passing: Whether that mesh leaves no files behind.
     """
 
     server: str | None = None
@@ -52,6 +54,7 @@ class Session:
     user: str | None = None
     output: Output = "table"
     private: "LocalMesh | None" = None
+    passing: bool = False
 
     @cached_property
     def settings(self) -> "Settings":
@@ -84,13 +87,23 @@ class Session:
         return {**here, "user": user, "name": "planmesh-cli"}
 
     @contextlib.asynccontextmanager
-    async def local(self, directory: Path, agents: Iterable[str]) -> AsyncIterator["Session"]:
-        """Bring a mesh of one's own up, in *directory*, until the block ends. Raises: Unusable."""
+    async def local(self, agents: Iterable[str]) -> AsyncIterator["Session"]:
+        """Bring a mesh up until the block ends: where ``--data-dir`` says, or in a directory that goes with it.
+
+        Raises:
+            Unusable: It does not start.
+        """
         from planmesh.supervision import local_mesh
 
-        # It lives as long as this call, so what a power cut would lose is nobody's.
-        async with local_mesh(directory, agents=tuple(agents), log_dir=directory / "log", sync_interval="2m") as mesh:
-            yield replace(self, server=None, data_dir=directory, private=mesh)
+        with contextlib.ExitStack() as files:
+            passing = self.data_dir is None
+            directory = self.data_dir or Path(files.enter_context(TemporaryDirectory(prefix="planmesh-")))
+            # What a power cut would lose goes with this call anyway.
+            sync = "2m" if passing else "always"
+            async with local_mesh(
+                directory, agents=tuple(agents), log_dir=directory / "log", sync_interval=sync
+            ) as mesh:
+                yield replace(self, server=None, data_dir=directory, user=None, private=mesh, passing=passing)
 
     @property
     def command(self) -> str:
@@ -137,7 +150,7 @@ def write(console: Console, lines: Iterable[Text | str]) -> None:
 def fitted(line: Text | str, console: Console) -> Text:
     """*line* as *console* can show it."""
     text = Text(line) if isinstance(line, str) else line
-    if text.cell_len > console.width:
+    if text.cell_len > console.width and text.overflow != "ignore":
         text = text.copy()
         text.truncate(console.width, overflow="ellipsis")
     return as_ascii(text) if console.options.ascii_only else text

@@ -12,7 +12,7 @@ from typing import Final
 from rich.text import Text
 
 from planmesh.cli.render import WIDEST, failed
-from planmesh.cli.text import ago, clock, counted, listed, one_line, paragraph, until
+from planmesh.cli.text import ago, clock, counted, listed, one_line, paragraph, until, whole
 from planmesh.cli.view import PlanView
 from planmesh.schemas.plan import Task
 from planmesh.schemas.queries import GateRow, StepRow
@@ -22,6 +22,7 @@ SHORT_DIGEST: Final = 16
 """How much of a digest a person has to quote."""
 
 _MOST: Final = 5  # steps that are spoken of one by one
+_WIDEST_PAIR: Final = 120  # a command and what it does, side by side
 _REASON: Final = "--reason WHY"
 
 
@@ -128,9 +129,13 @@ def _trouble(step: StepRow, attempts: int, command: str, of: str) -> Stop:
     return Stop(name, step.since, why, tuple(remedies), False)
 
 
-def account(view: PlanView, now: datetime, width: int, command: str = "planmesh") -> list[Text]:
-    """What `show` ends with, for a plan that stands still somewhere: stopped at, since, why, what you can do."""
-    found = stops(view, command)
+def account(view: PlanView, now: datetime, width: int, command: str | None = "planmesh") -> list[Text]:
+    """What `show` ends with, for a plan that stands still somewhere: stopped at, since, why, what you can do.
+
+    Args:
+        command: How a command line begins that leads to this mesh; None: nothing can be done any more.
+    """
+    found = stops(view, command or "planmesh")
     if not found:
         return list(_retries(view, now))
     lines: list[Text] = []
@@ -143,6 +148,8 @@ def account(view: PlanView, now: datetime, width: int, command: str = "planmesh"
         lines += [*why, Text()]
     if len(found) > _MOST:
         lines += [Text(f"  … and at {counted(len(found) - _MOST, 'more step')}", style="dim"), Text()]
+    if command is None:
+        return lines
     remedies = [remedy for stop in found[:_MOST] for remedy in stop.remedies]
     remedies.append(Remedy(f"{command} cancel {shlex.quote(view.plan.plan)}", "end the plan"))
     return [*lines, Text("  What you can do", style="bold"), *offer(remedies, width)]
@@ -151,10 +158,10 @@ def account(view: PlanView, now: datetime, width: int, command: str = "planmesh"
 def offer(remedies: list[Remedy], width: int) -> list[Text]:
     """Commands, one a line, each whole, so that they can be pasted; what they do beside them, or as a comment above."""
     longest = max(len(remedy.command) for remedy in remedies)
-    beside = 4 + longest + 2 + max(len(remedy.effect) for remedy in remedies) <= width
+    beside = 4 + longest + 2 + max(len(remedy.effect) for remedy in remedies) <= min(width, _WIDEST_PAIR)
     lines: list[Text] = []
     for remedy in remedies:
-        command = Text("    ").append(remedy.command, "cyan")
+        command = whole(Text("    ").append(remedy.command, "cyan"))
         if beside:
             gap = " " * (longest - len(remedy.command) + 2)
             lines.append(command.append(f"{gap}{remedy.effect}", "dim"))

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from planmesh.cli import COMPLETED, FAILED
 from planmesh.cli.forms import as_one
-from planmesh.cli.history import tell
+from planmesh.cli.history import entries
 from planmesh.cli.session import NotUnderstood, OfSession, Session
 from planmesh.cli.text import one_line
 from planmesh.client import Operator, Refused, new_command_id
@@ -155,19 +155,19 @@ async def send(session: Session, operator: Operator, address: Address, command: 
 
 
 def answer(commit: Commit, command: AnyCommand) -> list[Text]:
-    """The events that answer *command*, and what followed from them in the same commit."""
+    """The event that answers *command*, and what followed from it."""
     step = getattr(command, "step", "")
+    kinds = {kind.__struct_config__.tag for kind in VERBS[verb_of(command)].answers}
+    told = list(entries(commit, {}))
+    # Of several the last one says most: a vote is given, and with it the gate approved.
+    answers = [number for number, entry in enumerate(told) if entry.type in kinds and entry.step == step]
     lines = []
-    for event in commit.events:
-        about = getattr(event, "step", "")
-        answers = isinstance(event, VERBS[verb_of(command)].answers) and about == step
-        if isinstance(event, CommandRefused):
-            continue  # another command, that came at the same moment
-        told = tell(event)
-        sentence = f"{about or 'plan'} {told.what}" + (f" by {told.who}" if told.who else "")
-        sentence += f": {told.why}" if told.why else ""
-        number = f"  (line {commit.number} of the log)" if answers else ""
-        lines.append(Text("  ").append(sentence, told.style if answers else "dim").append(number, "dim"))
+    for number, entry in enumerate(told[answers[-1] :] if answers else told):
+        if number == 0:
+            line = Text().append(f"  {entry.sentence}", entry.told.style or "bold")
+            lines.append(line.append(f"  (line {commit.number} of the log)", "dim"))
+        elif entry.step:
+            lines.append(Text(f"  {entry.sentence}", style="dim"))
     return lines
 
 

@@ -34,6 +34,12 @@ def _visible(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
+def whole(line: Text) -> Text:
+    """Mark *line* as one that is never cut where the terminal ends: a command to paste, a text to approve."""
+    line.overflow = "ignore"
+    return line
+
+
 def paragraph(text: str, width: int, indent: str = "", style: str = "") -> list[Text]:
     """*text*, defused and broken into lines of at most *width*, its own line breaks kept."""
     lines: list[Text] = []
@@ -67,6 +73,8 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
     seconds = max(0.0, seconds)
+    if seconds < 0.0005:
+        return "< 1 ms"
     if seconds < 0.0995:
         return f"{seconds * 1_000:.0f} ms"
     if seconds < 9.95:
@@ -93,8 +101,8 @@ def until(at: datetime, now: datetime) -> str:
 
 def _coarse(seconds: float) -> str:
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
+        if seconds >= 0.99 * size:
+            return f"{int(seconds / size + 0.01)} {unit}"
     return f"{max(1, int(seconds))} s"
 
 
