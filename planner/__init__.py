@@ -5,5 +5,5 @@ stream CATALOGUE, and the consumers of WORK), completes it, and asks the executo
 the plan; or to put on record that the goal was refused, with everything that is wrong with it. It keeps no state:
 the same goal always gives the same command.
 
-`compile_plan` and `check_file` do the same without a mesh.
+`planmesh.planner.compile.compile_plan` checks a plan document without a mesh.
 """

@@ -92,11 +92,6 @@ def compile_plan(
     return Compiled(plan, inputs)
 
 
-def check_file(text: str | bytes, agents: Agents | None = None, *, limits: Limits = LIMITS) -> Compiled | list[Problem]:
-    """What `compile_plan` makes of the content of a file, whatever values a goal would give. Raises nothing."""
-    return compile_plan(text, agents, limits=limits)
-
-
 # --- steps by themselves -----------------------------------------------------------------------------------
 
 

@@ -15,8 +15,9 @@ from msgspec import Meta, Struct
 
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.problems import Problems, listed, quoted, shown
+from planmesh.schemas.codec import describe
 from planmesh.schemas.goals import Goal
-from planmesh.schemas.plan import Parameter, Plan, Step, StepBase
+from planmesh.schemas.plan import MAX_STEPS, Parameter, Plan, Step, StepBase
 
 KINDS: Final[Mapping[str, type[StepBase]]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
 VERSIONS: Final = (1,)
@@ -57,19 +58,23 @@ class PlanDraft:
 
 def read_plan(value: dict[str, Any], problems: Problems, limits: Limits = LIMITS) -> PlanDraft:
     """What could be read of *value*; every problem with the rest of it is added."""
-    steps = value.get("steps")
-    if isinstance(steps, list) and len(steps) > limits.steps:
+    steps, most = value.get("steps"), min(limits.steps, MAX_STEPS)
+    if isinstance(steps, list) and len(steps) > most:
         problems.add(
             "too_many_steps",
-            f"a plan has at most {limits.steps:,} steps; this one has {len(steps):,}",
+            f"a plan has at most {most:,} steps; this one has {len(steps):,}",
             "steps",
             hint="split it into several plans",
         )
         return PlanDraft(None, None, ())
     try:
         plan = msgspec.convert(value, Plan)
-    except msgspec.ValidationError:
-        return _read_piecemeal(value, problems)
+    except msgspec.ValidationError as error:
+        draft = _read_piecemeal(value, problems)
+        if not problems:
+            said, where = describe(error)
+            problems.add("invalid_value", said, *where.split("/")[1:])
+        return draft
     return PlanDraft(plan, plan.inputs, tuple(StepDraft(*numbered) for numbered in enumerate(plan.steps)))
 
 

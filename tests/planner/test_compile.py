@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planmesh.planner.compile import Compiled, check_file, compile_plan
+from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Limits
 from planmesh.planner.problems import RULES
 from planmesh.schemas.goals import Problem
@@ -186,6 +186,9 @@ def test_a_plan_has_ten_thousand_steps_and_not_one_more() -> None:
     steps = [task(f"s{number}") for number in range(10_001)]
 
     assert isinstance(compile_plan(plan(*steps[1:]), AGENTS), Compiled)
+    assert [one.code for one in _list(compile_plan(plan(*steps), AGENTS, limits=Limits(steps=20_000)))] == [
+        "too_many_steps"
+    ]
     assert said(plan(*steps)) == [
         (
             "too_many_steps",
@@ -409,7 +412,7 @@ def test_an_agent_that_the_mesh_does_not_have_is_named_with_the_nearest_one() ->
 
 
 def test_without_a_mesh_every_agent_is_taken_for_known() -> None:
-    assert isinstance(check_file("name: Demo\nsteps: [{name: a, kind: task, agent: whoever}]"), Compiled)
+    assert isinstance(compile_plan("name: Demo\nsteps: [{name: a, kind: task, agent: whoever}]", None), Compiled)
 
 
 def test_inputs_are_those_that_the_agent_declares() -> None:
@@ -696,7 +699,7 @@ def test_a_plan_has_a_hundred_emits_and_not_one_more() -> None:
         ("id AKIA" + "IOSFODNN7EXAMPLE", "an AWS access key"),
         ("ghp_" + "a1" * 18, "a GitHub token"),
         ("xoxb" + "-1234567890-abc", "a Slack token"),
-        ("sk-" + "proj-" + "a" * 40, "an API key"),
+        ("sk-" + "proj-" + "a1" * 20, "an API key"),
         ("postgres://ada:" + "hunter2@db:5432/x", "an address with a password"),
     ],
 )
@@ -709,7 +712,16 @@ def test_a_secret_is_refused_and_not_repeated(text: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["https://example.com/a:b@c", "{user}://{a}:{b}@x", "sk-learn", "AKIA", "mail ada:bob@example.com"]
+    "text",
+    [
+        "https://example.com/a:b@c",
+        "task-" + "a1" * 20,
+        "sk-" + "some-very-long-class-of-style-sheets",
+        "{user}://{a}:{b}@x",
+        "sk-learn",
+        "AKIA",
+        "mail ada:bob@example.com",
+    ],
 )
 def test_what_only_resembles_a_secret_passes(text: str) -> None:
     document = plan(task("a", inputs={"x": text.replace("{", "{{").replace("}", "}}")}))

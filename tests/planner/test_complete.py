@@ -236,15 +236,16 @@ LABELS = ("x", "y", "z")
 def plans(draw: st.DrawFn) -> dict[str, Any]:
     """Plans, about half of them without a problem. Steps wait for earlier ones; the document has them in any order."""
     steps: list[dict[str, Any]] = []
-    decides: list[str] = []
+    decides: list[tuple[str, str]] = []
     count = draw(st.integers(1, 9))
     for number in range(count):
         earlier = [f"s{other}" for other in range(number)]
-        some = st.lists(st.sampled_from(earlier), max_size=3, unique=True) if earlier else st.just([])
+        nothing: st.SearchStrategy[list[str]] = st.just([])
+        some = st.lists(st.sampled_from(earlier), max_size=3, unique=True) if earlier else nothing
         name, kind = f"s{number}", draw(st.sampled_from(["task", "task", "gate", "gate", "decide", "check"]))
         reads = " ".join(f"{{{other} ?? 1}}" for other in draw(some))
         step: dict[str, Any] = {"name": name, "kind": kind, "after": draw(some)}
-        if decides and draw(st.booleans()):
+        if draw(st.booleans()) and decides:
             step["branch"] = branch(*draw(st.sampled_from(decides)))
         if kind == "task":
             step |= {"agent": "free", "inputs": {"text": reads}}
@@ -265,7 +266,7 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
             step["show"] = [f"{{{draw(st.sampled_from(shared))['binding']} ?? 1}}"]
     for end in range(draw(st.integers(0, 2))):
         last: dict[str, Any] = {"name": f"e{end}", "kind": "emit", "outcome": "x"}
-        if decides and draw(st.booleans()):
+        if draw(st.booleans()) and decides:
             last["branch"] = branch(*draw(st.sampled_from(decides)))
         steps.append(last)
     return {"name": "Any", "inputs": {"topic": {}}, "steps": draw(st.permutations(steps))}

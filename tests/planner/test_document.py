@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planmesh.planner.compile import Compiled, check_file
+from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Limits, Unreadable, read_document
 from planmesh.planner.problems import RULES, Problems
 from planmesh.schemas.goals import Problem
@@ -182,7 +182,7 @@ NOISE = random.Random(20261122)
 def test_a_mebibyte_of_garbage_is_answered_at_once(garbage: str | bytes) -> None:
     began = time.process_time()
 
-    found = check_file(garbage)
+    found = compile_plan(garbage, None)
 
     assert isinstance(found, list)
     assert time.process_time() - began < 2
@@ -190,7 +190,7 @@ def test_a_mebibyte_of_garbage_is_answered_at_once(garbage: str | bytes) -> None
 
 @given(st.text() | st.binary() | st.text(alphabet=" \n:-[]{}&*!|>'\"%@`#,?ab1", max_size=60))
 def test_no_text_raises(text: str | bytes) -> None:
-    found = check_file(text)
+    found = compile_plan(text, None)
 
     assert isinstance(found, Compiled) or all(one.code in RULES for one in found)
 
