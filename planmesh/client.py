@@ -13,8 +13,10 @@ A client is one NATS user (``submitter-<space>``), and the space is its name as 
 import asyncio
 import contextlib
 import hashlib
+import logging
 import re
 import secrets
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
@@ -182,6 +184,16 @@ def _only(role: Literal["submitter", "operator"], directory: Path, data_dir: Pat
     )
 
 
+def _be_quiet() -> None:
+    """In a program that has not said what to do with logs, write warnings to stderr: structlog would write everything
+    to stdout."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+
+
 # --- for services ------------------------------------------------------------------------------------------
 
 
@@ -318,6 +330,7 @@ class Client:
         Raises:
             Unusable: No credentials, no server, or not one for planmesh; the text says what to do.
         """
+        _be_quiet()
         found = find_credentials("submitter", server=server, credentials=credentials, data_dir=data_dir, user=user)
         async with await connect(found.server, found.user, found.password, name=name) as connection:
             client = cls(connection)
@@ -496,6 +509,7 @@ class Operator:
         name: str = "planmesh-operator",
     ) -> AsyncIterator["Operator"]:
         """Connect as an operator; see `find_credentials` for the arguments, and `Client.connect`. Raises: Unusable."""
+        _be_quiet()
         found = find_credentials("operator", server=server, credentials=credentials, data_dir=data_dir, user=user)
         async with await connect(found.server, found.user, found.password, name=name) as connection:
             yield cls(connection)

@@ -109,13 +109,16 @@ class Child:
         ready: Set while the process says that it is.
     """
 
-    def __init__(self, service: Service, environment: Mapping[str, str], output: "Output") -> None:
+    def __init__(
+        self, service: Service, environment: Mapping[str, str], output: "Output", said_ready: set[int]
+    ) -> None:
         self.name = service.name
         self.starts = 0
         self.ready = asyncio.Event()
         self._arguments = service.arguments
         self._environment = dict(environment)
         self._output = output
+        self._said_ready = said_ready
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -206,9 +209,13 @@ class Child:
         self._process = process
         if self._stopping:
             process.terminate()
+        if process.pid in self._said_ready:
+            self.ready.set()
         if process.stdout is not None:
             await self._output.copy(self.name, process.stdout)
-        return await process.wait()
+        status = await process.wait()
+        self._said_ready.discard(process.pid)
+        return status
 
 
 # --- what they say -----------------------------------------------------------------------------------------
@@ -293,13 +300,15 @@ class _Listener:
                     self._on_ready(int(lines["MAINPID"]))
 
 
-class _Children:
+class Children:
     """The services that run. They stop in an order: whoever gives others work goes first."""
 
     def __init__(self, directory: Path | None, environment: Mapping[str, str]) -> None:
         self.by_name: dict[str, Child] = {}
         self._output = Output(directory)
         self._environment = dict(environment)
+        # Processes that have said so; one may be faster than we are in noting that it has been started.
+        self._said_ready: set[int] = set()
 
     async def __aenter__(self) -> Self:
         # Not in the directory of the mesh: the path of a socket may have a hundred characters only.
@@ -315,7 +324,7 @@ class _Children:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def start(self, service: Service) -> None:
-        self.by_name[service.name] = Child(service, self._environment, self._output)
+        self.by_name[service.name] = Child(service, self._environment, self._output, self._said_ready)
 
     async def wait_ready(self) -> None:
         """Raises: Unusable, if one of them does not start."""
@@ -327,6 +336,7 @@ class _Children:
                 task.cancel()
 
     def _on_ready(self, pid: int) -> None:
+        self._said_ready.add(pid)
         for child in self.by_name.values():
             if child.pid == pid:
                 log.debug("mesh.child_ready", child=child.name, pid=pid)
@@ -490,7 +500,7 @@ async def local_mesh(
         write_connection(data_dir, person)
 
         environment |= _where(mesh, server)
-        children = await stack.enter_async_context(_Children(log_dir, environment))
+        children = await stack.enter_async_context(Children(log_dir, environment))
         for service in services(executors=executors):
             if service.name not in without:
                 children.start(service)

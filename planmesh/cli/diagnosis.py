@@ -122,7 +122,12 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     yield _as_wanted("consumers", pairs)
 
     for service, reads in SERVICES.items():
-        yield _service(service, {name: consumers[name] for name in reads})
+        finding = _service(service, {name: consumers[name] for name in reads})
+        if service == "gatekeeper" and finding.level == "bad" and not settings.notify_urls:
+            # One that has nobody to tell reads nothing, so that nothing is lost when it has.
+            said = "no channels (PLANMESH_NOTIFY_URLS is not set): nobody is told of gates"
+            finding = Finding(what=service, level="ok", found=said, advice="`planmesh gates list` shows what waits")
+        yield finding
     position = await _position(operator)
     yield _auditor(position)
     yield await _database(settings, position)

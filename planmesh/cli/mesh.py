@@ -135,7 +135,8 @@ def _describe(session: Session, mesh: LocalMesh, took_s: float) -> None:
         ("services", listed(tuple(mesh.children), 10)),
         ("agents", listed(mesh.agents, 20) or "none yet: name their module with --agents MODULE"),
         ("you", f"{mesh.operator} looks and steers, {mesh.submitter} publishes your goals"),
-        ("next", f"{session.command} run PLAN.yaml, or {session.command} doctor; Ctrl-C here stops the mesh"),
+        ("next", f"{session.command} run PLAN.yaml"),
+        ("stop", "Ctrl-C"),
     )
     session.say(
         Text("✓ ", "green").append(f"The mesh is up after {duration(took_s)}, at {mesh.url}", "bold"),
