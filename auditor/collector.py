@@ -51,7 +51,7 @@ class Collector:
         self._changed = threading.Condition()
         self._closing = False
         self.dropped = 0
-        self._told = 0
+        self._reached = True
         # It tells of every try; one line for an outage is enough, and that is ours.
         logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
         self._exporter = OTLPSpanExporter(self._endpoint, timeout=_TIMEOUT_S)
@@ -63,11 +63,14 @@ class Collector:
     def offer(self, spans: Iterable[Span]) -> None:
         """Queue spans. Returns at once, whatever the collector does."""
         with self._changed:
+            dropped = self.dropped
             self._waiting.extend(spans)
             while len(self._waiting) > self._capacity:
                 self._waiting.popleft()
                 self._drop(1)
             self._changed.notify()
+        if not dropped and self.dropped:
+            log.warning("spans.dropping", endpoint=self._endpoint, waiting=self._capacity)
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Send what waits, as far as that goes in *timeout_s*; then end."""
@@ -78,25 +81,22 @@ class Collector:
         if self._thread.is_alive():
             self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends its pauses between tries
             self._thread.join(timeout_s)
-        self._tell()
+        if self.dropped:
+            log.warning("spans.dropped", endpoint=self._endpoint, spans=self.dropped)
 
     def _run(self) -> None:
         while batch := self._take():
-            for tries in range(1, _TRIES + 1):
+            for _ in range(_TRIES):
                 if self._send(batch):
+                    self._reach(True)
                     break
-                if tries == 1:
-                    log.warning(
-                        "spans.not_taken",
-                        endpoint=self._endpoint,
-                        waiting=len(batch) + len(self._waiting),
-                        hint="is an OTLP/HTTP collector there? (PLANMESH_OTLP_ENDPOINT)",
-                    )
+                self._reach(False)
                 with self._changed:
-                    if tries == _TRIES or self._changed.wait_for(lambda: self._closing, _PAUSE_S):
-                        self._drop(len(batch))
-                        break
-            self._tell()
+                    if self._changed.wait_for(lambda: self._closing, _PAUSE_S):
+                        self._drop(len(batch) + len(self._waiting))
+                        return
+            else:
+                self._drop(len(batch))
 
     def _take(self) -> list[Span]:
         """The next spans to send; none when it is time to end."""
@@ -108,11 +108,15 @@ class Collector:
     def _drop(self, spans: int) -> None:
         self.dropped += spans
 
-    def _tell(self) -> None:
-        dropped = self.dropped
-        if dropped > self._told:
-            log.warning("spans.dropped", endpoint=self._endpoint, spans=dropped - self._told, in_all=dropped)
-            self._told = dropped
+    def _reach(self, reached: bool) -> None:
+        """Log that the collector is away, or back: once each, not for every batch."""
+        if reached != self._reached:
+            self._reached = reached
+            if reached:
+                log.info("spans.taken_again", endpoint=self._endpoint, dropped=self.dropped)
+            else:
+                hint = "is an OTLP/HTTP collector there? (PLANMESH_OTLP_ENDPOINT)"
+                log.warning("spans.not_taken", endpoint=self._endpoint, waiting=len(self._waiting), hint=hint)
 
     def _send(self, batch: list[Span]) -> bool:
         try:

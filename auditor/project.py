@@ -6,18 +6,24 @@ it costs one statement. `plan_start` and `step_start` are what never changes; `p
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from planmesh.auditor.spans import Span, spans_of, trace_id
 from planmesh.schemas import events
+from planmesh.schemas.codec import encode
 from planmesh.schemas.events import Commit
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
 from planmesh.schemas.plan import Gate, Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, evolve, open_gates, sealed
-from planmesh.schemas.templates import compile_template
+from planmesh.schemas.templates import Template, compile_template
 
 Row = dict[str, Any]
+
+_KEPT_TEMPLATE_BYTES: Final = 4_096
 
 _ENDED: Final = frozenset(StepStatus) - {StepStatus.PENDING, StepStatus.DISPATCHED, StepStatus.WAITING}
 _NOT_REPORTED: Final = frozenset({StepStatus.DISPATCHED, StepStatus.OUTCOME_UNKNOWN})
@@ -247,12 +253,27 @@ def step_begun(state: PlanState, name: str, at: datetime) -> Row:
 
 def inputs_of(state: PlanState, task: Task) -> Payload:
     """What a task is given, large values as references; a digest only, if the whole is large."""
-    try:
-        value = compile_template(task.inputs).render_references(Names(state))
-    except ExpressionError as error:
-        value = {"$error": str(error)}
+    template = encode(task.inputs)
+    value: object = task.inputs
+    if b"{" in template[1:] or b"}" in template[:-1]:
+        try:
+            value = _compiled(template).render_references(Names(state))
+        except ExpressionError as error:
+            value = {"$error": str(error)}
     data = canonical(value)
     return Payload(value=value) if len(data) <= INLINE_INPUTS_BYTES else Payload(blob=blob_of(data))
+
+
+def _compiled(template: bytes) -> Template:
+    # The same plan is run again and again; and reading a template costs more than all the rest of a step.
+    if len(template) <= _KEPT_TEMPLATE_BYTES:
+        return _compiled_and_kept(template)
+    return compile_template(msgspec.json.decode(template))
+
+
+@lru_cache(maxsize=1_024)
+def _compiled_and_kept(template: bytes) -> Template:
+    return compile_template(msgspec.json.decode(template))
 
 
 def gate_row(plan_id: int, state: PlanState, name: str) -> Row:

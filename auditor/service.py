@@ -381,10 +381,10 @@ class Follower:
 
     async def _add_to_tables(self, entries: Sequence[Entry]) -> None:
         batch = Batch(traced=self._collector is not None)
-        plans = await self._patiently(lambda: self._plans(entries))
+        addresses = [_address(entry) for entry in entries]
+        plans = await self._patiently(lambda: self._plans(addresses))
         at, skipped = self.position.at, self.position.skipped
-        for entry in entries:
-            address = _address(entry)
+        for entry, address in zip(entries, addresses, strict=True):
             followed = plans[address] if address is not None else None
             commit = _fitting(followed.state, entry) if followed is not None else None
             if followed is None or commit is None:
@@ -408,11 +408,11 @@ class Follower:
         await self._patiently(lambda: asyncio.to_thread(self._store.write, rows, before, after))
         self.position = after
 
-    async def _plans(self, entries: Sequence[Entry]) -> dict[Address, Followed]:
-        """The plan of each entry, as the tables have it."""
+    async def _plans(self, addresses: Sequence[Address | None]) -> dict[Address, Followed]:
+        """Each plan, as the tables have it."""
         found: dict[Address, Followed] = {}
         missing: list[Address] = []
-        for address in dict.fromkeys(map(_address, entries)):
+        for address in dict.fromkeys(addresses):
             if address is None:
                 continue
             kept = self._kept.get(address)

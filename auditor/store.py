@@ -13,10 +13,27 @@ from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, Engine, bindparam, create_engine, delete, event, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Engine,
+    Insert,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from planmesh.auditor import tables
 from planmesh.auditor.project import Row, Rows
@@ -26,17 +43,28 @@ from planmesh.schemas.subjects import Address
 
 REBUILD: Final = "`python -m planmesh.auditor --rebuild`"
 
+Statement = Insert | Update | Delete
+
 _LOCK_WAIT_S: Final = 5.0
 _READERS: Final = 4
 _ADDRESSES_A_QUERY: Final = 400
 
-_UPDATE_PLAN: Final = update(tables.plans).where(tables.plans.c.id == bindparam("its_id"))
-_UPDATE_STEP: Final = update(tables.steps).where(
-    tables.steps.c.plan_id == bindparam("its_plan"), tables.steps.c.step == bindparam("its_step")
-)
-_DELETE_GATE: Final = delete(tables.gates).where(
-    tables.gates.c.plan_id == bindparam("its_plan"), tables.gates.c.step == bindparam("its_step")
-)
+
+def _of_the_step(table: Table) -> ColumnElement[bool]:
+    return and_(table.c.plan_id == bindparam("its_plan"), table.c.step == bindparam("its_step"))
+
+
+# For each field of `Rows`, in the order in which foreign keys allow them.
+_STATEMENTS: Final[dict[str, Statement]] = {
+    "plans": insert(tables.plans),
+    "plan_changes": update(tables.plans).where(tables.plans.c.id == bindparam("its_id")),
+    "steps": insert(tables.steps),
+    "step_changes": update(tables.steps).where(_of_the_step(tables.steps)),
+    "step_begins": update(tables.steps).where(_of_the_step(tables.steps)),
+    "gates_gone": delete(tables.gates).where(_of_the_step(tables.gates)),
+    "gates": insert(tables.gates),
+    "lines": insert(tables.log),
+}
 
 
 class Position(NamedTuple):
@@ -205,11 +233,37 @@ class Database:
         return Busy(f"the database {self.shown} cannot be used now: {type(error).__name__}: {said}")
 
 
+class _Prepared:
+    """A statement for many rows with the same columns, compiled once: SQLAlchemy's own way costs half as much again
+    as the database does."""
+
+    def __init__(self, connection: Connection, statement: Statement, columns: list[str]) -> None:
+        dialect = connection.dialect
+        compiled = statement.compile(dialect=dialect, column_keys=columns)
+        assert isinstance(compiled, SQLCompiler)  # it is SQL
+        self._sql = str(compiled)
+        self._positional = compiled.positional
+        self._parameters = [
+            (name, compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect))
+            for name in (compiled.positiontup or compiled.binds)
+        ]
+
+    def execute(self, connection: Connection, rows: list[Row]) -> None:
+        parameters = self._parameters
+        given: list[Any]
+        if self._positional:
+            given = [tuple([row[name] if to is None else to(row[name]) for name, to in parameters]) for row in rows]
+        else:
+            given = [{name: row[name] if to is None else to(row[name]) for name, to in parameters} for row in rows]
+        connection.exec_driver_sql(self._sql, given)
+
+
 class Store:
     """Writes what the log says. For one thread at a time."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._prepared: dict[str, _Prepared] = {}
 
     def open(self) -> Position:
         """Make the tables if they are not there; say how far they go.
@@ -257,18 +311,12 @@ class Store:
                     f"expected the tables in {self._database.shown} to be at sequence {before.sequence:,}, and they "
                     "are not: another auditor writes them, or they were replaced"
                 )
-            for statement, changed in (
-                (insert(tables.plans), rows.plans),
-                (_UPDATE_PLAN, rows.plan_changes),
-                (insert(tables.steps), rows.steps),
-                (_UPDATE_STEP, rows.step_changes),
-                (_UPDATE_STEP, rows.step_begins),
-                (_DELETE_GATE, rows.gates_gone),
-                (insert(tables.gates), rows.gates),
-                (insert(tables.log), rows.lines),
-            ):
+            for name, statement in _STATEMENTS.items():
+                changed: list[Row] = getattr(rows, name)
                 if changed:
-                    connection.execute(statement, changed)
+                    if name not in self._prepared:
+                        self._prepared[name] = _Prepared(connection, statement, list(changed[0]))
+                    self._prepared[name].execute(connection, changed)
 
     def ids(self, addresses: list[Address]) -> dict[Address, int]:
         """The ids of those plans that the tables know. Raises: Busy, Conflict, Unusable."""

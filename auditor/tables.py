@@ -7,7 +7,8 @@ plans (inputs, outputs) are JSON as `planmesh.schemas.payload.Payload` writes it
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, Table, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, String, Table, TypeDecorator
+from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
 VERSION: Final = 1
@@ -15,20 +16,23 @@ VERSION: Final = 1
 
 
 class Utc(TypeDecorator[datetime]):
-    """An aware time. SQLite keeps no zone, so it is given and gives UTC."""
+    """An aware time. SQLite has no such type, so it holds text: UTC, ``2026-01-31 12:00:00.000000``."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String() if dialect.name == "sqlite" else self.impl_instance)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         if value is None or dialect.name != "sqlite":
             return value
-        return value.replace(tzinfo=None)
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return datetime.fromisoformat(value).replace(tzinfo=UTC) if isinstance(value, str) else value.astimezone(UTC)
 
 
 _Long = BigInteger().with_variant(Integer, "sqlite")

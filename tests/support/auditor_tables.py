@@ -36,6 +36,7 @@ class Audited:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.created = CREATED
         self.database = Database(f"sqlite:///{path}")
         self.store = Store(self.database)
         self.position = self.store.open()
@@ -49,7 +50,7 @@ class Audited:
             sequence, at = sequence + 1, commit.at
             before = self.plans.get(commit.address) or Followed(0, PlanState(address=commit.address))
             self.plans[commit.address] = batch.add(before, commit, commit_hash, sequence)
-        after = Position(CREATED, sequence, at)
+        after = Position(self.created, sequence, at)
         self.store.write(batch.rows(), self.position, after)
         self.position = after
         return batch
