@@ -47,7 +47,7 @@ MAX_WORK: Final = 100_000
 """Of one evaluation. A unit is one item looked at, or 32 to 1,024 characters, whichever costs about the same."""
 MAX_TEXT_CHARACTERS: Final = 1_048_576
 """Of a text that an expression makes. A text that it only passes on is bounded by `MAX_VALUE_CHARACTERS`."""
-MAX_VALUE_CHARACTERS: Final = 4_194_304
+MAX_VALUE_CHARACTERS: Final = 7_340_032
 """Of a list or an object as a result, written as JSON, roughly."""
 MIN_INTEGER: Final = -(2**63)
 MAX_INTEGER: Final = 2**63 - 1
@@ -139,7 +139,8 @@ class ExpressionError(ValueError):
         caret = " " * (len(before) + self.position - first) + "^"
         where = f"{self.pointer}, " if self.pointer else ""
         lines = [f"{where}line {self.line}, column {self.column}: {self.message}"]
-        lines += [f"    {before}{shown}{after}", f"    {caret}"]
+        if self.text:
+            lines += [f"    {before}{shown}{after}", f"    {caret}"]
         if self.hint:
             lines.append(f"hint: {self.hint}")
         return "\n".join(lines)
@@ -305,7 +306,7 @@ def text_of(value: object) -> str:
 
 
 def size_of(value: object) -> int:
-    """Return about how many characters *value* has as JSON.
+    """Return how many characters *value* has as JSON, or fewer, as numbers count for one.
 
     Raises:
         ExpressionError: It is not a JSON value, or is larger than `MAX_VALUE_CHARACTERS`.
@@ -320,13 +321,13 @@ def size_of(value: object) -> int:
         elif type(value) is dict:
             if not all(type(key) is str for key in value):
                 raise _not_json()
-            size += 2 + 4 * len(value) + sum(map(len, value))
+            size += 1 + 4 * len(value) + sum(map(len, value))
             waiting.extend(value.values())
         elif type(value) is list or type(value) is tuple:
-            size += 2 + len(value)
+            size += 1 + len(value)
             waiting.extend(value)
         elif type(value) in _SCALARS:
-            size += 5
+            size += 1
         elif type(value) is Unloaded:
             raise NeedsBlob(value)
         else:
