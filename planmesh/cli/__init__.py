@@ -36,6 +36,9 @@ WAITING: Final = 3
 INTERRUPTED: Final = 130
 
 
+_MORE: Final = " (`planmesh VERB --help` says what a verb takes)"
+
+
 class Verb(NamedTuple):
     """One line of ``planmesh --help``. Where it leads: a function or an `App`, as ``module:attribute``."""
 
@@ -70,6 +73,7 @@ VERBS: Final = (
     Verb("The mesh", "agents", "administer:agents", "List and add agents."),
     Verb("The mesh", "credentials", "administer:credentials", "Make users, for services and for people."),
     Verb("The mesh", "poison", "administer:poison", "See messages that could not be handled; replay or drop them."),
+    Verb("The mesh", "schema", "schema:schema", "Describe every message and subject: JSON Schema and AsyncAPI."),
 )
 
 
@@ -105,7 +109,7 @@ def application(arguments: Sequence[str] = ()) -> "App":
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line. Returns: its exit code."""
-    from cyclopts import CycloptsError, UnknownCommandError
+    from cyclopts import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
     from planmesh.cli.session import NotUnderstood
     from planmesh.errors import PlanmeshError
@@ -118,9 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UnknownCommandError as error:
         # Its own text would import every verb there is.
-        return _complain(_unknown(error.unused_tokens or arguments), USAGE)
+        names = [name for name in error.app or app if not name.startswith("-")]
+        return _complain(_unknown([*(error.command_chain or ()), *(error.unused_tokens or ())], names), USAGE)
+    except UnusedCliTokensError as error:
+        # A verb with too many words, or a group of verbs with one that it does not have.
+        return _complain(f"nothing here takes {' '.join(map(ascii, error.unused_tokens or ()))[:200]}{_MORE}", USAGE)
     except CycloptsError as error:
-        return _complain(f"{' '.join(str(error).split())} (`planmesh VERB --help` says what it takes)", USAGE)
+        return _complain(f"{' '.join(str(error).split())}{_MORE}", USAGE)
     except (NotUnderstood, BadToken) as error:
         return _complain(str(error), USAGE)
     except PlanmeshError as error:
@@ -141,10 +149,13 @@ def _complain(said: str, code: int) -> int:
     return code
 
 
-def _unknown(tokens: Sequence[str]) -> str:
-    near = difflib.get_close_matches(tokens[0], [verb.name for verb in VERBS], n=1)
-    hint = f"did you mean `planmesh {near[0]}`?" if near else "`planmesh --help` lists what there is"
-    return f"there is no verb {tokens[0][:80]!a}; {hint}"
+def _unknown(words: Sequence[str], names: Sequence[str]) -> str:
+    *group, word = ["planmesh", *words[: 1 if words[0] not in {verb.name for verb in VERBS} else 2]]
+    near = difflib.get_close_matches(word, names, n=1)
+    hint = (
+        f"did you mean `{' '.join([*group, near[0]])}`?" if near else f"`{' '.join(group)} --help` lists what there is"
+    )
+    return f"there is no verb {word[:80]!a}; {hint}"
 
 
 def _version() -> str:

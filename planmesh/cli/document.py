@@ -99,10 +99,11 @@ def locate(text: str, pointers: Iterable[str]) -> dict[str, Spot]:
         root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError):
         return {}
-    return {pointer: _spot(root, pointer) for pointer in pointers if root is not None}
+    spots = {pointer: _spot(root, pointer) for pointer in pointers if root is not None}
+    return {pointer: spot for pointer, spot in spots.items() if spot is not None}
 
 
-def _spot(node: Any, pointer: str) -> Spot:
+def _spot(node: Any, pointer: str) -> Spot | None:
     import yaml
 
     spot = node
@@ -111,12 +112,12 @@ def _spot(node: Any, pointer: str) -> Spot:
         if isinstance(node, yaml.MappingNode):
             pair = next((pair for pair in node.value if pair[0].value == key), None)
             if pair is None:
-                break
+                return None
             spot, node = pair
         elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
             spot = node = node.value[int(key)]
         else:
-            break
+            return None
     return Spot(spot.start_mark.line + 1, spot.start_mark.column + 1)
 
 
@@ -126,10 +127,12 @@ def told(problems: Sequence[Problem], file: Path, text: str) -> list[Text]:
     lines = []
     for problem in problems:
         where = str(file)
-        if (spot := spots.get(problem.pointer)) is not None:
+        # Without a pointer it is about the document as a whole, or about the goal.
+        if problem.pointer and (spot := spots.get(problem.pointer)) is not None:
             where += f":{spot.line}:{spot.column}"
-        head = Text().append(f"{one_line(where)}  ", "bold").append(one_line(problem.pointer) or "/", "cyan")
-        lines.append(head.append(f"  {problem.code}", "dim"))
+        head = Text().append(f"{one_line(where)}  ", "bold")
+        head.append(f"{one_line(problem.pointer)}  " if problem.pointer else "", "cyan").append(problem.code, "dim")
+        lines.append(head)
         lines.append(Text().append("  ✗ ", "red").append(one_line(problem.message)))
         if problem.hint:
             lines.append(Text().append("    ").append(one_line(problem.hint), "dim"))

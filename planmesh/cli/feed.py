@@ -59,10 +59,7 @@ class Tree:
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         self._quiet = True
-        self._draw()
-        if self._live is not None:
-            self._live.transient = False  # what it has come to stays above whatever follows
-        self.stop()
+        self.freeze()
         try:
             yield
         finally:
@@ -84,6 +81,13 @@ class Tree:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
         self._live.update(Group(*self._lines()), refresh=True)
+
+    def freeze(self) -> None:
+        """Leave the drawing on the terminal as it is now, above whatever follows."""
+        self._draw()
+        if self._live is not None:
+            self._live.transient = False
+        self.stop()
 
     def stop(self) -> None:
         """Take the drawing off the terminal."""
@@ -154,6 +158,9 @@ async def feed(session: Session, *, asks: bool) -> AsyncIterator[Feed]:
         drawing = asyncio.create_task(tree.run())
         try:
             yield tree
+        except BaseException:
+            tree.freeze()
+            raise
         finally:
             drawing.cancel()
             tree.stop()

@@ -129,7 +129,7 @@ class _Watched:
             if task.done():
                 task.result()
         finally:
-            task.cancel()
+            task.cancel(_DECIDED if not self._open(gate) else None)
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
@@ -178,6 +178,7 @@ async def _watching(operator: Operator, address: Address, feed: Feed) -> AsyncIt
 
 # --- at the terminal ---------------------------------------------------------------------------------------
 
+_DECIDED: Final = "decided"  # why asking is cancelled
 _ELSEWHERE: Final = "Here, or from another terminal"
 _QUESTION: Final = "  Approve, reject, or leave it open? [a/r/l] "
 
@@ -204,8 +205,11 @@ def at_the_terminal(session: Session, operator: Operator, address: Address, *, e
                     break
             else:
                 session.say(_left(session, gate), to=screen)
-        except asyncio.CancelledError:
-            session.say(Text(), Text("  It is decided elsewhere, or what it lets go has changed.", "dim"), to=screen)
+        except asyncio.CancelledError as cancelled:
+            if _DECIDED in cancelled.args:
+                session.say(
+                    Text(), Text("  It is decided elsewhere, or what it lets go has changed.", "dim"), to=screen
+                )
             raise
         session.say(Text(), to=screen)
 

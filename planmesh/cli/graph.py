@@ -12,6 +12,7 @@ from planmesh.cli.forms import as_one
 from planmesh.cli.looks import STEP
 from planmesh.cli.session import NotUnderstood, OfSession
 from planmesh.cli.text import listed, one_line, plain
+from planmesh.cli.tree import reduced
 from planmesh.errors import PlanmeshError
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.state import StepStatus
@@ -101,8 +102,12 @@ _CLASSES: Final = {
 
 
 def mermaid(plan: Plan, statuses: Mapping[str, StepStatus]) -> str:
-    """A Mermaid flowchart. Nodes are numbered: a name could be one of its words. Source: mermaid.js.org."""
+    """A Mermaid flowchart, without the edges that others imply. Nodes are numbered: a name could be one of its words.
+
+    Source: https://mermaid.js.org/syntax/flowchart.html
+    """
     numbers = {step.name: f"s{number}" for number, step in enumerate(plan.steps)}
+    edges = reduced(render.needs(plan))
     lines = ["flowchart TD"]
     for step in plan.steps:
         opening, closing = _SHAPES[type(step)]
@@ -111,7 +116,7 @@ def mermaid(plan: Plan, statuses: Mapping[str, StepStatus]) -> str:
         lines.append(f'    {numbers[step.name]}{opening}"{text}"{closing}')
     for step in plan.steps:
         branch = step.branch
-        for need in dict.fromkeys((*step.after, *((branch.step,) if branch is not None else ()))):
+        for need in dict.fromkeys((*edges[step.name], *((branch.step,) if branch is not None else ()))):
             taken = f'|"{_quoted(branch.label)}"|' if branch is not None and branch.step == need else ""
             lines.append(f"    {numbers[need]} -->{taken} {numbers[step.name]}")
     for status, style in _CLASSES.items():

@@ -127,6 +127,20 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             sent = "told" if event.delivered else "could not tell"
             what = f"{sent} {one_line(event.channel, 60)} ({one_line(event.notice, 20)})"
             return Told(what, _PLANMESH, one_line(event.detail), _QUIET if event.delivered else _BAD)
+        case events.StepPaused():
+            return Told("paused", event.by, one_line(event.reason), _PERSON)
+        case events.StepResumed():
+            return Told("goes on", event.by, one_line(event.reason))
+        case events.RevisionRequested():
+            asked = one_line(event.reason or event.instruction)
+            return Told(f"to be revised ({event.kind})", event.by, asked, _PERSON)
+        case events.PlanRevised():
+            changed = counted(len(event.changes), "change")
+            return Told(f"revised ({changed}, revision {event.revision})", event.by, one_line(event.reason))
+        case events.RevisionRefused():
+            found = counted(len(event.problems), "problem")
+            why = one_line(event.problems[0].message) if event.problems else ""
+            return Told(f"not revised ({found})", event.by, why, _BAD)
         case events.CommandRefused():
             return Told(f"{one_line(event.verb, 20)} refused ({event.code})", event.by, one_line(event.reason), _BAD)
         case _:

@@ -120,11 +120,17 @@ def result(view: PlanView) -> list[Text]:
 
 def places(document: Plan) -> tuple[Place, ...]:
     """Where each step of a plan is drawn: once for a plan."""
-    needs = {}
-    for step in document.steps:
-        on_branch = () if step.branch is None or step.branch.step in step.after else (step.branch.step,)
-        needs[step.name] = (*step.after, *on_branch)
-    return layout(needs)
+    return layout(needs(document))
+
+
+def needs(document: Plan) -> dict[str, tuple[str, ...]]:
+    """For each step, what must be settled before it."""
+    return {
+        step.name: step.after
+        if step.branch is None or step.branch.step in step.after
+        else (*step.after, step.branch.step)
+        for step in document.steps
+    }
 
 
 def steps(
@@ -202,11 +208,11 @@ def _detail(row: StepRow, document: Step, now: datetime, hint: str) -> Text:
             parts.append(Text(f"by {listed(row.votes)}"))
         if row.reason:
             parts.append(Text(one_line(row.reason), style="red" if row.status in TROUBLED else ""))
-    elif hint:
+    elif hint and row.status is StepStatus.DISPATCHED:
         parts.append(Text(one_line(hint), style="blue"))
     elif (said := _of_kind(row, document)) is not None:
         parts.append(said)
-    if document.label and row.status not in TROUBLED and not hint:
+    if document.label and row.status not in TROUBLED:
         parts.append(plain(document.label, "dim"))
     detail = Text()
     for part in filter(None, parts):

@@ -176,4 +176,4 @@ def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
         )
         for gate in rows
     ]
-    return columns(("PLAN", "GATE", "OPEN", "OVERDUE", "FOR", "QUESTION"), lines)
+    return columns(("PLAN", "GATE", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines)

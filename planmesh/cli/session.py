@@ -1,6 +1,5 @@
 """What a person says beside the verb: where the mesh is, who they are, and in which form to answer."""
 
-import asyncio
 import contextlib
 import inspect
 import os
@@ -204,4 +203,8 @@ def launcher(app: App) -> None:
 
         configure_logging("warning", "console")
         answer = command(*bound.args, **bound.kwargs, session=Session(server, data_dir, user, output))
-        return asyncio.run(answer) if inspect.iscoroutine(answer) else answer
+        if not inspect.iscoroutine(answer):
+            return answer
+        import asyncio  # not for --help
+
+        return asyncio.run(answer)

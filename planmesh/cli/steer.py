@@ -3,7 +3,7 @@
 import difflib
 import shlex
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -32,6 +32,8 @@ from planmesh.schemas.events import CommandRefused, Commit
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.state import PlanState, StepState
 from planmesh.schemas.subjects import Address
+
+_OF_COURSE: Final = frozenset({"plan.resumed", "plan.waiting"})  # they follow from the rest
 
 PlanId = Annotated[str, Parameter(help="Its id; or SPACE.ID, where several spaces have a plan with this id.")]
 StepName = Annotated[str, Parameter(help="The step's name.")]
@@ -156,7 +158,7 @@ async def send(session: Session, operator: Operator, address: Address, command: 
 
 def answer(commit: Commit, command: AnyCommand) -> list[Text]:
     """The event that answers *command*, and what followed from it."""
-    step = getattr(command, "step", "")
+    step = getattr(command, "step", None) or ""
     kinds = {kind.__struct_config__.tag for kind in VERBS[verb_of(command)].answers}
     told = list(entries(commit, {}))
     # Of several the last one says most: a vote is given, and with it the gate approved.
@@ -165,8 +167,8 @@ def answer(commit: Commit, command: AnyCommand) -> list[Text]:
     for number, entry in enumerate(told[answers[-1] :] if answers else told):
         if number == 0:
             line = Text().append(f"  {entry.sentence}", entry.told.style or "bold")
-            lines.append(line.append(f"  (line {commit.number} of the log)", "dim"))
-        elif entry.step:
+            lines.append(line.append(f"  (no. {commit.number} in the log)", "dim"))
+        elif entry.type not in _OF_COURSE:
             lines.append(Text(f"  {entry.sentence}", style="dim"))
     return lines
 

@@ -49,16 +49,16 @@ def layout(needs: Mapping[str, tuple[str, ...]]) -> tuple[Place, ...]:
         needs: For each step, what must be settled before it. A circle is broken at an arbitrary step.
     """
     order = _sorted(needs)
-    reduced = _reduced(needs, order)
-    parent = _dominators(reduced, order)
-    run, runs = _placed(reduced, order, parent)
+    edges = _reduced(needs, order)
+    parent = _dominators(edges, order)
+    run, runs = _placed(edges, order, parent)
     places: list[Place] = []
     # What is still to be placed, nearest last: the step, what its own line begins with, what those below it do.
     stack: list[tuple[str, str, str, int]] = []
     _push(stack, runs.get("", []), "", 0, hanging=False)
     while stack:
         name, rails, below, depth = stack.pop()
-        places.append(Place(name, rails, _untold(name, reduced, parent, run, runs)))
+        places.append(Place(name, rails, _untold(name, edges, parent, run, runs)))
         _push(stack, runs.get(name, []), below, depth, hanging=True)
     return tuple(places)
 
@@ -100,30 +100,34 @@ def _sorted(needs: Mapping[str, tuple[str, ...]]) -> list[str]:
     return order
 
 
+def reduced(needs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The same graph with fewer edges: without needs that another need implies."""
+    return _reduced(needs, _sorted(needs))
+
+
 def _reduced(needs: Mapping[str, tuple[str, ...]], order: list[str]) -> dict[str, tuple[str, ...]]:
-    """The same order with fewer edges: without needs that another need implies."""
     number = {name: index for index, name in enumerate(order)}
     before: list[int] = []  # for each step, in order, all that lie before it: one bit each
-    reduced: dict[str, tuple[str, ...]] = {}
+    edges: dict[str, tuple[str, ...]] = {}
     for name in order:
         mine = [need for need in dict.fromkeys(needs[name]) if number.get(need, len(order)) < number[name]]
         implied = 0
         for need in mine:
             implied |= before[number[need]]
-        reduced[name] = tuple(need for need in mine if not implied >> number[need] & 1)
-        for need in reduced[name]:
+        edges[name] = tuple(need for need in mine if not implied >> number[need] & 1)
+        for need in edges[name]:
             implied |= 1 << number[need]
         before.append(implied)
-    return reduced
+    return edges
 
 
-def _dominators(reduced: Mapping[str, tuple[str, ...]], order: list[str]) -> dict[str, str]:
+def _dominators(edges: Mapping[str, tuple[str, ...]], order: list[str]) -> dict[str, str]:
     """For each step, the nearest one that every way to it passes; empty if there is none."""
     parent: dict[str, str] = {}
     depth = {"": 0}
     for name in order:
         common: str | None = None
-        for need in reduced[name]:
+        for need in edges[name]:
             other = need
             common = other if common is None else common
             while common != other:
@@ -137,14 +141,14 @@ def _dominators(reduced: Mapping[str, tuple[str, ...]], order: list[str]) -> dic
 
 
 def _placed(
-    reduced: Mapping[str, tuple[str, ...]], order: list[str], parent: Mapping[str, str]
+    edges: Mapping[str, tuple[str, ...]], order: list[str], parent: Mapping[str, str]
 ) -> tuple[dict[str, int], _Runs]:
     """For each step, the number of its run among those below the same point; and these runs, point by point."""
     run: dict[str, int] = {}
     runs: _Runs = {}
     for name in order:
         point = parent[name]
-        mine = max((run[_branch(need, point, parent)] + 1 for need in reduced[name] if need != point), default=0)
+        mine = max((run[_branch(need, point, parent)] + 1 for need in edges[name] if need != point), default=0)
         run[name] = mine
         below = runs.setdefault(point, [])
         # No run is skipped: a step waits for one of the run just before its own.
@@ -162,7 +166,7 @@ def _branch(name: str, point: str, parent: Mapping[str, str]) -> str:
 
 
 def _untold(
-    name: str, reduced: Mapping[str, tuple[str, ...]], parent: Mapping[str, str], run: Mapping[str, int], runs: _Runs
+    name: str, edges: Mapping[str, tuple[str, ...]], parent: Mapping[str, str], run: Mapping[str, int], runs: _Runs
 ) -> tuple[str, ...]:
     """What a step waits for, unless that is just what a reader of the drawing takes it to be."""
     if run[name] == 0:
@@ -174,4 +178,4 @@ def _untold(
             queue += runs[branch][-1]
         else:
             ends.add(branch)
-    return () if ends == set(reduced[name]) else reduced[name]
+    return () if ends == set(edges[name]) else edges[name]
