@@ -1,43 +1,113 @@
-"""What a gate would release, exactly; and the digest that a vote must quote. Pure."""
+"""Gates: what one would release, exactly; the digest that a vote must quote; and who may decide. Pure."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-from planmesh.schemas.events import GateOpened, Release, Upstream
+from planmesh.executor.turn import Turn
+from planmesh.schemas.commands import CastVote
+from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
 from planmesh.schemas.plan import Gate, Permissions, Task
-from planmesh.schemas.state import Names, PlanState
+from planmesh.schemas.revision import Change
+from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 
 
-def opening(
-    state: PlanState, gate: Gate, at: datetime, blobs: Mapping[str, object], default_sla_s: float
-) -> GateOpened:
-    """The question that *gate* puts now.
+def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, ...] = ()) -> None:
+    """Let *gate* ask, or ask again.
+
+    Args:
+        because: Why it asks again.
+        changes: What a revision has changed since it asked before.
 
     Raises:
         ExpressionError: Its prompt, or what it is to show, cannot be put together.
         NeedsBlob: What it is to show has to be fetched first.
     """
-    names = Names(state, blobs)
+    state, names = turn.state, turn.names
     before = state.graph.needs[gate.name]
-    return GateOpened(
-        step=gate.name,
-        round=state.steps[gate.name].attempt + 1,
-        digest=release_digest(state, gate.name),
-        reviewers=gate.reviewers,
-        quorum=gate.quorum,
-        prompt=str(compile_template(gate.prompt).render(names)) if gate.prompt else "",
-        shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
-        upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
-        releases=tuple(_release(state, name) for name in state.graph.successors[gate.name][:_MAX_LISTED]),
-        behind=len(state.graph.behind(gate.name)),
-        overdue_at=at + timedelta(seconds=gate.sla_s or default_sla_s),
+    turn.record(
+        GateOpened(
+            step=gate.name,
+            round=state.steps[gate.name].attempt + 1,
+            digest=release_digest(state, gate.name),
+            reviewers=gate.reviewers,
+            quorum=gate.quorum,
+            prompt=str(compile_template(gate.prompt).render(names)) if gate.prompt else "",
+            shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
+            upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
+            releases=tuple(_release(state, name) for name in state.graph.successors[gate.name][:_MAX_LISTED]),
+            behind=len(state.graph.behind(gate.name)),
+            overdue_at=turn.at + timedelta(seconds=gate.sla_s or turn.gate_sla_s),
+            because=because,
+            changes=changes,
+        )
     )
+
+
+def vote(turn: Turn, command: CastVote) -> None:
+    """Judge a vote: once, for every channel that it may have come by."""
+    if not may_answer(turn, command.step):
+        return
+    step, gate = turn.state.steps[command.step], turn.state.graph.steps[command.step]
+    assert isinstance(gate, Gate)  # or it could not be answered
+    assert step.opened is not None
+    if command.decision == "approve" and gate.four_eyes and turn.by == turn.state.requester:
+        turn.refuse("four_eyes", f"{turn.by} requested the plan and cannot approve it", command.step)
+        return
+    if command.decision == "reject" and gate.require_reason and not command.reason.strip():
+        turn.refuse("reason_required", f"rejecting gate {command.step} takes a reason", command.step)
+        return
+    if turn.by in step.votes:
+        turn.refuse("voted_already", f"{turn.by} has already approved gate {command.step}", command.step)
+        return
+    now = release_digest(turn.state, command.step)
+    if now != step.opened.digest:
+        turn.refuse("stale", f"what gate {command.step} would release has changed: it asks again", command.step)
+        open_gate(turn, gate, because="what it would release has changed since it asked")
+        return
+    if command.digest != now:
+        turn.refuse("stale", f"the vote quotes another digest than gate {command.step} has now", command.step)
+        return
+    if command.decision == "reject":
+        turn.record(GateRejected(step=command.step, round=step.attempt, by=turn.by, reason=command.reason))
+        return
+    turn.record(VoteCast(step=command.step, round=step.attempt, by=turn.by, reason=command.reason))
+    votes = turn.state.steps[command.step].votes
+    if len(votes) >= gate.quorum:
+        turn.record(
+            GateApproved(step=command.step, round=step.attempt, by=votes, digest=command.digest, reason=command.reason)
+        )
+
+
+def may_answer(turn: Turn, name: str) -> bool:
+    """Whether the gate is open, and whoever asks is a reviewer; if not, the command is refused."""
+    step, gate = turn.state.steps.get(name), turn.state.graph.steps.get(name)
+    if step is None or turn.state.status in ENDED:
+        turn.refuse_unknown_step(name)
+    elif not isinstance(gate, Gate) or not is_open(turn.state, name):
+        turn.refuse("not_open", f"step {name} is {step.status}, not an open gate", name)
+    elif not may_decide(gate, turn.by):
+        turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of gate {name}", name)
+    else:
+        return True
+    return False
+
+
+def may_decide(gate: Gate, person: str) -> bool:
+    """Whether *person*, as the server knows them, is among the reviewers.
+
+    The server lets only operators, and the gatekeeper for people whom it has identified, publish a vote.
+    """
+    return "role:operator" in gate.reviewers or f"person:{person}" in gate.reviewers
+
+
+def is_open(state: PlanState, name: str) -> bool:
+    """Whether step *name* is a gate that asks."""
+    return state.steps[name].status is StepStatus.WAITING and state.steps[name].opened is not None
 
 
 def release_digest(state: PlanState, gate: str) -> str:

@@ -209,13 +209,25 @@ class Host:
         return value if isinstance(value, dict) else {}
 
     async def _output(self, value: object) -> Payload:
-        """Raises: Poison (too large), Busy, TypeError (not JSON)."""
+        """Raises: Poison (too large), TypeError (not JSON)."""
         data = canonical(value)
         codec.check_depth(data)
         if len(data) <= INLINE_OUTPUT_BYTES:
             return Payload(value=msgspec.Raw(data))
-        answer = await self._connection.request(subjects.put_blob(self._agent.name), data, timeout_s=10)
-        return Payload(blob=_blob_decoder.decode(answer))
+        return Payload(blob=await self._put(data))
+
+    async def _put(self, data: bytes) -> Blob:
+        """Store a large output, however long it takes: the agent has done its work, and must not fail now."""
+        pause_s, timeout_s = 0.1, 2.0  # who was asked may just have died
+        while True:
+            try:
+                answer = await self._connection.request(subjects.put_blob(self._agent.name), data, timeout_s=timeout_s)
+            except Busy as error:
+                log.warning("output.later", agent=self._agent.name, size_bytes=len(data), error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s, timeout_s = min(2 * pause_s, 2.0), min(2 * timeout_s, 10.0)
+            else:
+                return _blob_decoder.decode(answer)
 
     async def _claim(self, work: StepWork) -> None:
         """Say that this attempt begins: the server lets only one say so. Raises: Conflict, Busy."""

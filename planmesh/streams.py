@@ -87,7 +87,9 @@ def streams(replicas: int = 1) -> tuple[Stream, ...]:
         _stream(
             WORK, ["work.agent.*.*.*.*", "work.timer.*.*.*"], replicas, retention="workqueue", max_consumers=10_000
         ),
-        _stream(OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, max_age=30 * _DAY_NS),
+        _stream(
+            OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, allow_direct=True, max_age=30 * _DAY_NS
+        ),
         # A blob's subject is its digest: whoever stores it again learns that it is there.
         _stream(
             BLOBS,
@@ -130,6 +132,7 @@ def consumers() -> tuple[Consumer, ...]:
         _consumer(PLANS, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
         _consumer(GOALS, PLANNER, ack_wait_s=5, max_ack_pending=1_000),
         # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
+        _consumer(WORK, PLANNER, filter_subject="work.planner.>", ack_wait_s=30),
         _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=5, max_ack_pending=-1),
     )
 

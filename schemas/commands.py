@@ -53,20 +53,24 @@ class StartPlan(Command, frozen=True, kw_only=True, tag="start"):
 
 
 class PausePlan(Command, frozen=True, kw_only=True, tag="pause"):
-    """Start nothing more. What is running may finish, and is recorded."""
+    """Start nothing more: in the plan, or behind one step. What is running may finish, and is recorded."""
 
+    step: Name | None = None
     reason: Reason = ""
 
 
 class ResumePlan(Command, frozen=True, kw_only=True, tag="resume"):
-    """Go on after a pause."""
+    """Go on after a pause of the plan, or of one step."""
 
+    step: Name | None = None
     reason: Reason = ""
 
 
 class CancelPlan(Command, frozen=True, kw_only=True, tag="cancel"):
-    """End the plan. What is running is told to stop, and its late result changes nothing."""
+    """End the plan; or one step, and with it all that can only run after it. What is running is told to stop, and
+    its late result changes nothing."""
 
+    step: Name | None = None
     reason: Reason = ""
 
 
@@ -76,6 +80,10 @@ class RetryStep(Command, frozen=True, kw_only=True, tag="retry"):
     step: Name
     attempt: int
     """The attempt that failed (the gate's round): a retry of an older one is refused."""
+    agent: Name | None = None
+    """Another agent. Its permissions are worked out anew, and a gate that released the step asks again."""
+    inputs: dict[str, Any] | None = None
+    """Other inputs, in place of the step's."""
     reason: Reason = ""
 
 
@@ -105,6 +113,40 @@ class CastVote(Command, frozen=True, kw_only=True, tag="vote"):
     """The digest of what was shown: if it has changed since, the vote is refused and the gate asks again."""
     decision: Literal["approve", "reject"]
     reason: Reason = ""
+
+
+class RevisePlan(Command, frozen=True, kw_only=True, tag="revise"):
+    """Replace what has not started by what *document* says."""
+
+    base: Annotated[int, Meta(ge=1)]
+    """The revision that the document is made against; another one is refused."""
+    document: dict[str, Any] | str | None = None
+    instruction: Text = ""
+    """What to change, in words, for the planner to work out."""
+    cancel_running: bool = False
+    """Whether a running step that the document leaves out is cancelled. Unless true, that is refused."""
+    reason: Reason = ""
+
+
+class RedirectPlan(Command, frozen=True, kw_only=True, tag="redirect"):
+    """Answer a gate with another plan from here on: edited steps, or an instruction for the planner. The gate asks
+    again, and shows what has changed."""
+
+    step: Name
+    digest: str
+    document: dict[str, Any] | str | None = None
+    instruction: Text = ""
+    reason: Reason = ""
+
+
+class ProposeRevision(Command, frozen=True, kw_only=True, tag="propose"):
+    """The planner's answer to a request for a revision: a plan, checked and completed, or what is wrong."""
+
+    request: Token
+    plan: Plan | None = None
+    problems: tuple[Problem, ...] = ()
+    by_planner: bool = False
+    """Whether the planner wrote it, and not the person who asked: then it may loosen nothing by itself."""
 
 
 class TimerDue(Command, frozen=True, kw_only=True, tag="due"):
@@ -145,6 +187,9 @@ AnyCommand: TypeAlias = (
     | SkipStep
     | ResolveStep
     | CastVote
+    | RevisePlan
+    | RedirectPlan
+    | ProposeRevision
     | TimerDue
     | ReportNotice
     | ReportUnfit
@@ -196,10 +241,10 @@ VERBS: Final[dict[str, Verb]] = {
     "create": Verb(CreatePlan, ("planner",), (events.PlanCreated, events.CommandRefused)),
     "refuse": Verb(RefuseGoal, ("planner",), (events.PlanRefused, events.CommandRefused)),
     "start": Verb(StartPlan, ("operator",), (events.PlanStarted, events.CommandRefused)),
-    "pause": Verb(PausePlan, ("operator",), (events.PlanPaused, events.CommandRefused)),
-    "resume": Verb(ResumePlan, ("operator",), (events.PlanResumed, events.CommandRefused)),
-    "cancel": Verb(CancelPlan, ("operator",), (events.PlanCancelled, events.CommandRefused)),
-    "retry": Verb(RetryStep, ("operator",), (events.StepReopened, events.CommandRefused)),
+    "pause": Verb(PausePlan, ("operator",), (events.PlanPaused, events.StepPaused, events.CommandRefused)),
+    "resume": Verb(ResumePlan, ("operator",), (events.PlanResumed, events.StepResumed, events.CommandRefused)),
+    "cancel": Verb(CancelPlan, ("operator",), (events.PlanCancelled, events.StepsCancelled, events.CommandRefused)),
+    "retry": Verb(RetryStep, ("operator",), (events.StepReopened, events.RevisionRequested, events.CommandRefused)),
     "skip": Verb(SkipStep, ("operator",), (events.StepSkipped, events.CommandRefused)),
     "resolve": Verb(ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)),
     "vote": Verb(
@@ -207,6 +252,9 @@ VERBS: Final[dict[str, Verb]] = {
         ("person",),
         (events.VoteCast, events.GateApproved, events.GateRejected, events.GateOpened, events.CommandRefused),
     ),
+    "revise": Verb(RevisePlan, ("operator",), (events.RevisionRequested, events.CommandRefused)),
+    "redirect": Verb(RedirectPlan, ("person",), (events.RevisionRequested, events.CommandRefused)),
+    "propose": Verb(ProposeRevision, ("planner",), (events.PlanRevised, events.RevisionRefused)),
     "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
     "unfit": Verb(ReportUnfit, ("executor",), (events.StepFailed,)),
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),

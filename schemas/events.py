@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Permissions, Plan
+from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import Failure
 
@@ -195,6 +196,22 @@ class BranchTaken(Event, frozen=True, kw_only=True, tag="step.branch_taken"):
     label: str
 
 
+class StepPaused(Event, frozen=True, kw_only=True, tag="step.paused"):
+    """pending -> paused: nothing behind it starts either; what is running may finish, and is recorded"""
+
+    step: str
+    by: str
+    reason: str = ""
+
+
+class StepResumed(Event, frozen=True, kw_only=True, tag="step.resumed"):
+    """paused -> pending; what it had finished meanwhile counts from now on"""
+
+    step: str
+    by: str
+    reason: str = ""
+
+
 class StepsCancelled(Event, frozen=True, kw_only=True, tag="steps.cancelled"):
     """pending | dispatched | waiting | failed | outcome_unknown | rejected -> cancelled"""
 
@@ -242,6 +259,10 @@ class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):
     behind: int = 0
     """How many steps stand behind the gate in all."""
     overdue_at: datetime | None = None
+    because: str = ""
+    """Why it asks again."""
+    changes: tuple[Change, ...] = ()
+    """What the revision changed that it asks again for."""
 
 
 class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):
@@ -292,6 +313,54 @@ class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):
     detail: str = ""
 
 
+# --- revisions ---------------------------------------------------------------------------------------------
+
+
+class RevisionRequested(Event, frozen=True, kw_only=True, tag="revision.requested"):
+    """(no change): someone wants another plan from here on; the planner is asked to work it out"""
+
+    request: str
+    """The id of the command."""
+    kind: Literal["revise", "retry", "redirect"]
+    by: str
+    base: int
+    """The revision that it is made against."""
+    reason: str = ""
+    document: dict[str, Any] | str | None = None
+    """The plan from here on. What has started and is not in it stays."""
+    instruction: str = ""
+    """What to change, in words."""
+    step: str = ""
+    """The step to try again, or the gate that it comes from."""
+    attempt: int = 0
+    agent: str = ""
+    """Another agent for that step."""
+    inputs: dict[str, Any] | None = None
+    """Other inputs for that step."""
+    cancel_running: bool = False
+
+
+class PlanRevised(Event, frozen=True, kw_only=True, tag="plan.revised"):
+    """(keeps its status): from here on another graph; what has started stays, what is gone is superseded"""
+
+    revision: int
+    request: str
+    by: str
+    reason: str = ""
+    plan: Plan
+    changes: tuple[Change, ...] = ()
+    asks_again: tuple[str, ...] = ()
+    """completed -> pending: gates that had released what is now another thing"""
+
+
+class RevisionRefused(Event, frozen=True, kw_only=True, tag="revision.refused"):
+    """(no change): the revision that was asked for cannot be"""
+
+    request: str
+    by: str
+    problems: tuple[Problem, ...]
+
+
 # --- answers -----------------------------------------------------------------------------------------------
 
 
@@ -326,6 +395,8 @@ AnyEvent: TypeAlias = (
     | StepSkipped
     | StepNotTaken
     | BranchTaken
+    | StepPaused
+    | StepResumed
     | StepsCancelled
     | GateOpened
     | VoteCast
@@ -333,6 +404,9 @@ AnyEvent: TypeAlias = (
     | GateApproved
     | GateRejected
     | NoticeSent
+    | RevisionRequested
+    | PlanRevised
+    | RevisionRefused
     | CommandRefused
 )
 

@@ -14,7 +14,16 @@ from immutables import Map
 from msgspec import Struct
 
 from planmesh.schemas import events
-from planmesh.schemas.events import AnyEvent, Cause, Commit, GateOpened, PlanCreated, PlanRefused
+from planmesh.schemas.events import (
+    AnyEvent,
+    Cause,
+    Commit,
+    GateOpened,
+    PlanCreated,
+    PlanRefused,
+    PlanRevised,
+    RevisionRequested,
+)
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
@@ -46,15 +55,20 @@ class StepStatus(StrEnum):
     FAILED = "failed"
     OUTCOME_UNKNOWN = "outcome_unknown"
     REJECTED = "rejected"
+    PAUSED = "paused"
     SKIPPED = "skipped"
     NOT_TAKEN = "not_taken"
     CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    """It was in an earlier revision; the state of a plan no longer has it."""
 
 
 SATISFIED: Final = frozenset({StepStatus.COMPLETED, StepStatus.SKIPPED, StepStatus.NOT_TAKEN})
 """What lets the steps behind go on."""
 TROUBLED: Final = frozenset({StepStatus.FAILED, StepStatus.OUTCOME_UNKNOWN, StepStatus.REJECTED})
 """What holds a branch up until a person does something."""
+CHANGEABLE: Final = frozenset({StepStatus.PENDING, StepStatus.PAUSED, StepStatus.FAILED, StepStatus.REJECTED})
+"""What a revision may change: what has not started, and what has to start anew. An open gate as well."""
 
 
 class StepState(Struct, frozen=True, kw_only=True, gc=False):
@@ -67,6 +81,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         agent: Who was asked, at the last dispatch.
         label: The branch that a `decide` or `check` took.
         votes: Who has approved in this round.
+        held: Somebody has paused it: what is behind it waits, even once it is settled.
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -80,6 +95,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     retry_at: datetime | None = None
     opened: GateOpened | None = None
     votes: tuple[str, ...] = ()
+    held: bool = False
     overdue: bool = False
     started_at: datetime | None = None
     duration_s: float | None = None
@@ -169,11 +185,16 @@ class PlanState(Struct, frozen=True, kw_only=True):
         troubled: Steps that failed, were rejected, or whose outcome is unknown.
         open: How many steps are neither settled nor cancelled.
         held: Whether a person has paused the plan.
+        held_steps: The steps that a person has paused.
+        revision: The number of the revision that is in force; 1 is the plan as it was created.
+        requests: Revisions that were asked for and are not answered, by the id of the command.
+        superseded: Steps that a revision has taken out, with the state that they had.
     """
 
     address: Address
     status: PlanStatus = PlanStatus.ABSENT
     created: PlanCreated | None = None
+    document: Plan | None = None
     refused: PlanRefused | None = None
     graph: Graph = _NO_GRAPH
     number: int = 0
@@ -191,6 +212,10 @@ class PlanState(Struct, frozen=True, kw_only=True):
     troubled: tuple[str, ...] = ()
     open: int = 0
     held: bool = False
+    held_steps: tuple[str, ...] = ()
+    revision: int = 0
+    requests: Map[str, RevisionRequested] = Map()
+    superseded: Map[str, StepState] = Map()
     outcome: str = ""
     result: Payload = NOTHING
     reason: str = ""
@@ -204,10 +229,10 @@ class PlanState(Struct, frozen=True, kw_only=True):
 
     @property
     def plan(self) -> Plan:
-        """Raises: LookupError, where there is none (absent or refused)."""
-        if self.created is None:
+        """The revision in force. Raises: LookupError, where there is none (absent or refused)."""
+        if self.document is None:
             raise LookupError(f"{self.address} has no plan: it is {self.status}")
-        return self.created.plan
+        return self.document
 
     @property
     def goal_digest(self) -> str:
@@ -380,9 +405,8 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 worker=event.worker,
             )
         case events.StepReopened():
-            return _unblock(
-                _move(state, event.step, at, status=StepStatus.PENDING, retry_at=None, reason=event.reason), event.step
-            )
+            status = StepStatus.PAUSED if state.steps[event.step].held else StepStatus.PENDING
+            return _unblock(_move(state, event.step, at, status=status, retry_at=None, reason=event.reason), event.step)
         case events.StepSkipped():
             return _settle(state, event.step, at, status=StepStatus.SKIPPED, output=NOTHING, reason=event.reason)
         case events.StepNotTaken():
@@ -397,6 +421,14 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 output=Payload(value={"branch": event.label}),
                 failure=None,
             )
+        case events.StepPaused():
+            status = state.steps[event.step].status
+            if status is StepStatus.PENDING:
+                status = StepStatus.PAUSED
+            state = _move(state, event.step, at, status=status, held=True)
+            return _replace(state, held_steps=(*state.held_steps, event.step))
+        case events.StepResumed():
+            return _resumed(state, event.step, at)
         case events.StepsCancelled():
             return _cancelled(state, event.steps, at)
         case events.GateOpened():
@@ -429,6 +461,12 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             )
         case events.GateRejected():
             return _move(state, event.step, at, status=StepStatus.REJECTED, reason=event.reason, votes=(event.by,))
+        case events.RevisionRequested():
+            return _replace(state, requests=state.requests.set(event.request, event), updated_at=at)
+        case events.RevisionRefused():
+            return _replace(state, requests=_answered(state, event.request), updated_at=at)
+        case events.PlanRevised():
+            return _revised(state, event, at)
         case events.NoticeSent() | events.CommandRefused():
             return _replace(state, updated_at=at)
         case _:
@@ -518,7 +556,7 @@ def _cancelled(state: PlanState, names: tuple[str, ...], at: datetime) -> PlanSt
     for name in names:
         before = steps[name]
         running -= before.status is StepStatus.DISPATCHED
-        steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at)
+        steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at, held=False)
     return _replace(
         state,
         steps=steps.finish(),
@@ -527,7 +565,7 @@ def _cancelled(state: PlanState, names: tuple[str, ...], at: datetime) -> PlanSt
         updated_at=at,
         **{
             field: tuple(name for name in getattr(state, field) if name not in gone)
-            for field in ("ready", "immediate", "waiting", "troubled")
+            for field in ("ready", "immediate", "waiting", "troubled", "held_steps")
         },
     )
 
@@ -535,6 +573,11 @@ def _cancelled(state: PlanState, names: tuple[str, ...], at: datetime) -> PlanSt
 def _settle(state: PlanState, name: str, at: datetime, *, status: StepStatus, **changes: object) -> PlanState:
     """Bring a step to a status that lets those behind it go on."""
     state = _move(state, name, at, status=status, **changes)
+    return state if state.steps[name].held else _release(state, name)
+
+
+def _release(state: PlanState, name: str) -> PlanState:
+    """A step is settled: let those behind it know."""
     freed: list[str] = []
     unsettled = state.unsettled
     for behind in state.graph.successors[name]:
@@ -550,32 +593,91 @@ def _settle(state: PlanState, name: str, at: datetime, *, status: StepStatus, **
 
 def _unblock(state: PlanState, name: str) -> PlanState:
     """A step has nothing left to wait for: queue it."""
-    if state.steps[name].status is not StepStatus.PENDING or state.unsettled[name]:
+    step = state.steps[name]
+    if step.status is not StepStatus.PENDING or step.held or state.unsettled[name]:
         return state
     if isinstance(state.graph.steps[name], Task) and taken(state, name):
         return _replace(state, ready=(*state.ready, name))
     return _replace(state, immediate=(*state.immediate, name))
 
 
+def _resumed(state: PlanState, name: str, at: datetime) -> PlanState:
+    status = state.steps[name].status
+    if status is StepStatus.PAUSED:
+        status = StepStatus.PENDING
+    state = _move(state, name, at, status=status, held=False)
+    state = _replace(state, held_steps=_without(state.held_steps, name))
+    return _release(state, name) if status in SATISFIED else _unblock(state, name)
+
+
 def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
     graph = Graph.of(event.plan)
-    ready: list[str] = []
-    immediate: list[str] = []
-    for name, needs in graph.needs.items():
-        if not needs:
-            (ready if isinstance(graph.steps[name], Task) else immediate).append(name)
+    return counted(
+        _replace(
+            state,
+            status=PlanStatus.DRAFT,
+            created=event,
+            document=event.plan,
+            revision=1,
+            graph=graph,
+            created_at=at,
+            updated_at=at,
+            steps=Map(dict.fromkeys(graph.steps, FRESH)),
+        )
+    )
+
+
+def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
+    graph = Graph.of(event.plan)
+    steps = {name: state.steps.get(name, FRESH) for name in graph.steps}
+    for gate in event.asks_again:
+        before = steps[gate]
+        steps[gate] = StepState(attempt=before.attempt, opened=before.opened, since=at, held=before.held)
+    superseded = state.superseded.mutate()
+    for name, step in state.steps.items():
+        if name not in steps:
+            superseded[name] = _replace(step, status=StepStatus.SUPERSEDED, since=at)
+    return counted(
+        _replace(
+            state,
+            document=event.plan,
+            revision=event.revision,
+            requests=_answered(state, event.request),
+            graph=graph,
+            updated_at=at,
+            steps=Map(steps),
+            superseded=superseded.finish(),
+        )
+    )
+
+
+def _answered(state: PlanState, request: str) -> Map[str, RevisionRequested]:
+    return state.requests.delete(request) if request in state.requests else state.requests
+
+
+def counted(state: PlanState) -> PlanState:
+    """The state with everything that is counted as it goes counted afresh, from the steps alone."""
+    steps, graph = state.steps, state.graph
+    settled = {name for name, step in steps.items() if step.status in SATISFIED and not step.held}
+    unsettled = {name: sum(need not in settled for need in needs) for name, needs in graph.needs.items()}
+    state = _replace(state, unsettled=Map(unsettled))
+    queues: dict[str, list[str]] = {"ready": [], "immediate": [], "waiting": [], "troubled": [], "held_steps": []}
+    for name in graph.steps:
+        step = steps[name]
+        if step.held:
+            queues["held_steps"].append(name)
+        if step.status is StepStatus.PENDING and not unsettled[name]:
+            is_task = isinstance(graph.steps[name], Task) and taken(state, name)
+            queues["ready" if is_task else "immediate"].append(name)
+        elif step.status is StepStatus.WAITING:
+            queues["waiting"].append(name)
+        elif step.status in TROUBLED:
+            queues["troubled"].append(name)
     return _replace(
         state,
-        status=PlanStatus.DRAFT,
-        created=event,
-        graph=graph,
-        created_at=at,
-        updated_at=at,
-        steps=Map(dict.fromkeys(graph.steps, FRESH)),
-        unsettled=Map({name: len(needs) for name, needs in graph.needs.items()}),
-        ready=tuple(ready),
-        immediate=tuple(immediate),
-        open=len(graph.steps),
+        running=sum(step.status is StepStatus.DISPATCHED for step in steps.values()),
+        open=sum(step.status not in SATISFIED and step.status is not StepStatus.CANCELLED for step in steps.values()),
+        **{field: tuple(names) for field, names in queues.items()},
     )
 
 

@@ -110,6 +110,10 @@ def agent_work(agent: str, at: Address, step: str) -> str:
     return f"work.agent.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}"
 
 
+def planner_work(at: Address) -> str:
+    return f"work.planner.{at.space}.{at.plan}"
+
+
 def purge_work() -> str:
     """The server's request to purge WORK: what a cancelled plan left there is taken back."""
     return f"$JS.API.STREAM.PURGE.{WORK}"
@@ -161,6 +165,14 @@ def get_blob(agent: str) -> str:
 def outcomes_of(space: str) -> str:
     """The news of every goal of a space: to subscribe to."""
     return f"outcomes.{token('space', space)}.*"
+
+
+def last_outcome(space: str = "*", goal: str = "*") -> str:
+    """The server's request for the last news of a goal; with ``*``, what to allow for it."""
+    for what, value in (("space", space), ("goal", goal)):
+        if value != "*":
+            token(what, value)
+    return f"$JS.API.DIRECT.GET.{OUTCOMES}.outcomes.{space}.{goal}"
 
 
 def progress_of(at: Address) -> str:

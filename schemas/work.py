@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Line, Name, Permissions, Text, Token
+from planmesh.schemas.plan import Line, Name, Permissions, Plan, Text, Token
 from planmesh.schemas.subjects import Address
 
 
@@ -46,6 +46,30 @@ class TimerWork(Struct, frozen=True, kw_only=True):
     """The attempt to begin, or the gate's round."""
     purpose: Literal["retry", "sla"]
     due_at: datetime
+
+
+class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A revision wanted, on ``work.planner.<space>.<plan>``: the planner answers with the command `propose`."""
+
+    space: str
+    plan: str
+    request: str
+    kind: Literal["revise", "retry", "redirect"]
+    by: str
+    current: Plan
+    kept: tuple[str, ...]
+    """Steps that have started, or have ended: they stay as they are."""
+    document: dict[str, Any] | str | None = None
+    instruction: str = ""
+    step: str = ""
+    agent: str = ""
+    inputs: dict[str, Any] | None = None
+    cancellable: tuple[str, ...] = ()
+    """Steps among them that run, and may be left out."""
+
+    @property
+    def address(self) -> Address:
+        return Address(self.space, self.plan)
 
 
 class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):

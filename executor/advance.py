@@ -1,0 +1,173 @@
+"""Going on: everything that can go on does, and the plan's status agrees with its steps. Pure."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from planmesh.executor.gates import open_gate
+from planmesh.executor.turn import PLANMESH, Turn
+from planmesh.schemas import events
+from planmesh.schemas.expressions import ExpressionError, holds, parse
+from planmesh.schemas.payload import NOTHING, Payload
+from planmesh.schemas.plan import Check, Decide, Emit, Gate, Task
+from planmesh.schemas.state import (
+    ENDED,
+    SATISFIED,
+    PlanState,
+    PlanStatus,
+    StepStatus,
+    last_steps,
+    open_gates,
+    pending_retries,
+    standing,
+    taken,
+)
+from planmesh.schemas.templates import compile_template
+from planmesh.schemas.work import Failure
+
+
+def advance(turn: Turn) -> None:
+    """Let everything go on that can, and bring the plan's status in line with its steps."""
+    if turn.state.status in ENDED or turn.state.status in (PlanStatus.DRAFT, PlanStatus.ABSENT):
+        return
+    while not turn.state.held and turn.state.status not in ENDED:
+        if turn.state.immediate:
+            _settle_now(turn, turn.state.immediate[0])
+        elif turn.state.ready and turn.state.running < turn.state.plan.concurrency:
+            name = turn.state.ready[0]
+            task = turn.state.graph.steps[name]
+            assert isinstance(task, Task)  # `ready` holds tasks only
+            attempt = turn.state.steps[name].attempt + 1
+            turn.record(events.StepDispatched(step=name, attempt=attempt, agent=task.agent))
+        elif turn.state.open == 0:
+            turn.record(events.PlanCompleted(outcome="completed", result=Payload(value=_outputs(turn.state))))
+        else:
+            break
+    _agree(turn)
+
+
+def _settle_now(turn: Turn, name: str) -> None:
+    """Settle a step that takes no room."""
+    state = turn.state
+    step = state.graph.steps[name]
+    if not taken(state, name):
+        turn.record(events.StepNotTaken(step=name))
+        return
+    try:
+        match step:
+            case Gate():
+                before = state.steps[name].opened
+                revised = before is not None and state.revision > 1
+                open_gate(turn, step, because="what it had released was revised" if revised else "")
+            case Decide():
+                label = _choose(turn, step)
+                if label is None:
+                    _fail_now(turn, name, "no_branch", "no case holds, and there is no `otherwise`")
+                else:
+                    turn.record(events.BranchTaken(step=name, label=label))
+            case Check():
+                passed = holds(parse(step.condition), turn.names)
+                if passed or step.on_fail == "continue":
+                    turn.record(events.BranchTaken(step=name, label="pass" if passed else "fail"))
+                else:
+                    message = str(compile_template(step.message).render(turn.names)) if step.message else ""
+                    _fail_now(turn, name, "check_failed", message or f"`{step.condition}` does not hold")
+            case Emit():
+                result = compile_template(step.result).render(turn.names)
+                cancel_all_but(turn, name)
+                turn.record(events.StepCompleted(step=name, attempt=1, output=NOTHING, by=PLANMESH))
+                turn.record(events.PlanCompleted(outcome=step.outcome, result=Payload(value=result), step=name))
+            case Task():
+                raise AssertionError(f"task {name} is not settled by deciding")
+            case _:
+                assert_never(step)
+    except ExpressionError as error:
+        _fail_now(turn, name, "expression", str(error))
+
+
+def _choose(turn: Turn, step: Decide) -> str | None:
+    for case in step.cases:
+        if holds(parse(case.when), turn.names):
+            return case.then
+    return step.otherwise
+
+
+def _fail_now(turn: Turn, name: str, code: str, message: str) -> None:
+    attempt = turn.state.steps[name].attempt + 1
+    failure = Failure(code=code, message=message, retryable=False)
+    turn.record(events.StepFailed(step=name, attempt=attempt, failure=failure))
+    failed(turn, name)
+
+
+def failed(turn: Turn, name: str) -> None:
+    """What follows from a step that has failed for good."""
+    step = turn.state.graph.steps[name]
+    if isinstance(step, Task) and step.on_error == "ignore":
+        turn.record(events.StepSkipped(step=name, by=PLANMESH, reason="on_error is ignore"))
+        return
+    failure = turn.state.steps[name].failure
+    reason = f"step {name} failed" + (f" ({failure.code}): {failure.message}" if failure is not None else "")
+    match turn.state.plan.policy.on_failure:
+        case "pause":
+            pass
+        case "fail":
+            cancel_all_but(turn, name)
+            turn.record(events.PlanFailed(step=name, reason=reason[:1_000]))
+        case "cancel":
+            cancel_all_but(turn, name)
+            turn.record(events.PlanCancelled(by=PLANMESH, reason=reason[:1_000]))
+
+
+def cancel_all_but(turn: Turn, kept: str = "") -> None:
+    rest = unsettled(turn.state, (name for name in turn.state.graph.steps if name != kept))
+    if rest:
+        turn.record(events.StepsCancelled(steps=rest))
+
+
+def unsettled(state: PlanState, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of *names* that may still do something."""
+    return tuple(
+        name
+        for name in names
+        if (status := state.steps[name].status) not in SATISFIED and status is not StepStatus.CANCELLED
+    )
+
+
+def _outputs(state: PlanState) -> dict[str, object]:
+    """The result of a plan without an `emit`: what its last steps gave, by binding."""
+    result: dict[str, object] = {}
+    for name in last_steps(state):
+        output = state.steps[name].output
+        shown: object = output.value
+        if output.blob is not None:
+            shown = {"$blob": output.blob.sha256, "size_bytes": output.blob.size_bytes}
+        if state.steps[name].status is StepStatus.COMPLETED:
+            result[state.graph.steps[name].bound_as] = shown
+    return result
+
+
+def _agree(turn: Turn) -> None:
+    """End the turn with the status that the steps give."""
+    state = turn.state
+    should_be = standing(state)
+    if should_be is state.status:
+        return
+    match should_be:
+        case PlanStatus.RUNNING:
+            turn.record(events.PlanResumed(by=turn.by))
+        case PlanStatus.WAITING:
+            turn.record(events.PlanWaiting(gates=tuple(open_gates(state)), retries=tuple(pending_retries(state))))
+        case PlanStatus.PAUSED:
+            at_steps = (*state.troubled, *(name for name in state.held_steps if name not in state.troubled))
+            reason = "; ".join(_trouble(state, name) for name in at_steps[:5])
+            turn.record(events.PlanPaused(by=PLANMESH, reason=reason, at_steps=at_steps))
+        case _:
+            raise AssertionError(f"{state.address} cannot come to {should_be} by itself")
+
+
+def _trouble(state: PlanState, name: str) -> str:
+    step = state.steps[name]
+    if step.failure is not None and step.status is StepStatus.FAILED:
+        return f"{name} failed ({step.failure.code}): {step.failure.message[:200]}"
+    if step.held:
+        return f"{name} is paused" + (f": {step.reason[:200]}" if step.reason else "")
+    return f"{name} is {step.status}" + (f": {step.reason[:200]}" if step.reason else "")

@@ -1,0 +1,93 @@
+"""One turn: what one command sets going. Each event is recorded on the state that the ones before it made."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from planmesh.schemas import events
+from planmesh.schemas.commands import Asked
+from planmesh.schemas.events import AnyEvent
+from planmesh.schemas.state import (
+    ENDED,
+    SATISFIED,
+    TROUBLED,
+    Names,
+    PlanState,
+    PlanStatus,
+    StepStatus,
+    evolve,
+)
+
+PLANMESH: Final = "planmesh"
+"""Who acts when nobody asked: the rules themselves."""
+
+
+class Turn:
+    """What one command has set going so far: the events, and the state after them."""
+
+    __slots__ = ("asked", "at", "blobs", "by", "events", "gate_sla_s", "state")
+
+    def __init__(self, state: PlanState, asked: Asked, blobs: Mapping[str, object], gate_sla_s: float) -> None:
+        self.state = state
+        self.asked = asked
+        self.at: datetime = asked.at
+        self.by = asked.by
+        self.blobs = blobs
+        self.gate_sla_s = gate_sla_s
+        self.events: list[AnyEvent] = []
+
+    def record(self, event: AnyEvent) -> None:
+        self.state = evolve(self.state, event, self.at)
+        self.events.append(event)
+
+    def refuse(self, code: str, reason: str, step: str = "") -> None:
+        cause = self.asked.cause
+        self.record(
+            events.CommandRefused(
+                verb=cause.verb, by=self.by, code=code, reason=reason, step=step, possible=possible(self.state, step)
+            )
+        )
+
+    def refuse_unknown_step(self, name: str) -> None:
+        """The plan has ended, or has no such step."""
+        if not self.state.exists or self.state.status in ENDED:
+            self.refuse("ended", f"the plan is {described(self.state)}")
+        else:
+            self.refuse("unknown_step", f"the plan has no step {name}")
+
+    @property
+    def names(self) -> Names:
+        return Names(self.state, self.blobs)
+
+
+def described(state: PlanState) -> str:
+    if not state.exists:
+        return "unknown: there is no such plan"
+    return f"paused by {state.by}" if state.held else str(state.status)
+
+
+def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
+    """The verbs that would be carried out now: for the plan, and for *step* if it is named."""
+    if not state.exists or state.status in ENDED:
+        return ()
+    verbs = ["cancel"]
+    if state.status is PlanStatus.DRAFT:
+        return ("start", *verbs)
+    found = state.steps.get(step)
+    held = state.held if found is None else found.held
+    verbs = ["resume" if held else "pause", *verbs, "revise"]
+    if found is not None:
+        if found.status in TROUBLED:
+            verbs.append("retry")
+        if found.status is StepStatus.OUTCOME_UNKNOWN:
+            verbs.append("resolve")
+        if found.status is StepStatus.WAITING and found.opened is not None:
+            verbs += ["vote", "redirect"]
+        if (
+            state.graph.steps[step].optional
+            and not state.unsettled[step]
+            and found.status not in SATISFIED
+            and found.status not in (StepStatus.DISPATCHED, StepStatus.CANCELLED)
+        ):
+            verbs.append("skip")
+    return tuple(verbs)
