@@ -6,6 +6,7 @@ has every part of the URL taken out of it.
 
 import asyncio
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
@@ -49,17 +50,18 @@ class Channel:
     Attributes:
         name: The operator's name for it.
         room: To be held while sending: how many notices may be on their way at once.
-        failed_at: When it failed to take the latest notice, by the loop's clock; None if it took it.
+        failures: How many notices in a row it has not taken.
     """
 
     def __init__(self, name: str, apprise: "Apprise", url: str, timeout_s: float = TIMEOUT_S) -> None:
         self.name = name
         self.room = asyncio.Semaphore(_AT_ONCE)
-        self.failed_at: float | None = None
+        self.failures = 0
         self._apprise = apprise
         self._secret = _parts(url)
         self._timeout_s = timeout_s
         self._threads = 0
+        self._failed_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<Channel {self.name}>"
@@ -67,8 +69,16 @@ class Channel:
     async def send(self, notice: Notice) -> Delivery:
         """Give it *notice*, once. Never raises, and takes no longer than the channel's time limit."""
         delivery = await self._send(notice)
-        self.failed_at = None if delivery.delivered else asyncio.get_running_loop().time()
+        if delivery.delivered:
+            self.failures = 0
+        else:
+            self.failures += 1
+            self._failed_at = asyncio.get_running_loop().time()
         return delivery
+
+    def since_failure_s(self) -> float:
+        """Seconds since it last failed; infinite if it has not."""
+        return asyncio.get_running_loop().time() - self._failed_at
 
     async def _send(self, notice: Notice) -> Delivery:
         if self._threads >= _MOST_HANGING:

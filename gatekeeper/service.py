@@ -7,10 +7,11 @@ sent without saying so yet is sent again: no channel can be asked.)
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -35,13 +36,16 @@ RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
 
 _ACK_WAIT_S: Final = 5.0  # of the consumer
 # A channel that fails holds up deliveries, and the server gives no more than the consumer's `max_ack_pending` (1,000)
-# at a time. From this many on, nobody waits for such a channel any longer.
+# at a time. From this many on, nobody waits any longer for a channel that has failed this often in a row.
 _CROWDED: Final = 500
+_FAILING: Final = 3
 _FAILED_LATELY_S: Final = 10.0
 _PLANS_KEPT: Final = 500
 _BATCH: Final = 1_000
-_REPORT_AGAIN_S: Final = 1.0
+_BUSY_PAUSE_S: Final = 1.0
 _STOP_S: Final = 3.0
+
+_T = TypeVar("_T")
 
 log = structlog.get_logger()
 
@@ -141,21 +145,23 @@ class Gatekeeper:
             message.nak()
             raise
         except Exception as error:
-            await give_up(self._core, SERVICE, message, error)
+            with contextlib.suppress(Unusable):  # the connection is gone for good, which ends `run`
+                await give_up(self._core, SERVICE, message, error)
         else:
-            message.ack()
+            with contextlib.suppress(Unusable):
+                message.ack()
 
     async def _tell(self, channel: Channel, address: Address, gate: str) -> None:
         """Tell *channel* what is news to it about *gate*, or find that it cannot be told.
 
         Raises:
-            Busy: The gatekeeper stops, or the log cannot be read now.
+            Busy: The gatekeeper stops.
         """
         failed: tuple[_News, Delivery] | None = None
         async with self._lock(channel.name, address, gate):
             for tries, pause_s in enumerate((*self._pauses_s, None), 1):
                 async with channel.room:
-                    reviews = await self._read(address)
+                    reviews = await self._patiently(lambda: self._read(address))
                     news = _news(reviews, gate, channel)
                     if failed is not None and failed[0] != news:
                         await self._report(address, channel, *failed)  # overtaken
@@ -163,7 +169,7 @@ class Gatekeeper:
                         return
                     delivery = await self._send(channel, address, reviews, news)
                 about = {**_about(address, channel, news), "tries": tries}
-                if delivery.delivered or pause_s is None or len(self._tasks) > _CROWDED:
+                if delivery.delivered or pause_s is None or self._is_in_the_way(channel):
                     if delivery.delivered:
                         log.info("notice.sent", **about)
                     else:
@@ -175,11 +181,12 @@ class Gatekeeper:
                 await self._pause(pause_s)
 
     async def _send(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery:
-        now = asyncio.get_running_loop().time()
-        lately = channel.failed_at is not None and now < channel.failed_at + _FAILED_LATELY_S
-        if lately and len(self._tasks) > _CROWDED:
+        if self._is_in_the_way(channel) and channel.since_failure_s() < _FAILED_LATELY_S:
             return Delivery(False, f"not tried: the channel failed a moment ago, and {len(self._tasks)} others wait")
         return await channel.send(write(address, reviews, reviews.rounds[news.gate], news.kind))
+
+    def _is_in_the_way(self, channel: Channel) -> bool:
+        return len(self._tasks) > _CROWDED and channel.failures >= _FAILING
 
     async def _report(self, address: Address, channel: Channel, news: "_News", delivery: Delivery) -> None:
         """Have the log say what became of a notice, and believe it at once."""
@@ -198,14 +205,21 @@ class Gatekeeper:
                 reviews.rounds, news.gate, news.round, news.kind, channel.name, delivered=delivery.delivered
             )
             self._keep(msgspec.structs.replace(reviews, rounds=said))
+        subject = subjects.command(address, "notified", SERVICE)
+        await self._patiently(lambda: self._core.publish(subject, encode(command)))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Ask the server again while it is busy: given back, the delivery would wait for its slowest channel first.
+
+        Raises:
+            Busy: The gatekeeper stops.
+        """
         while True:
             try:
-                await self._core.publish(subjects.command(address, "notified", SERVICE), encode(command))
+                return await ask()
             except Busy as error:
-                log.warning("notice.not_reported", **_about(address, channel, news), error=str(error))
-                await self._pause(_REPORT_AGAIN_S)
-            else:
-                return
+                log.warning("gatekeeper.waits", error=str(error), retry_in_s=_BUSY_PAUSE_S)
+                await self._pause(_BUSY_PAUSE_S)
 
     # --- what is known of plans ------------------------------------------------------------------------
 

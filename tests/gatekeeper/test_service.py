@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import sys
 import time
@@ -237,6 +238,35 @@ async def test_when_many_wait_for_a_dead_channel_nobody_waits_any_longer(
     await eventually(lambda: sum(not report.delivered for report in clerk.reports) >= 15)
 
     assert any(report.detail.startswith("not tried: the channel failed a moment ago") for report in clerk.reports)
+
+
+async def test_one_failure_of_a_healthy_channel_is_tried_again_however_many_wait(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_CROWDED", 0)
+    web.answers = [500, 500]
+    await gatekeeper.start(channel("desk", web))
+    await clerk.create(HERE, plan(gate("ok")))
+    await eventually(lambda: clerk.reports)
+
+    assert [report.delivered for report in clerk.reports] == [True]
+
+
+async def test_a_server_that_is_away_for_a_moment_costs_no_notice(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer
+) -> None:
+    web.open.clear()
+    await gatekeeper.start(channel("desk", web))
+    await clerk.create(HERE, plan(gate("ok")))
+    await asyncio.sleep(0.1)
+    os.kill(mesh_server.server.pid, signal.SIGSTOP)
+    web.open.set()
+    await eventually(lambda: web.posts)
+    os.kill(mesh_server.server.pid, signal.SIGCONT)
+    await eventually(lambda: clerk.reports)
+
+    assert len(web.posts) == 1
+    assert [report.delivered for report in clerk.reports] == [True]
 
 
 # --- the log -------------------------------------------------------------------------------------------------
