@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -69,9 +70,7 @@ class Flow:
 
     # --- plans -------------------------------------------------------------------------------------------
 
-    async def until(
-        self, address: Address, reached: Callable[[PlanState], object], timeout_s: float = 30
-    ) -> PlanState:
+    async def until(self, address: Address, reached: Callable[[PlanState], object], timeout_s: float = 30) -> PlanState:
         """The first state of the plan of which *reached* is true."""
         state = None
         try:
@@ -81,7 +80,8 @@ class Flow:
                         return state
         except TimeoutError:
             pass
-        raise AssertionError(f"{address} was last seen as {state}")
+        said = "not there" if state is None else f"{state.status} ({state.reason}) at commit {state.number}"
+        raise AssertionError(f"{address} is {said}")
 
     async def command(self, address: Address, command: AnyCommand) -> Answer:
         return await insist(lambda: self.operator.command(address, command, timeout_s=30))
@@ -128,13 +128,13 @@ async def running_flow(
 ) -> AsyncIterator[Flow]:
     """Run a mesh with the agents of `flow_agents`, and of the modules *agents*, until the block ends."""
     surroundings = {
-        "PYTHONPATH": f"{TESTS / 'flows'}:{EXAMPLES}",
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS / "flows", EXAMPLES))),
         "FLOW_DIRECTORY": str(directory),
         **(environment or {}),
     }
-    # Where the worker runs is where the agents of the examples write.
-    with contextlib.chdir(directory):
-        async with contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as stack:
+        # Where the worker is started is where the agents of the examples write.
+        with contextlib.chdir(directory):
             mesh = await stack.enter_async_context(
                 local_mesh(
                     directory / "mesh",
@@ -145,6 +145,6 @@ async def running_flow(
                     **options,
                 )
             )
-            client = await stack.enter_async_context(Client.connect(data_dir=mesh.data_dir))
-            operator = await stack.enter_async_context(Operator.connect(data_dir=mesh.data_dir))
-            yield Flow(mesh, directory, client, operator)
+        client = await stack.enter_async_context(Client.connect(data_dir=mesh.data_dir))
+        operator = await stack.enter_async_context(Operator.connect(data_dir=mesh.data_dir))
+        yield Flow(mesh, directory, client, operator)
