@@ -18,6 +18,7 @@ from planmesh.errors import Poison
 from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.plans import Plans
+from planmesh.executor.revision import may_change
 from planmesh.schemas import codec, events, goals, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportUnfit
@@ -28,7 +29,7 @@ from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, canonical
 from planmesh.schemas.plan import Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, apply
 from planmesh.schemas.tracing import attempt_traceparent
-from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
+from planmesh.schemas.work import Failure, PlannerWork, Signal, StepWork, TimerWork
 
 SERVICE: Final = "executor"
 OUTCOME_BYTES: Final = 1024 * 1024  # a result up to this size travels in the outcome: submitters cannot fetch blobs
@@ -160,6 +161,8 @@ class Dispatcher:
                 if event.overdue_at is not None:
                     return self._wait(state, commit, index, event.step, event.round, "sla", event.overdue_at)
                 return None
+            case events.RevisionRequested():
+                return self._ask_planner(state, commit, index, event)
             case events.StepsCancelled():
                 if blobs is None:
                     raise _TakesLonger(None)
@@ -252,6 +255,31 @@ class Dispatcher:
         )
         return self._core.publish_soon(
             subjects.timer(commit.address, step), encode(timer), message_id=_message_id(commit, index)
+        )
+
+    def _ask_planner(
+        self, state: PlanState, commit: Commit, index: int, event: events.RevisionRequested
+    ) -> "asyncio.Future[Ack] | None":
+        if event.request not in state.requests:
+            return None
+        running = (name for name, step in state.steps.items() if step.status is StepStatus.DISPATCHED)
+        work = PlannerWork(
+            space=commit.space,
+            plan=commit.plan,
+            request=event.request,
+            kind=event.kind,
+            by=event.by,
+            current=state.plan,
+            kept=tuple(name for name in state.graph.steps if not may_change(state, name)),
+            document=event.document,
+            instruction=event.instruction,
+            step=event.step,
+            agent=event.agent,
+            inputs=event.inputs,
+            cancellable=tuple(running) if event.cancel_running else (),
+        )
+        return self._core.publish_soon(
+            subjects.planner_work(commit.address), encode(work), message_id=_message_id(commit, index)
         )
 
     def _announce(self, commit: Commit, index: int, outcome: OutcomeBase) -> "asyncio.Future[Ack]":

@@ -530,7 +530,9 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
         troubled = _without(troubled, name)
     elif was is StepStatus.PENDING:
         ready, immediate = _without(ready, name), _without(immediate, name)
-    if status is StepStatus.WAITING:
+    if status is StepStatus.DISPATCHED:
+        running += 1
+    elif status is StepStatus.WAITING:
         waiting = (*waiting, name)
     elif status in TROUBLED:
         troubled = (*troubled, name)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from planmesh.executor.plan import decide
@@ -14,13 +15,29 @@ from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent, Cause, Commit, hash_of
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Gate, Parameter, Plan, Policy, Retry, Step, Task
-from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, answered, apply, fold, sealed, standing
+from planmesh.schemas.state import (
+    ENDED,
+    PlanState,
+    PlanStatus,
+    StepStatus,
+    answered,
+    apply,
+    counted,
+    evolve,
+    fold,
+    sealed,
+    standing,
+)
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = Address("space", "plan")
 AGENT = "agent"
+
+
+ANYTHING: dict[str, Step] = {}
+"""What a gate lets go that a person has skipped, or that lies on a branch that was not taken."""
 
 
 def task(name: str, *after: str, **fields: Any) -> Task:
@@ -33,6 +50,14 @@ def gate(name: str, *after: str, **fields: Any) -> Gate:
 
 def plan(*steps: Step, **fields: Any) -> Plan:
     return Plan(name="A plan", steps=steps, **fields)
+
+
+def tallies(state: PlanState) -> object:
+    """Everything that `evolve` counts as it goes; a queue as a set, where the plan has not ended."""
+    if state.status in ENDED:
+        return None
+    queues = (state.ready, state.immediate, state.waiting, state.troubled, state.held_steps)
+    return ([set(queue) for queue in queues], state.running, state.open, state.unsettled)
 
 
 class Broken(AssertionError):
@@ -49,6 +74,7 @@ class Play:
         self.log: list[tuple[Commit, str]] = []
         self.events: list[AnyEvent] = []
         self.dispatched: dict[str, set[int]] = {}
+        self.approved: dict[str, dict[str, Step]] = {}
         self.ids = 0
         self.ask(
             asks.CreatePlan(id="create", plan=document, inputs=inputs or {}, goal_digest="digest", start=start),
@@ -126,6 +152,13 @@ class Play:
         number = self.attempt(step) + (purpose == "retry") if attempt is None else attempt
         return self.ask(asks.TimerDue(id=self.id(), step=step, attempt=number, purpose=purpose), "executor")
 
+    def revises(self, document: Plan, *, cancel_running: bool = False, by_planner: bool = False) -> list[AnyEvent]:
+        """Ask for a revision, and answer as the planner."""
+        request = self.id()
+        self.ask(asks.RevisePlan(id=request, base=self.state.revision, document={}, cancel_running=cancel_running))
+        proposal = asks.ProposeRevision(id=self.id(), request=request, plan=document, by_planner=by_planner)
+        return self.ask(proposal, "planner")
+
     def retries(self, step: str) -> list[AnyEvent]:
         return self.ask(asks.RetryStep(id=self.id(), step=step, attempt=self.attempt(step)))
 
@@ -147,9 +180,14 @@ class Play:
 
     def _commit(self, happened: list[AnyEvent], after: PlanState, cause: Cause) -> None:
         number = self.state.number + 1
+        before = self.state
         for event in happened:
             self._check(event)
             self.events.append(event)
+            self._remember_approvals(event)
+            # Each event is judged on the state that the ones before it have made.
+            self.state = evolve(self.state, event, self.at)
+        self.state = before
         commit = Commit(
             space=HERE.space,
             plan=HERE.plan,
@@ -167,11 +205,14 @@ class Play:
         self.state = folded
         if self.state.status is not standing(self.state):
             raise Broken(f"the plan is {self.state.status}, and its steps say {standing(self.state)}")
+        if tallies(self.state) != tallies(counted(self.state)):
+            raise Broken("what is counted as it goes is not what the steps add up to")
         if self.state.running > self.document.concurrency:
             raise Broken("more tasks are dispatched than the plan allows")
         if self.state.status is PlanStatus.WAITING and not self.state.waiting:
             raise Broken("the plan waits for nobody")
-        if self.state.status is PlanStatus.PAUSED and not self.state.held and not self.state.troubled:
+        reasons = self.state.held or self.state.troubled or self.state.held_steps
+        if self.state.status is PlanStatus.PAUSED and not reasons:
             raise Broken("the plan stands still, and nobody can say why")
 
     def _check(self, event: AnyEvent) -> None:
@@ -196,16 +237,23 @@ class Play:
         for known in self.events:
             if isinstance(known, events.StepCompleted) and known.step == event.step:
                 raise Broken(f"{event.step} is completed, and dispatched again")
+        definition = self.state.graph.steps.get(event.step)
         for before in self._above(event.step):
-            if isinstance(self.state.graph.steps[before] if self.state.graph.steps else None, Gate):
-                decided = [
-                    known
-                    for known in self.events
-                    if isinstance(known, events.GateApproved | events.StepSkipped | events.StepNotTaken)
-                    and known.step == before
-                ]
-                if not decided:
-                    raise Broken(f"{event.step} starts behind gate {before}, which nobody has opened")
+            if not isinstance(self.state.graph.steps.get(before), Gate):
+                continue
+            approved = self.approved.get(before)
+            if approved is None:
+                raise Broken(f"{event.step} starts behind gate {before}, which nobody has opened")
+            if approved is not ANYTHING and approved.get(event.step) != definition:
+                raise Broken(f"{event.step} starts behind gate {before}, which was opened for something else")
+
+    def _remember_approvals(self, event: AnyEvent) -> None:
+        """What exactly was approved: the definitions of the steps behind the gate, as they were at that moment."""
+        graph = self.state.graph
+        if isinstance(event, events.GateApproved):
+            self.approved[event.step] = {name: graph.steps[name] for name in graph.behind(event.step)}
+        elif isinstance(event, events.StepSkipped | events.StepNotTaken):
+            self.approved[event.step] = ANYTHING
 
     def _above(self, name: str) -> Iterable[str]:
         seen: set[str] = set()
@@ -280,11 +328,10 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
 
 def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
     """Random moves: results in any order, late and repeated ones, failures, votes, timers, people."""
-    sent: list[Asked] = []
     for _ in range(most_moves):
         if play.state.status in ENDED and draw(st.integers(0, 3)) == 0:
             break
-        move = draw(st.integers(0, 19))
+        move = draw(st.integers(0, 22))
         dispatched = play.in_status(StepStatus.DISPATCHED)
         waiting = play.in_status(StepStatus.WAITING)
         troubled = list(play.state.troubled)
@@ -321,7 +368,38 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
             play.is_due(anyone, attempt=draw(st.integers(0, 3)), purpose=draw(st.sampled_from(["retry", "sla"])))
         elif move == 18:
             play.ask(draw(st.sampled_from([asks.PausePlan, asks.ResumePlan, asks.StartPlan]))(id=play.id()))
-        elif move == 19 and draw(st.integers(0, 9)) == 0:
-            play.ask(asks.CancelPlan(id=play.id()))
-        del sent[:]
+        elif move == 19:
+            step_or_plan = anyone if draw(st.integers(0, 9)) else None
+            if step_or_plan is None or draw(st.integers(0, 2)) == 0:
+                play.ask(asks.CancelPlan(id=play.id(), step=step_or_plan))
+        elif move == 20:
+            play.ask(draw(st.sampled_from([asks.PausePlan, asks.ResumePlan]))(id=play.id(), step=anyone))
+        elif move == 21 and play.state.held_steps:
+            play.ask(asks.ResumePlan(id=play.id(), step=play.state.held_steps[0]))
+        elif move == 22 and play.state.status not in ENDED:
+            play.revises(revised(draw, play), cancel_running=draw(st.booleans()))
     play.finish()
+
+
+def revised(draw: Any, play: Play) -> Plan:
+    """Another plan: a task gone, a task changed, a task added, anywhere; what has started may be hit as well."""
+    steps = list(play.state.plan.steps)
+    tasks = [step.name for step in steps if isinstance(step, Task)]
+    gone = draw(st.sampled_from([*tasks, ""])) if tasks else ""
+    changed = draw(st.sampled_from([*tasks, ""])) if tasks else ""
+    kept: list[Step] = []
+    for step in steps:
+        if step.name == gone:
+            continue
+        after = tuple(need for need in step.after if need != gone)
+        step = msgspec.structs.replace(step, after=after)
+        if step.name == changed:
+            step = msgspec.structs.replace(step, inputs={"changed": draw(st.integers(0, 9))})
+        kept.append(step)
+    names = [step.name for step in kept if not isinstance(step, Emit)]
+    if draw(st.booleans()):
+        after = tuple(draw(st.lists(st.sampled_from(names), unique=True, max_size=2))) if names else ()
+        kept.append(Task(name=f"new{play.ids}", after=after, agent=AGENT))
+    if not kept:
+        return play.state.plan
+    return msgspec.structs.replace(play.state.plan, steps=tuple(kept))
