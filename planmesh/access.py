@@ -287,7 +287,11 @@ def submitter(space: str) -> User:
     return _in(
         user,
         user,
-        publish=(f"goals.{space}.*", *_pull(OUTCOMES, subjects.outcome_consumer(space))),
+        publish=(
+            f"goals.{space}.*",
+            subjects.last_outcome(space),  # what it may have missed while its connection was away
+            *_pull(OUTCOMES, subjects.outcome_consumer(space)),
+        ),
         subscribe=(f"outcomes.{space}.*", f"plans.{space}.*"),
     )
 
@@ -326,6 +330,7 @@ _SERVICE_EXPORTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("$SRV.>", "stream"),
         *((f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", "stream") for stream in (WORK, OUTCOMES)),
         *((f"$JS.ACK.{stream}.*.>", "singleton") for stream in (WORK, OUTCOMES)),
+        (subjects.last_outcome(), "singleton"),
         *((right, "stream") for stream in (PLANS, BLOBS, POISON, CATALOGUE) for right in _read(stream)),
     ),
     AGENTS: (

@@ -29,7 +29,7 @@ from nats.aio.msg import Msg
 
 from planmesh.connection import Connection, connect
 from planmesh.credentials import CONNECTION_FILE, Credentials, read_connection, read_credentials, users
-from planmesh.delivery import Message, subscribe
+from planmesh.delivery import subscribe
 from planmesh.errors import Busy, PlanmeshError, Poison, Unusable
 from planmesh.eventlog import EventLog, Line, Recorded, read_line
 from planmesh.inspection import stream_info
@@ -310,6 +310,7 @@ class Client:
         self.connection = connection
         self.space = connection.user.removeprefix("submitter-")
         self._waiting: dict[str, weakref.WeakSet[Submitted]] = {}
+        self._catching_up: asyncio.Task[None] | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -335,7 +336,11 @@ class Client:
         async with await connect(found.server, found.user, found.password, name=name) as connection:
             client = cls(connection)
             await client._listen()
-            yield client
+            try:
+                yield client
+            finally:
+                if client._catching_up is not None:
+                    client._catching_up.cancel()
 
     async def submit(
         self,
@@ -354,8 +359,9 @@ class Client:
             goal: What it is for, in words.
             inputs: Values for the plan's inputs.
             id: The goal's id, and the plan's: 1 to 64 of ``A-Z a-z 0-9 _ -``. The same id with the same content
-                is the same goal, so a caller that does not know whether it has published may do so again. None: a
-                new one, from the plan's name and the time.
+                is the same goal, so a caller that does not know whether it has published may do so again; of a goal
+                that was known already, only what happens from now on is heard. None: a new one, from the plan's name
+                and the time.
             start: False: it stays a draft until someone starts it.
             traceparent: The caller's span (W3C Trace Context), which the plan's trace joins.
 
@@ -386,7 +392,7 @@ class Client:
             # One at a time: what nobody has asked for yet stays with the server, for other processes.
             while messages := await subscription.receive(1):
                 for message in messages:
-                    outcome = _outcome(message)
+                    outcome = _outcome(message.subject, message.data)
                     if outcome is None:
                         message.ack()
                     else:
@@ -394,21 +400,38 @@ class Client:
 
     async def _listen(self) -> None:
         self.connection.on_close.add(self._wake)
+        self.connection.on_reconnect.add(self._start_to_catch_up)
         await self.connection.listen(subjects.outcomes_of(self.space), self._on_outcome)
         await self.connection.flush()
 
     def _on_outcome(self, message: Msg) -> None:
-        _, _, goal = message.subject.rpartition(".")
+        self._hear(message.subject, message.data)
+
+    def _hear(self, subject: str, data: bytes) -> None:
+        goal = subject.rpartition(".")[2]
         waiting = self._waiting.get(goal)
-        if waiting is None:
-            return
-        outcome = _outcome(message)
-        if outcome is None:
+        outcome = _outcome(subject, data) if waiting is not None else None
+        if waiting is None or outcome is None:
             return
         for submitted in waiting:
             submitted._hear(outcome)
         if all(submitted.final for submitted in waiting):
             del self._waiting[goal]
+
+    def _start_to_catch_up(self) -> None:
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._catching_up = asyncio.create_task(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Hear the last news of every goal that somebody waits for: what came while the connection was away."""
+        for goal in list(self._waiting):
+            try:
+                data = await self.connection.request(subjects.last_outcome(self.space, goal))
+            except (Busy, Unusable) as error:  # no news yet; or the connection is away again, and will be back
+                log.debug("outcome.not_caught_up", goal=goal, error=str(error))
+            else:
+                self._hear(subjects.outcome(Address(self.space, goal)), data)
 
     def _wake(self) -> None:
         for waiting in self._waiting.values():
@@ -416,15 +439,15 @@ class Client:
                 submitted._changed.set()
 
 
-def _outcome(message: Msg | Message) -> Outcome | None:
+def _outcome(subject: str, data: bytes) -> Outcome | None:
     try:
-        outcome = codec.outcome.decode(message.data)
-        address = subjects.read_outcome(message.subject)
+        outcome = codec.outcome.decode(data)
+        address = subjects.read_outcome(subject)
     except (DecodeError, BadSubject) as error:
-        log.warning("outcome.not_understood", subject=message.subject, error=str(error))
+        log.warning("outcome.not_understood", subject=subject, error=str(error))
         return None
     if (outcome.space, outcome.goal) != address:
-        log.warning("outcome.misplaced", subject=message.subject, space=outcome.space, goal=outcome.goal)
+        log.warning("outcome.misplaced", subject=subject, space=outcome.space, goal=outcome.goal)
         return None
     return outcome
 
@@ -600,7 +623,7 @@ class Operator:
         raise AssertionError("a log that is followed does not end")
 
     def _answer(self, command: AnyCommand, commit: Commit) -> Answer:
-        verb, step = verb_of(command), getattr(command, "step", "")
+        verb, step = verb_of(command), getattr(command, "step", None) or ""
         for event in commit.events:
             if isinstance(event, CommandRefused) and (event.verb, event.by, event.step) == (verb, self.name, step):
                 raise Refused(event, commit)

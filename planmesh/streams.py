@@ -87,9 +87,7 @@ def streams(replicas: int = 1) -> tuple[Stream, ...]:
         _stream(
             WORK, ["work.agent.*.*.*.*", "work.timer.*.*.*"], replicas, retention="workqueue", max_consumers=10_000
         ),
-        _stream(
-            OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, allow_direct=True, max_age=30 * _DAY_NS
-        ),
+        _stream(OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, allow_direct=True, max_age=30 * _DAY_NS),
         # A blob's subject is its digest: whoever stores it again learns that it is there.
         _stream(
             BLOBS,

@@ -244,7 +244,7 @@ class Output:
 
     async def copy(self, name: str, stream: asyncio.StreamReader) -> None:
         """Write the lines of *stream* to standard error, until it ends."""
-        last = self._last.setdefault(name, deque(maxlen=_LAST_LINES))
+        last = self._last[name] = deque(maxlen=_LAST_LINES)
         rest = b""
         while chunk := await stream.read(65_536):
             *lines, rest = (rest + chunk).split(b"\n")

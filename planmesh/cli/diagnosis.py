@@ -1,6 +1,7 @@
 """What `planmesh doctor` looks at, in the order in which things depend on one another. It changes nothing."""
 
 import asyncio
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -249,11 +250,16 @@ async def _database(settings: Settings, position: PositionAnswer | PlanmeshError
     """The auditor's database: by the auditor, or else from here, with the settings that are here."""
     if isinstance(position, PositionAnswer):
         return Finding(what="database", level="ok", found="the auditor reads it")
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     from planmesh.auditor.store import Database
 
     def look() -> str:
-        if settings.database_url is None and not (settings.data_dir / "auditor.db").exists():
-            return "there is none yet; the auditor makes it"
+        with contextlib.suppress(ArgumentError):  # which `Database` explains
+            url = make_url(settings.database)
+            if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+                return f"there is no {url.database} yet; the auditor makes it"
         database = Database(settings.database)
         try:
             with database.transaction("read") as connection:
