@@ -9,14 +9,14 @@ import msgspec
 from planmesh.planner.complete import complete
 from planmesh.planner.decode import StepDraft, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
-from planmesh.planner.flow import read_flow
+from planmesh.planner.flow import read_flow, refuse_work
 from planmesh.planner.inputs import check_defaults, fill
 from planmesh.planner.problems import Problems, listed, quoted
 from planmesh.planner.scope import read_scope
 from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Gate, Plan, Task
+from planmesh.schemas.plan import MAX_STEPS, Gate, Plan, Task
 from planmesh.schemas.subjects import is_token
 from planmesh.schemas.work import AgentDescription
 
@@ -78,8 +78,11 @@ def compile_plan(
     if problems or draft.plan is None:
         return problems.listed()
     plan = complete(draft.plan, scope, flow, agents)
+    if flow.work.exhausted:
+        refuse_work(problems)
+        return problems.listed()
     if "concurrency" not in value:
-        plan = msgspec.structs.replace(plan, concurrency=limits.concurrency)
+        plan = msgspec.structs.replace(plan, concurrency=min(limits.concurrency, MAX_STEPS))
     size_bytes = len(encode(plan)) + len(encode(inputs))
     if size_bytes > limits.completed_bytes:
         problems.add(

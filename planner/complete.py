@@ -4,7 +4,8 @@ Nothing here changes when a step runs, only what it waits for; and all of it is 
 to itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,8 @@ from planmesh.planner.graph import ALWAYS, behind, exclusive, implies
 from planmesh.planner.scope import Scope
 from planmesh.schemas.plan import Emit, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.work import AgentDescription
+
+_READ: Final = 5  # what it costs to see whether a gate should wait for a step, in units of `Work`
 
 
 def complete(plan: Plan, scope: Scope, flow: Flow, agents: Mapping[str, AgentDescription] | None) -> Plan:
@@ -47,38 +50,49 @@ def _fill_gates(plan: Plan, scope: Scope, flow: Flow, needs: list[set[int]]) -> 
     Left out is what could only be known once the gate is open, what is known then anyway, and what would change
     whether the gate is asked at all (a gate without a branch runs if one of those that it needs has).
     """
-    reads = [
-        {binder for name in names for binder in scope.binders[name] if binder in needs[number]}
-        for number, names in enumerate(scope.reads)
-    ]
-    pairs = sorted(
-        (need, number)
-        for number, needed in enumerate(needs)
-        for need in needed
-        if isinstance(plan.steps[need], Gate) and reads[number] - {need}
-    )
-    if not pairs:
+    reads = [0] * len(needs)  # for each step, a bit for every step whose output it reads
+    for number, names in enumerate(scope.reads):
+        for binder in (binder for name in names for binder in scope.binders[name] if binder in needs[number]):
+            reads[number] |= 1 << binder
+    released: dict[int, int] = {}  # for each gate, what the steps right behind it read
+    for number, needed in enumerate(needs):
+        for gate in (need for need in needed if reads[number] and isinstance(plan.steps[need], Gate)):
+            released[gate] = released.get(gate, 0) | reads[number]
+    if not released:
         return
     followers = behind(needs, flow.order)
-    for gate, number in pairs:  # grows while it is gone through
-        for read in sorted(reads[number]):
-            settled_before = followers[read] >> gate & 1
-            if read == gate or settled_before or followers[gate] >> read & 1:
+    waiting = sorted(released)
+    for gate in waiting:  # grows while it is gone through
+        for read in _bits(released[gate] & ~followers[gate] & ~(1 << gate)):
+            # What a step before this one has joined may have changed the answer.
+            if not flow.work.spend(_READ) or followers[gate] >> read & 1 or followers[read] >> gate & 1:
                 continue
-            if exclusive(flow.conditions[read], flow.conditions[gate]):
-                continue
-            joining = {read}
-            if plan.steps[gate].branch is None:
-                if needs[gate]:
-                    if not implies(flow.conditions[read], flow.conditions[gate]):
-                        continue
-                elif flow.conditions[read] != ALWAYS:
-                    # Alone, it would keep the gate from being asked where its branch is not taken.
-                    joining.add(_nearest_certain(read, flow, needs))
-            for need in sorted(joining):
+            for need in _joining(gate, read, plan, flow, needs):
                 _join(gate, need, needs, followers)
-                if isinstance(plan.steps[need], Gate) and reads[gate] - {need}:
-                    pairs.append((need, gate))
+                if reads[gate] & ~released.get(need, 0) and isinstance(plan.steps[need], Gate):
+                    # A gate that this one now waits for releases it.
+                    released[need] = released.get(need, 0) | reads[gate]
+                    waiting.append(need)
+
+
+def _joining(gate: int, read: int, plan: Plan, flow: Flow, needs: list[set[int]]) -> list[int]:
+    """What *gate* has to wait for, so that the output of *read* is known, and *gate* is asked as often as before."""
+    when, asked = flow.conditions[read], flow.conditions[gate]
+    if exclusive(when, asked, flow.work):
+        return []
+    if plan.steps[gate].branch is not None or (when == ALWAYS and not needs[gate]):
+        return [read]
+    if needs[gate]:
+        return [read] if implies(when, asked, flow.work) else []
+    # By itself, it would keep the gate from being asked where its branch is not taken.
+    return sorted({read, _nearest_certain(read, flow, needs)})
+
+
+def _bits(mask: int) -> Iterator[int]:
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
 
 
 def _nearest_certain(step: int, flow: Flow, needs: list[set[int]]) -> int:
@@ -108,17 +122,28 @@ def _fill_emits(plan: Plan, scope: Scope, flow: Flow, needs: list[set[int]]) -> 
 
     Of those it names the last: a step is left to another one that waits for it, and runs whenever it does.
     """
-    for emit, step in enumerate(plan.steps):
-        guard = () if step.branch is None else {scope.numbers[step.branch.step]}
-        if not isinstance(step, Emit) or needs[emit].difference(guard):
-            continue
-        condition = flow.conditions[emit]
-        before = [
-            number
-            for number, other in enumerate(plan.steps)
-            if not isinstance(other, Emit) and not exclusive(flow.conditions[number], condition)
-        ]
-        covered: set[int] = set()
-        for number in before:
-            covered.update(need for need in needs[number] if implies(flow.conditions[need], flow.conditions[number]))
-        needs[emit].update(number for number in before if number not in covered)
+    silent = [number for number, step in enumerate(plan.steps) if _names_nothing(step, needs[number], scope)]
+    if not silent:
+        return
+    covers = [0] * len(needs)  # for each step, a bit for every step that it can be left to
+    for number, needed in enumerate(needs):
+        for need in needed:
+            if implies(flow.conditions[need], flow.conditions[number], flow.work):
+                covers[need] |= 1 << number
+    steps = [number for number, step in enumerate(plan.steps) if not isinstance(step, Emit)]
+    for emit in silent:
+        # Many steps have one condition, and it is one object.
+        excluded: dict[int, bool] = {}
+        before = 0
+        for number in steps:
+            condition = flow.conditions[number]
+            if id(condition) not in excluded:
+                excluded[id(condition)] = exclusive(condition, flow.conditions[emit], flow.work)
+            if not excluded[id(condition)]:
+                before |= 1 << number
+        needs[emit].update(number for number in _bits(before) if not covers[number] & before)
+
+
+def _names_nothing(step: Step, needed: set[int], scope: Scope) -> bool:
+    guard = () if step.branch is None else (scope.numbers[step.branch.step],)
+    return isinstance(step, Emit) and not needed.difference(guard)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
+from planmesh.planner.graph import MOST_WORK
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas.codec import MAX_DEPTH, DecodeError, check_depth, describe
 from planmesh.schemas.plan import MAX_PLAN_BYTES, MAX_STEPS
@@ -30,11 +31,14 @@ class Limits:
     """How much a plan may be."""
 
     document_bytes: int = MAX_PLAN_BYTES
-    depth: int = MAX_DEPTH
+    depth: int = MAX_DEPTH - 1
+    """One level less than a message has, because a message holds it."""
     steps: int = MAX_STEPS
     emits: int = MAX_EMITS
     expression_characters: int = MAX_EXPRESSION_CHARACTERS
     """Of all different expressions together: to parse one takes some ten microseconds a character."""
+    comparisons: int = MOST_WORK
+    """See `planmesh.planner.graph.MOST_WORK`."""
     concurrency: int = DEFAULT_CONCURRENCY
     """Tasks in flight at once, of a plan that does not say."""
     completed_bytes: int = MAX_COMPLETED_BYTES

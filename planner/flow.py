@@ -10,6 +10,7 @@ from planmesh.planner.document import Limits
 from planmesh.planner.graph import (
     ALWAYS,
     Condition,
+    Work,
     components,
     either,
     exclusive,
@@ -20,10 +21,8 @@ from planmesh.planner.problems import Problems, listed, pointer, quoted
 from planmesh.planner.scope import Scope
 from planmesh.schemas.plan import Check, Decide, Emit
 
-MOST_SHARING: Final = 100
-"""Steps that may share one binding: each two of them are compared."""
-
-_SHOWN_CYCLE = 12
+_SHOWN_CYCLE: Final = 12
+_EDGE: Final = 20  # what it costs to note that a step may need another one, in units of `Work`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +33,13 @@ class Flow:
         needs: For each step, what must be settled before it, with the place that says so.
         order: Every step, what it needs first (as far as there is no cycle).
         conditions: For each step, when it runs.
-        labels: For each decide and check, the bits of all its labels.
+        work: What may still be spent on comparing conditions.
     """
 
     needs: Sequence[Mapping[int, At]]
     order: Sequence[int]
     conditions: Sequence[Condition]
-    labels: Mapping[int, int]
+    work: Work
 
 
 @dataclass(slots=True)
@@ -67,14 +66,15 @@ def read_flow(scope: Scope, problems: Problems, limits: Limits) -> Flow:
     steps are: every case that gives the label is false by itself (``1 > 2``), or stands behind one that is true by
     itself. Steps that can only run after such a step are unreachable as well, and are not listed.
     """
-    labels = _Labels(scope)
+    labels, work = _Labels(scope), Work(limits.comparisons)
     links = [_links(number, scope, labels, problems) for number in range(len(scope.steps))]
     possible: list[dict[int, At]] = []
-    for number, link in enumerate(links):
+    for link in links:
         # All that may be needed. A binding that is shared is given by other steps than the one that reads it.
         needs = dict(link.firm)
         for name, at in link.shared.items():
-            needs |= {binder: at for binder in scope.binders[name] if binder != number and binder not in needs}
+            if work.spend(_EDGE * len(scope.binders[name])):
+                needs |= {binder: at for binder in scope.binders[name] if binder not in needs}
         possible.append(needs)
     order: list[int] = []
     for component in components(possible):
@@ -83,13 +83,27 @@ def read_flow(scope: Scope, problems: Problems, limits: Limits) -> Flow:
             _report_cycle(scope, possible, component, problems)
             for number in component:
                 links[number].doubtful = True
-    flow = _settle(scope, links, order, labels.all)
-    certain = [not doubtful for doubtful in _doubtful(links, flow)]
-    _check_reads(scope, flow, certain, problems)
-    _check_shared_bindings(scope, flow, certain, problems)
-    _check_emits(scope, flow, certain, problems, limits)
+    flow = _settle(scope, links, order, labels.all, work)
     _check_reachable(scope, links, labels, problems)
+    if not work.exhausted:
+        certain = [not doubtful for doubtful in _doubtful(links, flow)]
+        _check_reads(scope, flow, certain, problems)
+        _check_emits(scope, flow, certain, problems, limits)
+        _check_shared_bindings(scope, flow, certain, problems)
+    if work.exhausted:
+        refuse_work(problems)
     return flow
+
+
+def refuse_work(problems: Problems) -> None:
+    """Add the problem that a plan has too many branches to compare."""
+    problems.add(
+        "too_large",
+        "too many steps in too many branches share bindings or wait for one another: there are more combinations than "
+        "can be compared",
+        "steps",
+        hint="give each step a binding of its own, or split the plan",
+    )
 
 
 class _Labels:
@@ -204,7 +218,7 @@ def _guard(decide: int, label: str, links: _Links, at: At, scope: Scope, labels:
     links.guard = decide, labels.bit(decide, label)
 
 
-def _settle(scope: Scope, links: Sequence[_Links], order: Iterable[int], labels: Mapping[int, int]) -> Flow:
+def _settle(scope: Scope, links: Sequence[_Links], order: Iterable[int], labels: Mapping[int, int], work: Work) -> Flow:
     """Under which condition each step runs, and so which of the steps that share a binding it needs."""
     conditions: list[Condition] = [ALWAYS] * len(links)
     needs: list[dict[int, At]] = [{} for _ in links]
@@ -221,21 +235,24 @@ def _settle(scope: Scope, links: Sequence[_Links], order: Iterable[int], labels:
                 branches[link.guard] = conditions[decide] if whole else narrowed(conditions[decide], decide, label)
             condition = branches[link.guard]
         else:
-            condition = either((conditions[need] for need in sorted(chosen)), labels)
-        candidates = {
-            binder: at for name, at in link.shared.items() for binder in scope.binders[name] if binder not in chosen
-        }
+            condition = either((conditions[need] for need in sorted(chosen)), labels, work)
+        candidates: dict[int, At] = {}
+        for name, at in link.shared.items():
+            if not work.exhausted:
+                candidates |= {binder: at for binder in scope.binders[name] if binder not in chosen}
         more = True
         while more and candidates:
-            joining = {binder: at for binder, at in candidates.items() if not exclusive(condition, conditions[binder])}
+            joining = {
+                binder: at for binder, at in candidates.items() if not exclusive(condition, conditions[binder], work)
+            }
             more = bool(joining)
             chosen |= joining
             candidates = {binder: at for binder, at in candidates.items() if binder not in joining}
             if link.guard is None:
                 # What it needs more makes it run more often, and perhaps together with more of them.
-                condition = either((conditions[need] for need in sorted(chosen)), labels)
+                condition = either((conditions[need] for need in sorted(chosen)), labels, work)
         conditions[number], needs[number] = condition, chosen
-    return Flow(needs, settled, conditions, labels)
+    return Flow(needs, settled, conditions, work)
 
 
 def _doubtful(links: Sequence[_Links], flow: Flow) -> list[bool]:
@@ -271,7 +288,7 @@ def _check_reads(scope: Scope, flow: Flow, certain: Sequence[bool], problems: Pr
             binders = scope.binders[name]
             if number in binders or not certain[number] or not all(certain[binder] for binder in binders):
                 continue
-            if all(exclusive(flow.conditions[number], flow.conditions[binder]) for binder in binders):
+            if all(exclusive(flow.conditions[number], flow.conditions[binder], flow.work) for binder in binders):
                 one = scope.steps[binders[0]].step
                 said = f"the step that gives {quoted(name)}, {quoted(one.name)}, is in a branch that excludes this one"
                 hint = "read a binding of this branch, or one from before the branches part"
@@ -284,25 +301,25 @@ def _check_shared_bindings(scope: Scope, flow: Flow, certain: Sequence[bool], pr
         for number in binders[1:]:
             one = scope.steps[number]
             at = ("steps", one.index, "binding" if one.step.binding else "name")
-            others = [
-                other
-                for other in accepted
-                if certain[number] and certain[other] and not exclusive(flow.conditions[number], flow.conditions[other])
-            ]
-            if others:
-                other_name = scope.steps[others[0]].step.name
-                problems.add(
-                    "duplicate_binding",
-                    f"{quoted(binding)} is the output of {quoted(other_name)} already, and both steps can run",
-                    *at,
-                    hint="name one of them with `binding`, or put them into different branches of one decide",
-                )
-            elif len(accepted) == MOST_SHARING:
-                said = f"at most {MOST_SHARING} steps share a binding; {quoted(binding)} is that of more"
-                problems.add("duplicate_binding", said, *at)
-                break
-            else:
+            clash = next((other for other in accepted if _together(number, other, flow, certain)), None)
+            if flow.work.exhausted:
+                return
+            if clash is None:
                 accepted.append(number)
+                continue
+            problems.add(
+                "duplicate_binding",
+                f"{quoted(binding)} is the output of {quoted(scope.steps[clash].step.name)} already, and both can run",
+                *at,
+                hint="name one of them with `binding`, or put them into different branches of one decide",
+            )
+
+
+def _together(one: int, other: int, flow: Flow, certain: Sequence[bool]) -> bool:
+    """Whether two steps can both run, as far as that is certain."""
+    if not (certain[one] and certain[other]):
+        return False
+    return not exclusive(flow.conditions[one], flow.conditions[other], flow.work)
 
 
 def _check_emits(scope: Scope, flow: Flow, certain: Sequence[bool], problems: Problems, limits: Limits) -> None:
@@ -313,19 +330,18 @@ def _check_emits(scope: Scope, flow: Flow, certain: Sequence[bool], problems: Pr
         return
     for position, number in enumerate(emits):
         one = scope.steps[number]
-        for other in emits[:position]:
-            if not (certain[number] and certain[other]):
-                continue
-            if not exclusive(flow.conditions[number], flow.conditions[other]):
-                earlier = scope.steps[other].step.name
-                problems.add(
-                    "emits_together",
-                    f"an emit ends the plan, and both {quoted(earlier)} and {quoted(one.step.name)} can be reached",
-                    "steps",
-                    one.index,
-                    hint="give each a `branch` of its own, of one decide or check",
-                )
-                break
+        clash = next((other for other in emits[:position] if _together(number, other, flow, certain)), None)
+        if flow.work.exhausted:
+            return
+        if clash is not None:
+            earlier = scope.steps[clash].step.name
+            problems.add(
+                "emits_together",
+                f"an emit ends the plan, and both {quoted(earlier)} and {quoted(one.step.name)} can be reached",
+                "steps",
+                one.index,
+                hint="give each a `branch` of its own, of one decide or check",
+            )
 
 
 def _check_reachable(scope: Scope, links: Sequence[_Links], labels: _Labels, problems: Problems) -> None:

@@ -19,6 +19,9 @@ ALWAYS: Final[Condition] = ({},)
 MOST_ALTERNATIVES: Final = 8
 MOST_PARTS: Final = 64
 
+MOST_WORK: Final = 5_000_000
+"""Parts of conditions that are looked at for one plan: a second or so. Ten thousand ordinary steps take some 50,000."""
+
 _ALL: Final = -1  # every label, in the two's complement of Python's integers
 
 
@@ -97,6 +100,24 @@ def behind(needs: Sequence[Iterable[int]], order: Iterable[int]) -> list[int]:
 # --- conditions --------------------------------------------------------------------------------------------
 
 
+class Work:
+    """How many parts of conditions may still be looked at. Once nothing is `left`, answers mean nothing."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, units: int = MOST_WORK) -> None:
+        self.left = units
+
+    @property
+    def exhausted(self) -> bool:
+        return self.left < 0
+
+    def spend(self, units: int) -> bool:
+        """Take *units* off. Returns: whether there were that many."""
+        self.left -= units
+        return self.left >= 0
+
+
 def narrowed(condition: Condition, decide: int, label: int) -> Condition:
     """*condition*, and *decide* takes the label with the bit *label*."""
     return tuple(_cut({**alternative, decide: label}) for alternative in condition)
@@ -108,7 +129,7 @@ def _cut(alternative: dict[int, int]) -> Alternative:
     return alternative
 
 
-def either(conditions: Iterable[Condition], labels: Mapping[int, int]) -> Condition:
+def either(conditions: Iterable[Condition], labels: Mapping[int, int], work: Work) -> Condition:
     """One of *conditions* holds; with none, `ALWAYS`.
 
     Args:
@@ -122,6 +143,8 @@ def either(conditions: Iterable[Condition], labels: Mapping[int, int]) -> Condit
     found: list[Alternative] = []
     for condition in distinct.values():
         for alternative in condition:
+            if not work.spend(1 + len(found) * len(alternative)):
+                return ALWAYS
             _add(found, alternative, labels)
     return tuple(found)
 
@@ -171,13 +194,19 @@ def _within(one: Alternative, other: Alternative) -> bool:
     return all(one.get(decide, _ALL) & ~mask == 0 for decide, mask in other.items())
 
 
-def implies(one: Condition, other: Condition) -> bool:
+def implies(one: Condition, other: Condition, work: Work) -> bool:
     """Whether *other* certainly holds whenever *one* does."""
-    return one is other or all(any(_within(alternative, wider) for wider in other) for alternative in one)
+    if one is other or other == ALWAYS:
+        return True
+    if not work.spend(len(one) * sum(map(len, other))):
+        return False
+    return all(any(_within(alternative, wider) for wider in other) for alternative in one)
 
 
-def exclusive(one: Condition, other: Condition) -> bool:
+def exclusive(one: Condition, other: Condition, work: Work) -> bool:
     """Whether *one* and *other* certainly never hold together."""
+    if not work.spend(1 + sum(map(len, one)) * len(other)):
+        return False
     return all(
         any(right.get(decide, _ALL) & mask == 0 for decide, mask in left.items()) for left in one for right in other
     )

@@ -1,6 +1,8 @@
 """What is wrong with a plan: every rule, what is said about it, and where."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from planmesh import planner
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Limits
 from planmesh.planner.problems import RULES
@@ -257,7 +260,7 @@ def test_a_binding_belongs_to_one_step_and_to_no_input() -> None:
         (
             "duplicate_binding",
             "/steps/1/name",
-            "'a_b' is the output of 'a-b' already, and both steps can run",
+            "'a_b' is the output of 'a-b' already, and both can run",
             "name one of them with `binding`, or put them into different branches of one decide",
         ),
         (
@@ -302,21 +305,20 @@ def test_different_branches_of_one_decide_may_share_a_binding() -> None:
     assert [(one.code, one.pointer) for one in problems(shared)] == [("duplicate_binding", "/steps/3/binding")]
 
 
-def test_at_most_a_hundred_steps_share_a_binding() -> None:
-    tree = [decide(f"d{n}", "x", "y", **({"branch": branch(f"d{n - 1}", "y")} if n else {})) for n in range(60)]
-    leaves = [
-        task(f"t{n}", binding="b", branch=branch("d0", "x") if n == 0 else branch(f"d{n}", "x")) for n in range(60)
-    ]
-    assert isinstance(compile_plan(plan(*tree, *leaves, inputs=TOPIC), AGENTS), Compiled)
-
+def test_branches_are_compared_within_reason() -> None:
     wide = [
-        decide("d", *(f"l{n}" for n in range(100)), otherwise="rest"),
+        decide("d", *(f"l{n}" for n in range(100))),
         *(task(f"t{n}", binding="b", branch=branch("d", f"l{n}")) for n in range(100)),
-        task("rest", binding="b", branch=branch("d", "rest")),
+        task("last", "{b}"),
     ]
-    assert [(one.code, one.message) for one in problems(plan(*wide, inputs=TOPIC))] == [
-        ("duplicate_binding", "at most 100 steps share a binding; 'b' is that of more")
-    ]
+
+    assert isinstance(compile_plan(plan(*wide, inputs=TOPIC), AGENTS), Compiled)
+    (found,) = _list(compile_plan(plan(*wide, inputs=TOPIC), AGENTS, limits=Limits(comparisons=5_000)))
+    assert (found.code, found.pointer) == ("too_large", "/steps")
+    assert found.message == (
+        "too many steps in too many branches share bindings or wait for one another: there are more combinations than "
+        "can be compared"
+    )
 
 
 def test_a_step_that_is_not_there_is_named_with_the_nearest_one() -> None:
@@ -749,6 +751,15 @@ def test_a_plan_that_grows_too_large_when_it_is_completed_is_refused() -> None:
 def _list(found: Compiled | list[Problem]) -> list[Problem]:
     assert isinstance(found, list)
     return found
+
+
+def test_every_code_in_the_planner_has_a_rule_and_every_rule_a_code() -> None:
+    source = "".join(path.read_text() for path in Path(planner.__file__).parent.glob("*.py") if path.stem != "problems")
+    used = set(re.findall(r'"([a-z]+(?:_[a-z]+)*)"', source))
+
+    assert set(RULES) - {"more_problems"} <= used
+    raised = re.findall(r'(?:\.add|_refuse|_unreadable)\((?:\s*problems,)?\s*"([a-z_]+)"', source)
+    assert set(raised) <= set(RULES)
 
 
 # --- whatever comes --------------------------------------------------------------------------------------------

@@ -337,7 +337,7 @@ def test_a_condition_holds_exactly_where_its_step_runs(document: dict[str, Any])
         numbers = [number for number, step in enumerate(plan.steps) if step.name in ran]
         together.update(product(numbers, numbers))
     for one, other in product(range(len(plan.steps)), repeat=2):
-        assert exclusive(flow.conditions[one], flow.conditions[other]) == ((one, other) not in together)
+        assert exclusive(flow.conditions[one], flow.conditions[other], flow.work) == ((one, other) not in together)
 
 
 @given(plans())
@@ -380,7 +380,7 @@ def test_a_completed_plan_names_whatever_its_gates_and_emits_need_to_know(docume
             for follower in graph.successors[step.name]:
                 for need in graph.needs[follower]:
                     known = need == step.name or step.name in behind[need] or need in behind[step.name]
-                    never = exclusive(opens, flow.conditions[order.index(need)])
+                    never = exclusive(opens, flow.conditions[order.index(need)], flow.work)
                     assert known or never or not _reads(found.plan, follower, need)
 
 

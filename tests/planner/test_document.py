@@ -141,11 +141,11 @@ def test_what_is_no_document_is_refused_with_its_place(text: object, code: str, 
 
 
 def test_nesting_and_size_are_limited() -> None:
-    fits = "a: " + "[" * 31 + "]" * 31
+    fits = "a: " + "[" * 30 + "]" * 30
     assert isinstance(read(fits), dict)
-    for deep in (fits.replace("[]", "[[]]"), '{"a": ' + "[" * 32 + "]" * 32 + "}", {"a": _nested(5_000)}):
+    for deep in (fits.replace("[]", "[[]]"), '{"a": ' + "[" * 31 + "]" * 31 + "}", {"a": _nested(5_000)}):
         assert problem(deep).code == "too_deep"
-        assert "a plan document is nested at most 32 deep; this one is deeper" in problem(deep).message
+        assert "a plan document is nested at most 31 deep; this one is deeper" in problem(deep).message
     found = problem("a: " + "x" * 100, Limits(document_bytes=50))
     assert found.code == "too_large"
     assert found.message == "a plan document has at most 50 bytes; this one has 103"

@@ -157,6 +157,15 @@ def test_bytes_that_are_no_goal_are_a_record_as_well(data: bytes, code: str, sai
     assert said in problem.message
 
 
+def test_a_plan_that_is_as_deep_as_it_may_be_still_fits_into_a_command() -> None:
+    def document(depth: int) -> str:
+        return f"name: x\nsteps: [{{name: a, kind: task, agent: echo, inputs: {{t: {'[' * depth}{']' * depth}}}}}]"
+
+    command = created(msgspec.json.encode({"plan": document(27)}))
+    assert codec.command.decode(codec.encode(command)) == command
+    assert [code for code, *_ in told(msgspec.json.encode({"plan": document(28)}))] == ["too_deep"]
+
+
 def test_a_key_that_comes_twice_is_refused_where_the_plan_has_it() -> None:
     data = b'{"plan": {"name": "a", "name": "b", "steps": [{"kind": "gate", "name": "g"}]}, "inputs": {"x": 1, "x": 2}}'
 
