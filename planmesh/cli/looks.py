@@ -10,14 +10,14 @@ from planmesh.schemas.state import PlanStatus, StepStatus
 
 
 class Look(NamedTuple):
-    """Attributes: sign: one character, one cell wide; word: nine characters at most; style: rich's."""
+    """Attributes: sign: one character, one cell wide; word: ten characters at most; style: rich's."""
 
     sign: str
     word: str
     style: str
 
 
-STEP: Final = {
+STEP: Final[dict[str, Look]] = {
     StepStatus.PENDING: Look("○", "pending", "dim"),
     StepStatus.DISPATCHED: Look("●", "running", "blue"),
     StepStatus.WAITING: Look("◆", "waiting", "magenta"),
@@ -28,6 +28,8 @@ STEP: Final = {
     StepStatus.SKIPPED: Look("»", "skipped", "cyan"),
     StepStatus.NOT_TAKEN: Look("–", "not taken", "dim"),  # noqa: RUF001 - one cell wide, and no minus
     StepStatus.CANCELLED: Look("–", "cancelled", "dim"),  # noqa: RUF001
+    "paused": Look("‖", "paused", "magenta"),
+    "superseded": Look("–", "superseded", "dim"),  # noqa: RUF001
 }
 RETRYING: Final = Look("↻", "retrying", "blue")
 """A task that waits for its next attempt: nobody has to do anything."""

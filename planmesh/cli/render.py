@@ -176,7 +176,7 @@ def _line(row: StepRow, document: Step, place: Place, name_cells: int, now: date
     quiet = row.status in (StepStatus.NOT_TAKEN, StepStatus.CANCELLED)
     line = Text("  ").append(place.rails, "dim").append(f"{look.sign} ", look.style)
     line.append(row.step.ljust(name_cells - len(place.rails)), "dim" if quiet else "")
-    line.append(f"{look.word:<10}", look.style)
+    line.append(f"{look.word:<11}", look.style)
     line.append(f"{duration(time_s(row, now)):>8}  ", "dim")
     line.append_text(_detail(row, document, now, hint))
     if place.after:

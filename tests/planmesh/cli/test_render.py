@@ -1,0 +1,112 @@
+"""A plan as lines for a terminal."""
+
+from datetime import timedelta
+
+from plays import Play, plan, task
+
+from planmesh.cli import render
+from planmesh.cli.looks import PLAN, STEP
+from planmesh.cli.view import of_state
+from planmesh.schemas.plan import Branch, Case, Decide
+from planmesh.schemas.state import PlanStatus, StepStatus
+
+
+def lines(play: Play, most: int | None = None, **hints: str) -> list[str]:
+    view = of_state(play.state)
+    at = play.at + timedelta(seconds=2)
+    drawn = render.steps(view, render.places(play.document), at, most=most, hints=hints)
+    return [line.plain.rstrip() for line in drawn]
+
+
+def test_every_status_has_a_sign_and_a_word() -> None:
+    assert {status.value for status in StepStatus} <= set(STEP)
+    assert set(PLAN) == set(PlanStatus)
+    assert all(len(look.sign) == 1 and len(look.word) <= 10 for look in (*STEP.values(), render.RETRYING))
+
+
+def test_a_step_says_who_has_it_and_how_long(release: Play) -> None:
+    assert lines(release, docs="half of it") == [
+        "  ┌─ ● build  running       2.0 s  agent",
+        "  └─ ● docs   running       2.0 s  agent · half of it · Write the docs",
+        "  ○ approve   pending              gate for role:operator",
+        "  ○ deploy    pending              agent",
+        "  ○ done      pending              → Released",
+    ]
+
+
+def test_a_step_that_is_tried_again_says_when_and_why(release: Play) -> None:
+    release.fails("build")
+
+    assert lines(release)[0] == "  ┌─ ↻ build  retrying             agent · again 1 s ago · agent_error: it broke"
+
+
+def test_the_header_says_how_it_stands(asked: Play) -> None:
+    first, second = render.header(of_state(asked.state), asked.at)
+
+    assert first.plain == "  A plan   ◆ waiting for a person"
+    assert second.plain == "  plan · 2 of 5 steps · 3.0 s"
+
+
+def test_an_ended_plan_gives_its_result(asked: Play) -> None:
+    asked.votes("approve")
+    asked.completes("deploy")
+
+    view = of_state(asked.state)
+
+    assert render.status(view.plan).plain == "✓ completed: Released"
+    assert render.result(view) == []
+    assert lines(asked)[2:] == [
+        "  ✓ approve   completed            approved by ada",
+        "  ✓ deploy    completed     0.5 s  agent",
+        "  ✓ done      completed            → Released",
+    ]
+
+
+def test_a_result_is_shown_by_name() -> None:
+    play = Play(plan(task("only")))
+    play.completes("only", output={"n": 1})
+
+    shown = [line.plain for line in render.result(of_state(play.state))]
+
+    assert shown == ["  Result", '    only  {"n":1}']
+
+
+def test_branches_say_which_was_taken() -> None:
+    play = Play(
+        plan(
+            Decide(name="which", cases=(Case(when="n > 1", then="many"),), otherwise="few"),
+            task("one", "which", branch=Branch(step="which", label="few")),
+            task("more", "which", branch=Branch(step="which", label="many")),
+        ),
+        inputs={"n": 1},
+    )
+
+    assert lines(play) == [
+        "  ✓ which    completed            → few",
+        "  ├─ ● one   running       2.0 s  agent",
+        "  └─ – more  not taken            agent",  # noqa: RUF001
+    ]
+
+
+def test_what_matters_is_kept_when_there_is_no_room() -> None:
+    play = Play(plan(*(task(f"t{number}") for number in range(100))))
+    for number in range(50):
+        play.completes(f"t{number}")
+    play.fails("t70", retryable=False)
+
+    shown = lines(play, most=12)
+
+    assert len(shown) == 12
+    assert any("t70" in line and "failed" in line for line in shown)
+    assert "  ⋮ 50 completed" in shown
+
+
+def test_a_list_has_one_line_a_plan(asked: Play) -> None:
+    rows = [of_state(asked.state).plan]
+
+    shown = [line.plain for line in render.plans(rows, asked.at + timedelta(minutes=5), spaces=False)]
+
+    assert shown == [
+        "PLAN  STATUS                  STEPS     TIME  CREATED  WHAT",
+        "plan  ◆ waiting for a person    2/5  5 m 3 s  5 m ago  at approve · A plan",
+    ]

@@ -1,0 +1,83 @@
+"""A gate as its reviewer reads it."""
+
+from datetime import timedelta
+from typing import Any
+
+from plays import Play, gate, plan, task
+
+from planmesh.cli.review import gates, review
+from planmesh.cli.view import of_state
+from planmesh.schemas.payload import Blob, Payload, digest
+from planmesh.schemas.plan import Permissions
+
+
+def shown(play: Play, width: int = 100, **how: Any) -> list[str]:
+    return [line.plain for line in review(of_state(play.state).gates[0], play.at + timedelta(minutes=1), width, **how)]
+
+
+def test_it_shows_what_leads_the_review_word_for_word_and_harmless(asked: Play) -> None:
+    lines = shown(asked)
+
+    assert "  Deploy to staging?" in lines
+    assert "  version [bold]7[/bold]" in lines
+    assert "  \\x1b[31mred" in lines
+
+
+def test_it_shows_what_ran_and_what_an_approval_lets_go(asked: Play) -> None:
+    lines = [line.rstrip() for line in shown(asked)]
+
+    assert lines[lines.index("  It follows") + 1].split("  ")[2:4] == ["build", "completed"]
+    releases = lines.index("  An approval lets go 2 steps behind it")
+    assert lines[releases + 1 : releases + 5] == [
+        "    deploy by agent",
+        "      to = staging",
+        "      what = version [bold]7[/bold] \\x1b[31mred",
+        "      may use nothing that has to be permitted",
+    ]
+
+
+def test_it_names_what_a_step_may_use() -> None:
+    permissions = Permissions(network=("example.org:443",), write=("*.md",), secrets=("token",))
+    play = Play(plan(gate("ok"), task("publish", "ok", permissions=permissions)))
+
+    assert "      may reach example.org:443; write *.md; know the secrets token" in shown(play)
+
+
+def test_a_long_input_says_how_long_it_is_and_what_it_is() -> None:
+    text = "x" * 5_000
+    play = Play(plan(gate("ok"), task("publish", "ok", inputs={"text": text})))
+
+    line = next(line for line in shown(play) if "text = " in line)
+
+    assert line.endswith(f"… (4.9 KiB, sha256 {digest(text)})")
+
+
+def test_what_could_not_be_fetched_is_not_passed_over() -> None:
+    play = Play(plan(gate("ok", show=("{n}",))), inputs={"n": 1})
+    row = of_state(play.state).gates[0]
+    blob = Payload(blob=Blob(sha256="ab" * 32, size_bytes=2_048))
+    row = type(row)(**{field: getattr(row, field) for field in row.__struct_fields__} | {"shown": (blob,)})
+
+    lines = [line.plain for line in review(row, play.at, 100)]
+    fetched = [line.plain for line in review(row, play.at, 100, values={"ab" * 32: "the report"})]
+
+    assert f"  (2.0 KiB, which could not be fetched: {'ab' * 32})" in lines
+    assert "  the report" in fetched
+
+
+def test_it_ends_with_commands_that_quote_the_digest(asked: Play) -> None:
+    opened = asked.state.steps["approve"].opened
+    assert opened is not None
+
+    lines = shown(asked, command="planmesh --user ada")
+
+    assert f"  Digest of all this  {opened.digest}" in lines
+    assert lines[-2].startswith(f"    planmesh --user ada gates approve plan approve --digest {opened.digest[:16]}")
+    assert not any("gates approve" in line for line in shown(asked, command=None))
+
+
+def test_a_list_of_gates_says_whom_they_wait_for(asked: Play) -> None:
+    lines = [line.plain for line in gates(of_state(asked.state).gates, asked.at)]
+
+    assert lines[0].split() == ["PLAN", "GATE", "OPENED", "OVERDUE", "FOR", "QUESTION"]
+    assert lines[1] == "space.plan  approve  1 s ago  in 4 h   role:operator  Deploy to staging?"
