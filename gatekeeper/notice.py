@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from planmesh.gatekeeper.rounds import Kind, Reviews, Round
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import Release, Upstream
+from planmesh.schemas.events import GateOpened, Release, Upstream
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Gate, Permissions
+from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 
 SUBJECT_CHARACTERS: Final = 150
@@ -27,7 +28,10 @@ _MOST_LINES: Final = 40
 _VALUE_CHARACTERS: Final = 600
 _UPSTREAM_CHARACTERS: Final = 2_000
 _RELEASES_CHARACTERS: Final = 6_000
+_CHANGES_CHARACTERS: Final = 1_500
 _DIGEST_CHARACTERS: Final = 12
+GATE_DIGEST_CHARACTERS: Final = 16
+"""Of a gate's digest, as many as `planmesh gates approve --digest` wants."""
 
 _SUSPECT: Final = re.compile(r"[^\x20-\x7e\n]")
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -149,31 +153,47 @@ def _question(address: Address, reviews: Reviews, asked: Round, first: str) -> I
 
 
 def _again(asked: Round) -> Iterator[str]:
-    before = asked.before
+    before, opened = asked.before, asked.opened
     if before is None:
         return
-    number = asked.opened.round
-    if before.ending is None:
-        known = {release.step: release for release in before.opened.releases}
-        now = {release.step: release for release in asked.opened.releases}
-        changed = [step for step in {**known, **now} if known.get(step) != now.get(step)]
-        what = f" ({', '.join(changed[:10])})" if changed else ""
-        yield f"It asks again (round {number}): what an approval would start has changed{what}."
-        return
-    yield f"It asks again (round {number}): {_people(before.ending.by)} rejected it before."
-    if before.ending.reason:
-        yield from _quoted(before.ending.reason, _VALUE_CHARACTERS)
-    if before.ending.reopened_by:
-        yield f"{defuse(before.ending.reopened_by, 60)} asked for another round."
+    yield f"It asks again: this is round {opened.round}."
+    ending = before.ending
+    if ending is not None and ending.how in ("approved", "rejected"):
+        yield f"{_people(ending.by)} {ending.how} the round before{':' if ending.reason else '.'}"
+        if ending.reason:
+            yield from _quoted(ending.reason, _VALUE_CHARACTERS)
+        if ending.reopened_by:
+            yield f"{_people([ending.reopened_by])} asked for another round."
+    if opened.because:
+        yield "Why it asks again:"
+        yield from _quoted(opened.because, _VALUE_CHARACTERS)
+    changed = list(map(_changed, opened.changes)) or _changed_releases(before.opened, opened)
+    if changed:
+        yield "What has changed:"
+        yield from _bounded(changed, len(changed), _CHANGES_CHARACTERS)
+
+
+def _changed(change: Change) -> str:
+    fields = ", ".join(field.field for field in change.fields)
+    of = f" ({defuse(fields, _VALUE_CHARACTERS)})" if change.kind == "changed" else ""
+    return f"  - {change.step or 'the plan itself'}: {change.kind}{of}"
+
+
+def _changed_releases(before: GateOpened, now: GateOpened) -> list[str]:
+    """The steps right behind the gate, where no revision says what has changed."""
+    known = {release.step: release for release in before.releases}
+    found = {release.step: release for release in now.releases}
+    return [f"  - {step}" for step in {**known, **found} if known.get(step) != found.get(step)]
 
 
 def _answering(address: Address, asked: Round, gate: Gate) -> Iterator[str]:
     step, opened = gate.name, asked.opened
-    reject = f"planmesh gates reject {address} {step}"
+    # With the digest, an approval is one of what this notice says, and of nothing else.
+    shown = f"--digest {opened.digest[:GATE_DIGEST_CHARACTERS]}"
     yield "How to answer:"
     yield f"  planmesh gates show {address} {step}"
-    yield f"  planmesh gates approve {address} {step}"
-    yield f'  {reject} --reason "..."' if gate.require_reason else f"  {reject}"
+    yield f"  planmesh gates approve {address} {step} {shown}"
+    yield f"  planmesh gates reject {address} {step}" + (' --reason "..."' if gate.require_reason else "")
     who = f"Who may answer: {_people(opened.reviewers)}."
     if opened.quorum > 1:
         who += f" It takes {opened.quorum} approvals; one rejection is enough."
@@ -219,7 +239,7 @@ def _releases(asked: Round) -> list[str]:
     opened = asked.opened
     if not opened.behind:
         return ["What an approval starts: nothing; no step stands behind the gate."]
-    said = [f"What an approval starts (digest {opened.digest[:_DIGEST_CHARACTERS]}):"]
+    said = [f"What an approval starts (digest {opened.digest[:GATE_DIGEST_CHARACTERS]}):"]
     said += _bounded(map(_would_do, opened.releases), len(opened.releases), _RELEASES_CHARACTERS)
     further = opened.behind - len(opened.releases)
     if further > 0:

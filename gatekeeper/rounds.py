@@ -14,7 +14,7 @@ from planmesh.eventlog import misfit
 from planmesh.schemas import codec, events
 from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.events import Commit, GateOpened, hash_of
-from planmesh.schemas.plan import Gate
+from planmesh.schemas.plan import Gate, Plan
 from planmesh.schemas.state import PlanState, sealed
 from planmesh.schemas.subjects import Address
 
@@ -23,7 +23,7 @@ Kind: TypeAlias = Literal["opened", "overdue", "decided"]
 
 # Whatever opens, reminds of or closes a gate, as `planmesh.schemas.codec.encode` writes it. Text that reads like this
 # has its quotes escaped; an object that has such a key costs a needless decoding, no more.
-_WORDS: Final = (b'"type":"gate.', b'"type":"steps.cancelled"', b'"type":"step.skipped"')
+_WORDS: Final = (b'"type":"gate.', b'"type":"steps.cancelled"', b'"type":"step.skipped"', b'"type":"plan.revised"')
 
 _replace = msgspec.structs.replace
 
@@ -32,8 +32,8 @@ class Ending(Struct, frozen=True, kw_only=True):
     """How a round ended.
 
     Attributes:
-        how: `closed`: nobody decided, the plan came to its end.
-        by: Who approved, rejected or skipped; who cancelled the plan.
+        how: `closed`: nobody decided, for the gate was taken out or the plan came to its end.
+        by: Who approved, rejected or skipped; who cancelled or revised the plan.
         reason: What they said, or how the plan ended.
         reopened_by: Who asked for another round after a rejection.
     """
@@ -50,7 +50,7 @@ class Round(Struct, frozen=True, kw_only=True):
     Attributes:
         opened: What it asks.
         at: Since when.
-        before: The round before this one. One that has no ending was overtaken: what it would release has changed.
+        before: The round before this one. One without an ending was overtaken: what it would release has changed.
         votes: Who has approved so far, where it takes several.
         told: Whether a notice reached a channel, by what it said and the channel's name.
     """
@@ -93,7 +93,7 @@ def concerns_gates(commit: bytes) -> bool:
 
 
 def gates_of(commit: Commit) -> tuple[str, ...]:
-    """The steps that *commit* opens, reminds of or closes, if they are gates."""
+    """What *commit* opens, reminds of or closes; not all of them need be gates."""
     found: dict[str, None] = {}
     for event in commit.events:
         match event:
@@ -107,6 +107,8 @@ def gates_of(commit: Commit) -> tuple[str, ...]:
                 found[event.step] = None
             case events.StepsCancelled():
                 found.update(dict.fromkeys(event.steps))
+            case events.PlanRevised():
+                found.update(dict.fromkeys(change.step for change in event.changes))
     return tuple(found)
 
 
@@ -132,8 +134,13 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                     name=plan.name,
                     goal=event.goal or plan.goal,
                     requester=event.requester,
-                    gates={step.name: step for step in plan.steps if isinstance(step, Gate)},
+                    gates=_gates(plan),
                 )
+            case events.PlanRevised(plan=plan):
+                reviews = _replace(reviews, name=plan.name, gates=_gates(plan))
+                gone = Ending(how="closed", by=(event.by,), reason=_with(event.reason, "a revision took the gate out"))
+                for step in rounds.keys() - reviews.gates.keys():
+                    rounds = _end(rounds, step, gone)
             case events.GateOpened():
                 before = rounds.get(event.step)
                 if before is not None:
@@ -186,6 +193,14 @@ def due(asked: Round | None, channel: str) -> Kind | None:
     else:
         kind = "overdue" if asked.overdue else "opened"
     return None if (kind, channel) in asked.told else kind
+
+
+def _gates(plan: Plan) -> dict[str, Gate]:
+    return {step.name: step for step in plan.steps if isinstance(step, Gate)}
+
+
+def _with(reason: str, what: str) -> str:
+    return f"{what}: {reason}" if reason else what
 
 
 def _votes(rounds: Map[str, Round], step: str) -> tuple[str, ...]:

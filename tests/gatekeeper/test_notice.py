@@ -4,13 +4,15 @@ import re
 import unicodedata
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plays import HERE, START, Play, gate, plan, task
 
+from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.gatekeeper import rounds
-from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Notice, defuse, write
+from planmesh.gatekeeper.notice import GATE_DIGEST_CHARACTERS, SUBJECT_CHARACTERS, Notice, defuse, write
 from planmesh.gatekeeper.rounds import Kind, Reviews
 from planmesh.schemas import commands as asks
 from planmesh.schemas.events import GateOpened
@@ -126,7 +128,7 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
     notice = notice_of(play)
 
     assert notice.subject == "Please decide: sign-off (A plan)"
-    assert re.sub("[0-9a-f]{12}", "DIGEST", notice.body) == (
+    assert re.sub("[0-9a-f]{12,16}", "DIGEST", notice.body) == (
         'The plan "A plan" waits at the gate "sign-off" for a decision.\n'
         "What is asked:\n"
         "  | Publish the audit?\n"
@@ -136,7 +138,7 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
         "\n"
         "How to answer:\n"
         "  planmesh gates show space.plan sign-off\n"
-        "  planmesh gates approve space.plan sign-off\n"
+        "  planmesh gates approve space.plan sign-off --digest DIGEST\n"
         "  planmesh gates reject space.plan sign-off\n"
         "Who may answer: role:operator.\n"
         "\n"
@@ -157,6 +159,10 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
         "can ask again or cancel it.\n"
         "On silence: the gate stays closed, with a reminder at the deadline. Waiting never opens it."
     )
+
+
+def test_the_command_line_takes_the_digest_that_a_notice_gives() -> None:
+    assert SHORT_DIGEST == GATE_DIGEST_CHARACTERS
 
 
 def test_a_notice_says_who_may_answer_and_how() -> None:
@@ -185,7 +191,10 @@ def test_a_gate_that_asks_again_says_why() -> None:
     notice = notice_of(play)
 
     assert notice.subject == "Please decide again: sign-off (A plan)"
-    assert "It asks again (round 2): ada rejected it before.\n  | so\nada asked for another round." in notice.body
+    assert (
+        "It asks again: this is round 2.\nada rejected the round before:\n  | so\nada asked for another round.\n"
+        "What is asked:"
+    ) in notice.body
 
 
 def test_a_gate_whose_releases_have_changed_says_which() -> None:
@@ -194,7 +203,29 @@ def test_a_gate_whose_releases_have_changed_says_which() -> None:
     play.completes("a", output=1)
     play.votes("sign-off")
 
-    assert "(round 2): what an approval would start has changed (go)." in notice_of(play).body
+    assert (
+        "Why it asks again:\n  | what it would release has changed since it asked\nWhat has changed:\n  - go\n"
+    ) in notice_of(play).body
+
+
+def test_a_gate_that_asks_again_after_a_revision_shows_the_revision() -> None:
+    play = Play(publishing())
+    play.completes("audit")
+    revised = publishing(label="Sign-off")
+    publish, tell = revised.steps[2:]
+    changed = msgspec.structs.replace(publish, inputs={"report": "{audit}", "path": "/etc"})
+    revised = msgspec.structs.replace(revised, steps=(*revised.steps[:2], changed, task("log", "sign-off"), tell))
+
+    play.ask(asks.RevisePlan(id="revise", base=1, instruction="Publish elsewhere @here", cancel_running=False))
+    play.ask(asks.ProposeRevision(id="proposal", request="revise", plan=revised), "planner")
+
+    notice = notice_of(play)
+    assert notice.subject == "Please decide again: Sign-off (A plan)"
+    assert (
+        "Why it asks again:\n  | ada has revised what it would release: Publish elsewhere (at)here\n"
+        "What has changed:\n  - sign-off: changed (label)\n  - publish: changed (inputs)\n  - log: added\n"
+    ) in notice.body
+    assert '"path":"/etc"' in notice.body
 
 
 @pytest.mark.parametrize(

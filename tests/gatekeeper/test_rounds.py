@@ -162,6 +162,21 @@ def test_votes_are_counted_in_their_round() -> None:
     assert ending.by == ("ada", "bob")
 
 
+def test_an_open_gate_closes_when_a_revision_takes_it_out() -> None:
+    play = Play(plan(gate("ok"), gate("other"), task("after", "ok", "other")))
+    told(play, "opened")
+    play.ask(asks.RevisePlan(id="revise", base=1, instruction="Ask once"))
+    revised = plan(gate("other"), task("after", "other"))
+    play.ask(asks.ProposeRevision(id="proposal", request="revise", plan=revised), "planner")
+
+    commit = play.log[-1][0]
+    assert round_of(play).ending == Ending(how="closed", by=("ada",), reason="a revision took the gate out: Ask once")
+    assert due(round_of(play), "mail") == "decided"
+    assert concerns_gates(encode(commit))
+    assert {"ok", "other"} <= set(gates_of(commit))
+    assert round_of(play, "other").opened.round == 2
+
+
 # --- reading the log -----------------------------------------------------------------------------------------
 
 

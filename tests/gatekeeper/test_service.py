@@ -65,7 +65,7 @@ async def test_a_gate_that_opens_reaches_every_channel_and_the_log(
 
     ((path, post),) = web.posts
     assert (path, post["title"]) == ("/desk", "Please decide: ok (A plan)")
-    assert "planmesh gates approve tester.audit ok" in post["message"]
+    assert "planmesh gates approve tester.audit ok --digest " in post["message"]
     assert [mail["Subject"] for mail in mail.mails] == [post["title"]]
     await gatekeeper.stop()
     assert await sent(clerk) == [(1, "opened", "desk", True), (1, "opened", "mail", True)]
