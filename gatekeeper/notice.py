@@ -130,7 +130,7 @@ def _decided(address: Address, asked: Round, name: str, plan: str) -> Notice:
         "approved": "What stood behind the gate goes on.",
         "rejected": "Nothing behind the gate starts.",
         "skipped": "What stood behind the gate goes on without an approval: the plan declares the gate optional.",
-        "closed": "The gate asks no longer. Nothing behind it starts.",
+        "closed": "The gate asks no longer, and nobody has approved what stood behind it.",
     }[ending.how]
     said = [f'{verdict}: the gate "{name}" of the plan "{plan}".']
     if ending.reason:
