@@ -15,7 +15,7 @@ from planmesh.planner.scope import Scope
 from planmesh.schemas.plan import Emit, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.work import AgentDescription
 
-_READ: Final = 5  # what it costs to see whether a gate should wait for a step, in units of `Work`
+_READ: Final = 20  # what it costs to see whether a gate should wait for a step, in units of `Work`
 
 
 def complete(plan: Plan, scope: Scope, flow: Flow, agents: Mapping[str, AgentDescription] | None) -> Plan:

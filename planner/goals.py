@@ -28,6 +28,7 @@ def consider(
 
     The command's id is the digest of what the goal says, so that a goal that is delivered or published again gives
     the same command again.
+    Pointers of problems lead into the plan document; those of the goal's own fields, into the goal.
 
     Args:
         data: The message, a `Goal`; whatever else it is, is refused.

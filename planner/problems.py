@@ -14,6 +14,9 @@ RULES: Final[Mapping[str, str]] = {
     "alias": "YAML is plain: without anchors, aliases and tags.",
     "too_large": "A document, a goal and a completed plan are no larger than the limits say.",
     "too_deep": "A document is nested no deeper than the limits say.",
+    # Revisions
+    "started": "A revision changes only what has not started.",
+    "no_model": "An instruction in words takes a model to work it out.",
     # The form
     "unknown_version": "A document says a version that this planmesh reads, or none.",
     "unknown_kind": "A step is of one of the kinds that there are.",

@@ -1,6 +1,7 @@
 """A revision that someone has asked for, to the command that proposes it. Pure.
 
-What has started stays as it is: a document need not repeat it, and may not change it. The rest is compiled like any plan.
+What has started stays as it is: a document need not repeat it, and may not change it. The rest is compiled as any
+plan is.
 """
 
 from typing import Any, Final
@@ -95,7 +96,7 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
 
 
 def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:
-    """Whether *written* says what *stored* says, as far as it says anything: what the planner settles may be left out."""
+    """Whether *written* says what *stored* says. What the planner settles may be left out."""
     try:
         plain = msgspec.to_builtins(msgspec.convert(written, Step))
     except msgspec.ValidationError:

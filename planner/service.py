@@ -1,4 +1,4 @@
-"""Which message goes to which function: a goal from GOALS becomes a command on COMMANDS."""
+"""Which message goes to which function: goals, and requests for revisions, become commands."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,14 +13,16 @@ from planmesh.planner.catalogue import Catalogue
 from planmesh.planner.compile import Agents
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.goals import consider, lacks_an_agent
-from planmesh.schemas import subjects
+from planmesh.planner.revisions import propose
+from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, RefuseGoal, verb_of
-from planmesh.schemas.subjects import GOALS, PLANNER
+from planmesh.schemas.subjects import GOALS, PLANNER, WORK
 
 ACTOR: Final = "planner"
 
 _CONCURRENCY: Final = 16
+_REVISIONS: Final = 4
 _ACK_WAIT_S: Final = 5.0  # see `planmesh.streams.consumers`
 _SMALL_BYTES: Final = 8 * 1024  # what takes no longer than a turn of the loop may
 
@@ -48,17 +50,22 @@ async def plan_goals(
     planner = Planner(core, Catalogue(core), limits)
     log.info("planner.ready")
     on_ready()
-    await consume(
-        edge,
-        GOALS,
-        PLANNER,
-        planner.answer,
-        service=ACTOR,
-        batch=4 * _CONCURRENCY,
-        concurrency=_CONCURRENCY,
-        ack_wait_s=_ACK_WAIT_S,
-        stop=stop,
-        poison_to=core,
+    await asyncio.gather(
+        consume(
+            edge,
+            GOALS,
+            PLANNER,
+            planner.answer,
+            service=ACTOR,
+            batch=4 * _CONCURRENCY,
+            concurrency=_CONCURRENCY,
+            ack_wait_s=_ACK_WAIT_S,
+            stop=stop,
+            poison_to=core,
+        ),
+        consume(
+            core, WORK, PLANNER, planner.revise, service=ACTOR, batch=_REVISIONS, concurrency=_REVISIONS, stop=stop
+        ),
     )
 
 
@@ -90,6 +97,16 @@ class Planner:
             case RefuseGoal(problems=problems):
                 codes = sorted({problem.code for problem in problems})
                 log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
+
+    async def revise(self, message: Message) -> None:
+        """Publish the command that answers a request for a revision, and wait until it is stored.
+
+        Raises: as for `answer`; DecodeError, if it is not a request.
+        """
+        work = codec.planner_work.decode(message.data)
+        command = await asyncio.to_thread(propose, work, await self._catalogue.agents_now(), limits=self._limits)
+        await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
+        log.info("revision.proposed", space=work.space, plan=work.plan, kind=work.kind, problems=len(command.problems))
 
     async def _consider(self, data: bytes, agents: Agents, traceparent: str | None) -> CreatePlan | RefuseGoal:
         work = partial(consider, data, agents, traceparent=traceparent, limits=self._limits)
