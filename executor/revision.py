@@ -6,6 +6,8 @@ is checked and completed, or with what is wrong; then it is carried out on the s
 
 from collections.abc import Iterator
 
+import msgspec
+
 from planmesh.executor.gates import is_open, may_answer, open_gate, release_digest
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
@@ -86,6 +88,8 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
 
 def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
     before = turn.state
+    asks_again = to_ask_again(before, revised)
+    revised = behind_again(before, revised, asks_again)
     changes = difference(before.plan, revised)
     kept = {step.name for step in revised.steps}
     running = tuple(
@@ -101,7 +105,7 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
             reason=request.reason or request.instruction[:1_000],
             plan=revised,
             changes=changes,
-            asks_again=to_ask_again(before, revised),
+            asks_again=asks_again,
         )
     )
     if request.kind == "retry" and turn.state.steps[request.step].status in TROUBLED:
@@ -153,6 +157,29 @@ def to_ask_again(state: PlanState, revised: Plan) -> tuple[str, ...]:
         and state.steps[name].status is StepStatus.COMPLETED
         and any(_is_news(state, graph, name, behind) for behind in graph.behind(name))
     )
+
+
+def behind_again(state: PlanState, revised: Plan, gates: tuple[str, ...]) -> Plan:
+    """The plan in which everything that is to start behind *gates* needs them itself.
+
+    Between such a gate and a step behind it there may be one that it let go before: that one will finish, and must
+    not let the next one start while the gate asks again.
+    """
+    graph = Graph.of(revised)
+    more: dict[str, list[str]] = {}
+    for gate in gates:
+        for name in graph.behind(gate):
+            waits = name not in state.steps or may_change(state, name)
+            if waits and gate not in graph.needs[name]:
+                needs_started = any(need in state.steps and not may_change(state, need) for need in graph.needs[name])
+                if needs_started:
+                    more.setdefault(name, []).append(gate)
+    if not more:
+        return revised
+    steps = tuple(
+        msgspec.structs.replace(step, after=(*step.after, *more.get(step.name, ()))) for step in revised.steps
+    )
+    return msgspec.structs.replace(revised, steps=steps)
 
 
 def _is_news(state: PlanState, graph: Graph, gate: str, name: str) -> bool:

@@ -144,6 +144,7 @@ def services() -> tuple[User, ...]:
                 "plans.*.*",
                 "work.agent.*.*.*.*",
                 "work.timer.*.*.*",
+                "work.planner.*.*",
                 "outcomes.*.*",
                 "blobs.sha256.*",
                 "poison.executor.*",
@@ -182,6 +183,7 @@ def services() -> tuple[User, ...]:
             publish=(
                 "poison.planner.*",
                 *_ask("planner", "planner"),
+                *_pull(WORK, PLANNER),
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
                 f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer

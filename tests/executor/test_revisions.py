@@ -1,0 +1,256 @@
+"""Plans that are steered while they run."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from plays import AGENT, Play, gate, plan, task
+
+from planmesh.schemas import commands as asks
+from planmesh.schemas import events
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.plan import Permissions, Plan, Task
+
+
+def kinds(happened: list[Any]) -> list[str]:
+    return [type(event).__name__ for event in happened]
+
+
+# --- one step ------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_step_finishes_and_is_recorded_and_nothing_behind_it_starts() -> None:
+    play = Play(plan(task("a"), task("b", "a"), task("c")))
+
+    play.ask(asks.PausePlan(id="p", step="a", reason="wait for the auditors"))
+    play.completes("a")
+    play.completes("c")
+    assert (play.status("a"), play.status("b"), play.state.status) == ("completed", "pending", "paused")
+    assert play.of_type(events.PlanPaused)[0].at_steps == ("a",)
+
+    play.ask(asks.ResumePlan(id="r", step="a"))
+    assert (play.status("b"), play.state.status) == ("dispatched", "running")
+
+
+def test_a_step_that_is_paused_before_it_starts_does_not_start() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+
+    play.ask(asks.PausePlan(id="p", step="b"))
+    play.completes("a")
+    assert (play.status("b"), play.state.status) == ("paused", "paused")
+
+    play.ask(asks.ResumePlan(id="r", step="b"))
+    assert play.status("b") == "dispatched"
+
+
+def test_a_cancelled_step_takes_with_it_what_can_only_run_after_it() -> None:
+    play = Play(plan(task("a"), task("b", "a"), task("c", "b"), task("d")))
+
+    play.ask(asks.CancelPlan(id="c", step="a"))
+    play.completes("d")
+
+    assert play.in_status("cancelled") == ["a", "b", "c"]
+    assert play.state.status == "completed"
+    assert play.completes("a") == []
+
+
+# --- revisions -----------------------------------------------------------------------------------------------
+
+
+def with_steps(document: Plan, *steps: Any) -> Plan:
+    return msgspec.structs.replace(document, steps=steps)
+
+
+def test_a_revision_replaces_what_has_not_started_and_keeps_the_rest() -> None:
+    play = Play(plan(task("a"), task("b", "a"), task("c", "b")))
+    play.completes("a", output="kept")
+
+    revised = with_steps(play.document, task("a"), task("b", "a"), task("d", "b"), task("e", "d"))
+    play.revises(revised)
+
+    (event,) = play.of_type(events.PlanRevised)
+    assert event.revision == play.state.revision == 2
+    assert [(change.step, change.kind) for change in event.changes] == [
+        ("d", "added"),
+        ("e", "added"),
+        ("c", "removed"),
+    ]
+    assert play.state.steps["a"].output.value == "kept"
+    assert list(play.state.superseded) == ["c"]
+    play.completes("b")
+    assert play.in_status("dispatched") == ["d"]
+    assert [one.step for one in play.of_type(events.StepDispatched)] == ["a", "b", "d"]
+
+
+def test_a_revision_against_an_older_one_is_refused() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.revises(with_steps(play.document, task("a"), task("c", "a")))
+
+    (refused,) = play.ask(asks.RevisePlan(id="late", base=1, document={}))
+
+    assert refused.code == "stale"
+
+
+def test_what_has_started_cannot_change() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.completes("a")
+
+    (refused,) = play.revises(with_steps(play.document, task("a", inputs={"x": 1}), task("b", "a")))
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert refused.problems[0].message == "step a is completed, and cannot change any more"
+    assert play.state.revision == 1
+
+
+def test_a_running_step_is_left_out_only_if_it_may_be_cancelled() -> None:
+    play = Play(plan(task("a"), task("b")))
+    without_a = with_steps(play.document, task("b"))
+
+    (refused,) = play.revises(without_a)
+    assert refused.problems[0].hint == "cancel it with --cancel-running"
+    play.revises(without_a, cancel_running=True)
+
+    assert play.of_type(events.StepsCancelled)[0].steps == ("a",)
+    play.completes("b")
+    assert play.state.status == "completed"
+
+
+def test_an_open_gate_asks_again_when_what_it_would_release_is_revised() -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+    first = play.state.steps["g"].opened
+    assert first is not None
+
+    play.revises(with_steps(play.document, task("a"), gate("g", "a"), task("b", "g", inputs={"x": 1})))
+
+    again = play.state.steps["g"].opened
+    assert again is not None
+    assert (again.round, again.digest != first.digest) == (2, True)
+    assert again.changes[0].step == "b"
+    (refused,) = play.votes("g", digest=first.digest)
+    assert refused.code == "stale"
+
+
+def test_an_approved_gate_asks_again_when_what_it_released_and_has_not_started_is_revised() -> None:
+    play = Play(plan(gate("g"), task("a", "g"), task("b", "a")))
+    play.votes("g")
+    assert play.status("a") == "dispatched"
+
+    play.revises(with_steps(play.document, gate("g"), task("a", "g"), task("b", "a", inputs={"x": 1})))
+    assert play.of_type(events.PlanRevised)[0].asks_again == ("g",)
+    assert play.status("g") == "waiting"
+    play.completes("a")
+    assert play.status("b") == "pending"
+
+    play.votes("g")
+    assert play.status("b") == "dispatched"
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((task("a"), task("b", "a")), "removes or weakens gate g"),
+        ((task("a"), gate("g", "a", reviewers=("person:mallory",)), task("b", "g")), "removes or weakens gate g"),
+        ((task("a"), gate("g", "a"), task("b", "a")), "step b goes around gate g"),
+        ((task("a"), gate("g", "a"), task("b", "g"), task("quick", "a")), "step quick goes around gate g"),
+        (
+            (task("a"), gate("g", "a"), task("b", "g", permissions=Permissions(network=("evil.example",)))),
+            "step b is given permissions",
+        ),
+    ],
+)
+def test_the_planner_may_not_loosen_what_people_have_to_decide(steps: tuple[Any, ...], says: str) -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+
+    (refused,) = play.revises(with_steps(play.document, *steps), by_planner=True)
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert says in " ".join(problem.message for problem in refused.problems)
+
+
+def test_a_person_may_do_what_the_planner_may_not() -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+
+    play.revises(with_steps(play.document, task("a"), task("b", "a")))
+
+    assert play.status("b") == "dispatched"
+
+
+# --- retries with other means --------------------------------------------------------------------------------
+
+
+def test_a_retry_with_another_agent_is_a_revision_of_that_step() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.fails("a")
+
+    (requested,) = play.ask(asks.RetryStep(id="r", step="a", attempt=1, agent="other", reason="the first is down"))
+    assert isinstance(requested, events.RevisionRequested)
+    other = Task(name="a", agent="other", permissions=Permissions(network=("api.example",)))
+    play.ask(
+        asks.ProposeRevision(id="p", request="r", plan=with_steps(play.document, other, task("b", "a"))), "planner"
+    )
+
+    assert (play.status("a"), play.state.steps["a"].attempt, play.state.steps["a"].agent) == ("dispatched", 2, "other")
+    assert play.completes("a", by=AGENT) == []
+    play.completes("a", by="other")
+    assert play.status("b") == "dispatched"
+
+
+def test_a_retry_with_another_agent_behind_an_approved_gate_asks_again() -> None:
+    play = Play(plan(gate("g"), task("a", "g")))
+    play.votes("g")
+    play.fails("a")
+
+    play.ask(asks.RetryStep(id="r", step="a", attempt=1, agent="other"))
+    other = Task(name="a", agent="other", after=("g",))
+    play.ask(asks.ProposeRevision(id="p", request="r", plan=with_steps(play.document, gate("g"), other)), "planner")
+
+    assert (play.status("g"), play.status("a")) == ("waiting", "pending")
+    play.votes("g")
+    assert play.status("a") == "dispatched"
+
+
+# --- redirections --------------------------------------------------------------------------------------------
+
+
+def test_a_redirection_with_edited_steps_asks_again_and_shows_what_changed() -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+
+    play.ask(asks.RedirectPlan(id="r", step="g", digest=opened.digest, document={}, reason="send it to legal first"))
+    revised = with_steps(play.document, task("a"), gate("g", "a"), task("legal", "g"), task("b", "legal"))
+    play.ask(asks.ProposeRevision(id="p", request="r", plan=revised), "planner")
+
+    again = play.state.steps["g"].opened
+    assert again is not None
+    assert again.because == "ada has revised what it would release: send it to legal first"
+    assert [change.step for change in again.changes] == ["legal", "b"]
+    play.votes("g")
+    assert play.status("legal") == "dispatched"
+
+
+def test_a_redirection_that_cannot_be_worked_out_reopens_the_gate_and_says_why() -> None:
+    play = Play(plan(gate("g"), task("a", "g")))
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    play.ask(asks.RedirectPlan(id="r", step="g", digest=opened.digest, instruction="make it cheaper"))
+
+    problem = Problem(code="no_model", message="there is no model configured")
+    play.ask(asks.ProposeRevision(id="p", request="r", problems=(problem,)), "planner")
+
+    again = play.state.steps["g"].opened
+    assert again is not None
+    assert (again.round, "no model configured" in again.because) == (2, True)
+    assert play.status("a") == "pending"
+
+
+def test_only_a_reviewer_may_redirect() -> None:
+    play = Play(plan(gate("g", reviewers=("person:grace",)), task("a", "g")))
+
+    (refused,) = play.ask(asks.RedirectPlan(id="r", step="g", digest="d", instruction="x"), by="ada")
+
+    assert refused.code == "not_a_reviewer"
