@@ -17,12 +17,19 @@ from planmesh.schemas.subjects import PLANS, Address
 
 
 async def expect_promises(operator: Operator, address: Address) -> tuple[PlanState, list[Commit]]:
-    """Read a plan's log as it is stored, and hold it and the auditor's tables against what is promised.
+    """Hold a plan's log, and the auditor's tables, against what is promised.
 
     Returns:
         What the log folds to, and its commits.
     """
-    stored = await operator.connection.direct_get(PLANS, subject=subjects.plan_log(address))
+    state, commits = await expect_log(operator, address)
+    await expect_tables(operator, state, commits)
+    return state, commits
+
+
+async def expect_log(operator: Operator, address: Address) -> tuple[PlanState, list[Commit]]:
+    """Read a plan's log as it is stored: the chain has no gap, and no commit starts what it may not."""
+    stored = await operator.connection.direct_get(PLANS, subject=subjects.plan_log(address), batch=100_000)
     recorded, commits = Recorded.nothing(address), []
     completed: set[str] = set()
     for message in stored:
@@ -31,12 +38,11 @@ async def expect_promises(operator: Operator, address: Address) -> tuple[PlanSta
         assert line is not None, f"message {message.sequence} does not continue the chain of {address}"
         for state, event in _each(before, line.commit):
             if isinstance(event, StepDispatched):
-                expect_dispatch_allowed(state, event, completed)
+                _expect_allowed(state, event, completed)
             elif isinstance(event, StepCompleted):
                 completed.add(event.step)
         commits.append(line.commit)
     assert [commit.number for commit in commits] == list(range(1, len(stored) + 1))
-    await expect_tables(operator, recorded.state, commits)
     return recorded.state, commits
 
 
@@ -47,7 +53,7 @@ def _each(state: PlanState, commit: Commit) -> Iterator[tuple[PlanState, AnyEven
         state = evolve(state, event, commit.at)
 
 
-def expect_dispatch_allowed(state: PlanState, event: StepDispatched, completed: set[str]) -> None:
+def _expect_allowed(state: PlanState, event: StepDispatched, completed: set[str]) -> None:
     name, step = event.step, state.steps[event.step]
     assert name not in completed, f"{name} is completed, and dispatched again"
     assert step.status is StepStatus.PENDING, f"{name} is dispatched while it is {step.status}"
