@@ -322,18 +322,20 @@ class Client:
         data_dir: Path | None = None,
         user: str | None = None,
         name: str = "planmesh-client",
+        wait_s: float = 10.0,
     ) -> AsyncIterator["Client"]:
         """Connect as a submitter; see `find_credentials` for the arguments.
 
         Args:
             name: What the server's monitoring calls this connection.
+            wait_s: How long the server may take to open its port.
 
         Raises:
             Unusable: No credentials, no server, or not one for planmesh; the text says what to do.
         """
         _be_quiet()
         found = find_credentials("submitter", server=server, credentials=credentials, data_dir=data_dir, user=user)
-        async with await connect(found.server, found.user, found.password, name=name) as connection:
+        async with await connect(found.server, found.user, found.password, name=name, wait_s=wait_s) as connection:
             client = cls(connection)
             await client._listen()
             try:
@@ -530,11 +532,12 @@ class Operator:
         data_dir: Path | None = None,
         user: str | None = None,
         name: str = "planmesh-operator",
+        wait_s: float = 10.0,
     ) -> AsyncIterator["Operator"]:
         """Connect as an operator; see `find_credentials` for the arguments, and `Client.connect`. Raises: Unusable."""
         _be_quiet()
         found = find_credentials("operator", server=server, credentials=credentials, data_dir=data_dir, user=user)
-        async with await connect(found.server, found.user, found.password, name=name) as connection:
+        async with await connect(found.server, found.user, found.password, name=name, wait_s=wait_s) as connection:
             yield cls(connection)
 
     # --- questions that the auditor answers: each raises QueryRefused, Busy or Unusable --------------------

@@ -464,7 +464,7 @@ async def local_mesh(
             processes of their own, from the current directory or wherever Python finds them.
         server: ``nats://host:port`` of a server that `planmesh init` has prepared; None runs one.
         credentials: The directory of credentials; None: in *data_dir*.
-        port: The TCP port of the server on 127.0.0.1; 0: any free one.
+        port: The TCP port of the server on 127.0.0.1; 0: the one that it had before, or any free one.
         sync_interval: When the server syncs to disk: ``always``, or as often as this (``2m``).
         max_payload_bytes: The largest message of the server.
         executors: How many; one steers, the others stand by.
@@ -489,8 +489,10 @@ async def local_mesh(
         own: _Server | None = None
         new: tuple[str, ...] = ()
         if server is None:
-            mesh.ensure_users("nats://127.0.0.1", users)
-            own = _Server(mesh.server_dir, port, sync_interval, max_payload_bytes)
+            # Where it was before, for now: if another mesh runs on these files, this changes nothing for it.
+            before = mesh.credentials_of("admin").server if "admin" in mesh.users() else "nats://127.0.0.1"
+            mesh.ensure_users(before, users)
+            own = _Server(mesh.server_dir, port or _last_port(person.server), sync_interval, max_payload_bytes)
             server = await stack.enter_async_context(own)
             mesh.point_to(server)
         else:
@@ -513,6 +515,18 @@ async def local_mesh(
             children.start(worker(agents))
         await children.wait_ready()
         yield LocalMesh(mesh, person, found, children.by_name, own)
+
+
+def _last_port(url: str) -> int:
+    """The port that the server had, if it is free: credentials that were copied elsewhere stay good."""
+    port = urlsplit(url).port or 0
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        return 0
+    return port
 
 
 def _where(mesh: Mesh, server: str) -> dict[str, str]:

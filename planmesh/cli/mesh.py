@@ -14,9 +14,8 @@ from rich.text import Text
 
 from planmesh import access, settings
 from planmesh.access import SYSTEM
+from planmesh.administration import Mesh
 from planmesh.cli import COMPLETED, FAILED
-from planmesh.cli.administer import mesh_of
-from planmesh.cli.diagnosis import Finding, examine, worst
 from planmesh.cli.forms import as_one, as_rows
 from planmesh.cli.session import NotUnderstood, OfSession, Session
 from planmesh.cli.text import counted, defuse, duration, listed
@@ -55,7 +54,10 @@ class Running(Struct, frozen=True, kw_only=True):
 async def up(
     *,
     agents: Agents = None,
-    port: Annotated[int | None, Parameter(help="The server's TCP port on 127.0.0.1; 0 for any free one.")] = None,
+    port: Annotated[
+        int | None,
+        Parameter(help="The server's TCP port on 127.0.0.1; unless given, the one it had before, or any free one."),
+    ] = None,
     sync: Annotated[
         str | None,
         Parameter(help="When the server syncs to disk: always, or as often as this (2m), which a power cut may lose."),
@@ -185,7 +187,8 @@ async def init(
     server's configuration that knows them, are written to the data directory. Doing it again is safe, and repairs
     what is not as it should be.
     """
-    mesh, given = mesh_of(session), session.settings
+    given = session.settings
+    mesh = Mesh(given.data_dir, given.credentials_dir, agent_concurrency=given.agent_concurrency)
     server = given.server or (mesh.credentials_of("admin").server if "admin" in mesh.users() else "")
     if not server:
         raise NotUnderstood("say where your server is, or will be: planmesh --server nats://HOST:4222 init")
@@ -253,6 +256,8 @@ async def doctor(*, session: OfSession) -> int:
 
     The exit code is 1 if something is wrong, and 0 if all is well or there is only something to know.
     """
+    from planmesh.cli.diagnosis import Finding, examine, worst  # `up` is to be quick, and needs none of it
+
     findings: list[Finding] = []
     async for finding in examine(session.settings, server=session.server, data_dir=session.data_dir, user=session.user):
         findings.append(finding)

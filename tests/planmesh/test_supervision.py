@@ -232,6 +232,9 @@ async def test_two_meshes_cannot_share_their_files(tmp_path: Path) -> None:
             async with local_mesh(tmp_path, environment=environment(tmp_path), **quiet):  # type: ignore[arg-type]
                 pass
 
+        async with Client.connect(data_dir=tmp_path) as client:  # the first one is as it was
+            assert client.space
+
 
 async def test_children_end_with_whoever_started_them(tmp_path: Path) -> None:
     program = textwrap.dedent("""
