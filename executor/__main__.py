@@ -25,7 +25,8 @@ def main() -> None:
         parser.error(f"--only knows {', '.join(LOOPS)}; not {', '.join(sorted(loops - set(LOOPS)))}")
     try:
         configured = settings.load(agents=arguments.agents)
-        telemetry.configure_logging(configured.log_level, configured.log_format, "executor")
+        service = "worker" if loops == {"work"} else "executor"
+        telemetry.configure_logging(configured.log_level, configured.log_format, service)
         sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
         with contextlib.suppress(ImportError):
             import uvloop

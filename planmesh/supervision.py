@@ -22,6 +22,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ from msgspec.structs import replace
 
 from planmesh import access
 from planmesh.administration import DEFAULT_CONCURRENCY, Mesh
+from planmesh.agents import ENTRY_POINT
 from planmesh.credentials import CONNECTION_FILE, Connection, read_connection, write_connection
 from planmesh.embedded import MAX_PAYLOAD_BYTES, EmbeddedServer, embedded_server, end_with_parent
 from planmesh.errors import PlanmeshError, Unusable
@@ -563,6 +565,8 @@ async def find_agents(modules: Sequence[str], environment: Mapping[str, str] | N
     Raises:
         Unusable: A module cannot be imported or has no agent, or two agents share a name.
     """
+    if not modules and not entry_points(group=ENTRY_POINT):
+        return ()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
