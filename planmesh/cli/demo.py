@@ -7,14 +7,15 @@ from typing import Annotated, Final
 from cyclopts import Parameter
 from rich.text import Text
 
-from planmesh.cli import COMPLETED, gates, history
+from planmesh.cli import COMPLETED, history
 from planmesh.cli.follow import Ask, at_the_terminal, exit_code, went_wrong
 from planmesh.cli.history import Entry, entries
 from planmesh.cli.run import followed, leave, private_mesh, publish, refused
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.text import duration, paragraph
-from planmesh.client import Operator
+from planmesh.client import Operator, new_command_id
+from planmesh.schemas.commands import CastVote
 from planmesh.schemas.goals import Refused
 from planmesh.schemas.queries import GateRow
 from planmesh.schemas.state import PlanState
@@ -54,9 +55,7 @@ async def demo(
             address, news = await publish(own, document, {"path": str(target)}, operator=operator)
             if isinstance(news, Refused):
                 return refused(own, news, Path(_PLAN), document)
-            ask = _as_the_reviewer(own)
-            if session.asks:
-                ask = at_the_terminal(own, operator, address, elsewhere=True)
+            ask = at_the_terminal(own, elsewhere=True) if session.asks else _as_the_reviewer(own)
             state = await followed(own, operator, address, stop=went_wrong, ask=ask)
             leave(own, state)
             if session.output == "table":
@@ -78,7 +77,7 @@ def _target(path: Path) -> Path:
 def _as_the_reviewer(session: Session) -> Ask:
     """Nobody can be asked, so the demo itself decides, as anybody else would: by a command."""
 
-    async def ask(state: PlanState, gate: GateRow) -> None:
+    async def ask(operator: Operator, state: PlanState, gate: GateRow) -> CastVote:
         digest = gate.digest[:SHORT_DIGEST]
         command = f"{session.command} gates approve {gate.plan} {gate.step} --digest {digest}"
         session.say(
@@ -88,7 +87,13 @@ def _as_the_reviewer(session: Session) -> Ask:
             "",
             to=session.progress,
         )
-        await gates.approve(gate.plan, gate.step, digest=digest, reason="approved by the demo", session=session)
+        return CastVote(
+            id=new_command_id(),
+            step=gate.step,
+            digest=gate.digest,
+            decision="approve",
+            reason="the demo approves, as nobody can be asked",
+        )
 
     return ask
 

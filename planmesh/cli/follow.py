@@ -5,7 +5,6 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from typing import Any, Final, Literal
 
 from rich.text import Text
@@ -25,8 +24,8 @@ from planmesh.schemas.queries import GateRow
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus, open_gates
 from planmesh.schemas.subjects import Address
 
-Ask = Callable[[PlanState, GateRow], Awaitable[None]]
-"""Puts a gate to somebody. It ends when they have answered, or do not want to."""
+Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | None]]
+"""Puts a gate to somebody. Gives the vote to send; or None, if they leave the gate open."""
 
 
 def exit_code(state: PlanState) -> int:
@@ -54,6 +53,7 @@ def went_wrong(state: PlanState) -> bool:
 
 
 async def follow(
+    session: Session,
     operator: Operator,
     address: Address,
     feed: Feed,
@@ -84,7 +84,9 @@ async def follow(
             if ask is not None and gate is not None:
                 asked.add((gate.step, gate.round))
                 with feed.aside():
-                    await watched.unless_decided(gate, ask(state, gate))
+                    vote = await watched.unless_decided(gate, ask(operator, state, gate))
+                    if vote is not None:
+                        await send(session, operator, address, vote, aside=session.progress)
                 watched.look_again()
             elif stop(state):
                 return state
@@ -118,7 +120,7 @@ class _Watched:
         self._seen = self.state.number
         return self.state
 
-    async def unless_decided(self, gate: GateRow, asking: Awaitable[None]) -> None:
+    async def unless_decided(self, gate: GateRow, asking: Awaitable[CastVote | None]) -> CastVote | None:
         """Wait for *asking*, but no longer than *gate* is open in this round."""
         task = asyncio.ensure_future(asking)
         try:
@@ -126,8 +128,7 @@ class _Watched:
                 changed = asyncio.ensure_future(self._wait())
                 await asyncio.wait((task, changed), return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            if task.done():
-                task.result()
+            return task.result() if task.done() else None
         finally:
             task.cancel(_DECIDED if not self._open(gate) else None)
             with contextlib.suppress(asyncio.CancelledError):
@@ -183,45 +184,36 @@ _ELSEWHERE: Final = "Here, or from another terminal"
 _QUESTION: Final = "  Approve, reject, or leave it open? [a/r/l] "
 
 
-def at_the_terminal(session: Session, operator: Operator, address: Address, *, elsewhere: bool = False) -> Ask:
+def at_the_terminal(session: Session, *, elsewhere: bool = False) -> Ask:
     """Asks whoever sits there. *elsewhere*: and says how to answer from another terminal."""
     command = session.command if elsewhere else None
-    here = replace(session, output="table")
+    screen = session.progress
 
-    async def ask(state: PlanState, gate: GateRow) -> None:
-        screen = session.progress
+    async def ask(operator: Operator, state: PlanState, gate: GateRow) -> CastVote | None:
         values = await shown_values(operator, gate)
-        session.say(
-            Text(),
-            *review(gate, now(), screen.width, values=values, command=command, heading=_ELSEWHERE),
-            Text(),
-            to=screen,
-        )
+        question = review(gate, now(), screen.width, values=values, command=command, heading=_ELSEWHERE)
+        session.say(Text(), *question, Text(), to=screen)
         try:
-            while (answer := await _choose()) != "leave":
-                reason = "" if answer == "approve" else await _why(gate)
-                cast = CastVote(id=new_command_id(), step=gate.step, digest=gate.digest, decision=answer, reason=reason)
-                if await send(here, operator, address, cast) == COMPLETED:
-                    break
-            else:
-                session.say(_left(session, gate), to=screen)
+            decision = await _choose()
+            reason = await _why(gate) if decision == "reject" else ""
         except asyncio.CancelledError as cancelled:
             if _DECIDED in cancelled.args:
-                session.say(
-                    Text(), Text("  It is decided elsewhere, or what it lets go has changed.", "dim"), to=screen
-                )
+                said = "  It is decided elsewhere, or what it lets go has changed."
+                session.say(Text(), Text(said, style="dim"), to=screen)
             raise
-        session.say(Text(), to=screen)
+        if decision == "leave":
+            session.say(_left(session, gate), Text(), to=screen)
+            return None
+        return CastVote(id=new_command_id(), step=gate.step, digest=gate.digest, decision=decision, reason=reason)
 
     return ask
 
 
-def how_to_answer(session: Session, operator: Operator, address: Address) -> Ask:
+def how_to_answer(session: Session) -> Ask:
     """Asks nobody, but says by which commands anyone can answer."""
 
-    async def ask(state: PlanState, gate: GateRow) -> None:
-        view = of_state(state)
-        session.say(*account(view, now(), WIDEST, session.command), to=session.progress)
+    async def ask(operator: Operator, state: PlanState, gate: GateRow) -> None:
+        session.say(*account(of_state(state), now(), WIDEST, session.command), to=session.progress)
 
     return ask
 

@@ -69,7 +69,7 @@ async def run(
         if isinstance(news, Refused):
             return refused(session, news, file, text)
         asking = at_the_terminal if session.asks else how_to_answer
-        ask, stop = (asking(session, operator, address), went_wrong) if wait else (None, stands_still)
+        ask, stop = (asking(session), went_wrong) if wait else (None, stands_still)
         state = await followed(session, operator, address, stop=stop, ask=ask)
         leave(session, state)
     return exit_code(state)
@@ -207,7 +207,7 @@ async def followed(
     """Tell what happens to a plan until it ends, or *stop* holds; see `follow`."""
     try:
         async with feed(session, asks=ask is not None) as telling:
-            return await follow(operator, address, telling, stop=stop, ask=ask)
+            return await follow(session, operator, address, telling, stop=stop, ask=ask)
     except asyncio.CancelledError:
         if session.private is None:
             watch = f"{session.command} watch {address.plan}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Final
 
 from cyclopts import Parameter
+from rich.console import Console
 from rich.text import Text
 
 from planmesh.cli import COMPLETED, FAILED
@@ -127,8 +128,13 @@ async def _steer(session: Session, plan: str, command: Callable[[PlanState], Any
         return await send(session, operator, address, command(await operator.state(address)))
 
 
-async def send(session: Session, operator: Operator, address: Address, command: AnyCommand) -> int:
+async def send(
+    session: Session, operator: Operator, address: Address, command: AnyCommand, *, aside: Console | None = None
+) -> int:
     """Send one command, and print what answers it.
+
+    Args:
+        aside: Where a person reads the answer while something else is the output of this call.
 
     Returns:
         The exit code: 0 if it was carried out, 1 if it was refused.
@@ -148,10 +154,10 @@ async def send(session: Session, operator: Operator, address: Address, command: 
         session.say(*refusal(refused.event, address, session.command), to=session.err)
         code = FAILED
     else:
-        if session.output == "table":
-            session.say(*answer(commit, command))
+        if aside is not None or session.output == "table":
+            session.say(*answer(commit, command), to=aside)
         code = COMPLETED
-    if session.output != "table":
+    if aside is None and session.output != "table":
         print(as_one(commit, session.output))
     return code
 
