@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from planmesh import access, streams
+from planmesh.access import User
 from planmesh.administration import Mesh, check
 from planmesh.cli.text import counted, listed, one_line, size
 from planmesh.client import Operator, QueryRefused, find_credentials
@@ -19,20 +20,7 @@ from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
 from planmesh.schemas import subjects
 from planmesh.schemas.queries import PositionAnswer
-from planmesh.schemas.subjects import (
-    AUDITOR,
-    COMMANDS,
-    DECIDE,
-    DISPATCH,
-    GATEKEEPER,
-    GOALS,
-    PLANNER,
-    PLANS,
-    POISON,
-    RESULTS,
-    TIMERS,
-    WORK,
-)
+from planmesh.schemas.subjects import PLANS, POISON, TIMERS, WORK
 from planmesh.settings import Settings
 
 FULL: Final = 0.8
@@ -42,13 +30,7 @@ _LOOK_S: Final = 3.0
 
 Level = Literal["ok", "warning", "bad"]
 
-# What a service reads tells whether it is there, and its module how to start it.
-SERVICES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "planner": ((GOALS, PLANNER),),
-    "executor": ((COMMANDS, DECIDE), (RESULTS, DECIDE), (PLANS, DISPATCH), (WORK, TIMERS)),
-    "gatekeeper": ((PLANS, GATEKEEPER),),
-    "auditor": ((PLANS, AUDITOR),),
-}
+SERVICES: Final = ("planner", "executor", "gatekeeper", "auditor")
 
 
 class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -122,7 +104,9 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     pairs = [_Pair(f"{one.stream}/{one.name}", one.settings, consumers[one.stream, one.name]) for one in wants]
     yield _as_wanted("consumers", pairs)
 
-    for service, reads in SERVICES.items():
+    for service in SERVICES:
+        rights = {right for user in access.services() if _is(user, service) for right in user.publish}
+        reads = [name for name in consumers if "$JS.API.CONSUMER.MSG.NEXT.{}.{}".format(*name) in rights]
         finding = _service(service, {name: consumers[name] for name in reads})
         if service == "gatekeeper" and finding.level == "bad" and not settings.notify_urls:
             # One that has nobody to tell reads nothing, so that nothing is lost when it has.
@@ -135,6 +119,11 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     yield await _agents(operator, mesh)
     yield _log(infos[PLANS], mesh.server_dir)
     yield _poison(infos[POISON])
+
+
+def _is(user: User, service: str) -> bool:
+    """Whether a service has this user: one in each account that it needs."""
+    return user.name.partition("-")[0] == service
 
 
 def _failed(what: str, error: PlanmeshError) -> Finding:

@@ -18,6 +18,8 @@ from planmesh.supervision import Children, Service, find_agents, local_mesh, peo
 
 ROOT = Path(__file__).parents[2]
 
+ALL = ("auditor", "gatekeeper", "planner", "executor", "worker")
+
 READY = "from planmesh.readiness import notify_ready; notify_ready()\n"
 WAITS = "import signal; signal.pause()\n"
 
@@ -226,7 +228,7 @@ async def test_an_agent_that_cannot_be_loaded_leaves_nothing_running(tmp_path: P
 
 
 async def test_two_meshes_cannot_share_their_files(tmp_path: Path) -> None:
-    quiet = {"log_dir": tmp_path / "log", "without": ("auditor", "gatekeeper", "planner", "executor", "worker")}
+    quiet = {"log_dir": tmp_path / "log", "without": ALL}
     async with local_mesh(tmp_path, environment=environment(tmp_path), **quiet):  # type: ignore[arg-type]
         with pytest.raises(Unusable, match="another server runs on"):
             async with local_mesh(tmp_path, environment=environment(tmp_path), **quiet):  # type: ignore[arg-type]
@@ -234,6 +236,28 @@ async def test_two_meshes_cannot_share_their_files(tmp_path: Path) -> None:
 
         async with Client.connect(data_dir=tmp_path) as client:  # the first one is as it was
             assert client.space
+
+
+async def test_a_mesh_comes_back_on_the_port_that_it_had(tmp_path: Path) -> None:
+    urls = []
+    for _ in range(2):
+        async with local_mesh(
+            tmp_path, log_dir=tmp_path / "log", environment=environment(tmp_path), without=ALL
+        ) as mesh:
+            urls.append(mesh.url)
+
+    assert urls[0] == urls[1]
+
+
+async def test_a_mesh_takes_another_port_if_somebody_has_its_own(tmp_path: Path) -> None:
+    quiet = {"environment": environment(tmp_path), "without": ALL}
+    async with local_mesh(tmp_path, log_dir=tmp_path / "log", **quiet) as mesh:  # type: ignore[arg-type]
+        port = int(mesh.url.rpartition(":")[2])
+    listener = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", port)
+
+    async with local_mesh(tmp_path, log_dir=tmp_path / "log", **quiet) as mesh:  # type: ignore[arg-type]
+        assert int(mesh.url.rpartition(":")[2]) != port
+    listener.close()
 
 
 async def test_children_end_with_whoever_started_them(tmp_path: Path) -> None:
