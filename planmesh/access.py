@@ -184,6 +184,7 @@ def services() -> tuple[User, ...]:
                 "poison.planner.*",
                 *_ask("planner", "planner"),
                 *_pull(WORK, PLANNER),
+                *_inspect(WORK, PLANNER),
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
                 f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer

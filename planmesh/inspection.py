@@ -102,9 +102,19 @@ async def stream_info(connection: Connection, stream: str, *, subjects_filter: s
     return None if _missing(info.error, stream) else info
 
 
-async def consumer_info(connection: Connection, stream: str, consumer: str) -> ConsumerInfo | None:
-    """A consumer, or None if there is none. Raises: Busy, Unusable."""
-    info = _decode_consumer(await connection.request(f"{INSPECT}.CONSUMER.INFO.{stream}.{consumer}"))
+async def consumer_info(
+    connection: Connection, stream: str, consumer: str, *, prefix: str = INSPECT
+) -> ConsumerInfo | None:
+    """A consumer, or None if there is none.
+
+    Args:
+        connection: An operator's; or, with ``$JS.API`` as *prefix*, that of the service which reads the consumer.
+
+    Raises:
+        Busy: No answer.
+        Unusable: Not allowed, or the server answers with an error.
+    """
+    info = _decode_consumer(await connection.request(f"{prefix}.CONSUMER.INFO.{stream}.{consumer}"))
     return None if _missing(info.error, f"{stream}/{consumer}") else info
 
 
