@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Output: TypeAlias = Literal["table", "json", "yaml", "jsonl"]
 
+_SERVER_S = 2.0  # a person waits, and a server that runs answers at once
 _ENDLESS = 10_000  # the width of what is no terminal: whoever reads it cuts lines as they like
 
 
@@ -83,7 +84,7 @@ class Session:
         # Whatever the environment says of other meshes, it is not about one's own.
         server, credentials = (self.server, None) if own is None else (own.url, own.mesh.credentials)
         here = {"server": server, "credentials": credentials, "data_dir": self.data_dir}
-        return {**here, "user": user, "name": "planmesh-cli"}
+        return {**here, "user": user, "name": "planmesh-cli", "wait_s": _SERVER_S}
 
     @contextlib.asynccontextmanager
     async def local(self, agents: Iterable[str]) -> AsyncIterator["Session"]:
@@ -99,8 +100,10 @@ class Session:
             directory = self.data_dir or Path(files.enter_context(TemporaryDirectory(prefix="planmesh-")))
             # What a power cut would lose goes with this call anyway.
             sync = "2m" if passing else "always"
+            # Nor are its database and its reviewers those of another mesh, whatever the environment says.
+            own = {"PLANMESH_DATABASE_URL": f"sqlite:///{directory.absolute()}/auditor.db", "PLANMESH_NOTIFY_URLS": ""}
             async with local_mesh(
-                directory, agents=tuple(agents), log_dir=directory / "log", sync_interval=sync
+                directory, agents=tuple(agents), log_dir=directory / "log", sync_interval=sync, environment=own
             ) as mesh:
                 yield replace(self, server=None, data_dir=directory, user=None, private=mesh, passing=passing)
 
