@@ -103,13 +103,23 @@ class Flow:
         return Counter(file.read_text("utf-8").split() if file.exists() else ())
 
     async def until_begun(self, address: Address, *steps: str, times: int = 1, timeout_s: float = 30) -> None:
-        async with asyncio.timeout(timeout_s):
-            while any(self.begun()[f"{address}.{step}.1"] < times for step in steps):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)  # it is another process that says so
+        await eventually(lambda: all(self.begun()[f"{address}.{step}.1"] >= times for step in steps), timeout_s)
 
     def let_go(self, address: Address, *steps: str) -> None:
         for step in steps:
             (self.directory / f"{address}.{step}.1").touch()
+
+
+async def eventually(check: Callable[[], _T | Awaitable[_T]], timeout_s: float = 10) -> _T:
+    """What *check* gives, as soon as that is true: for what another process does without telling us."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = check()
+            if isinstance(found, Awaitable):
+                found = await found
+            if found:
+                return found
+            await asyncio.sleep(0.01)
 
 
 async def insist(ask: Callable[[], Awaitable[_T]], timeout_s: float = 30) -> _T:
