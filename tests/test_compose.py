@@ -263,7 +263,8 @@ class Deployment:
         )
         try:
             async with asyncio.timeout(10):
-                yield await self._url(server.pid)
+                url = await self._url(server.pid)
+            yield url
         finally:
             server.terminate()
             await server.wait()
@@ -281,7 +282,7 @@ async def test_its_scripts_and_its_server_make_a_mesh(tmp_path: Path) -> None:
     mesh = deployment.mesh
 
     await asyncio.to_thread(deployment.run, "init")
-    async with asyncio.timeout(60), deployment.nats() as url:
+    async with asyncio.timeout(90), deployment.nats() as url:
         mesh.point_to(url)  # the name `nats` is known between containers only
         await asyncio.to_thread(deployment.run, "prepare")
 
