@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Final
@@ -19,7 +18,7 @@ from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
-from planmesh.executor.work import Host
+from planmesh.executor.work import Host, Rooms
 from planmesh.readiness import notify_ready
 from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
 
@@ -84,10 +83,10 @@ async def work(agents: Mapping[str, Agent], connections: Mapping[str, Connection
     Raises:
         Unusable: A connection is gone for good.
     """
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="agent") as threads:
+    with Rooms(_THREADS) as rooms:
         async with asyncio.TaskGroup() as tasks:
             for name, agent in agents.items():
-                host = Host(agent, connections[name], threads)
+                host = Host(agent, connections[name], rooms)
                 await host.describe()
                 tasks.create_task(host.run(stop))
             log.info("worker.ready", agents=sorted(agents))

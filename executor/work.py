@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 import os
 import socket
+import threading
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -56,13 +57,13 @@ class Host:
     Args:
         agent: The function, with what it declares.
         connection: In AGENTS, as the agent's own user.
-        threads: Where agents that are not async run.
+        rooms: Where agents run: never in the loop that this runs in.
     """
 
-    def __init__(self, agent: Agent, connection: Connection, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, agent: Agent, connection: Connection, rooms: "Rooms") -> None:
         self._agent = agent
         self._connection = connection
-        self._threads = threads
+        self._rooms = rooms
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._running: dict[str, Context] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,11 +186,7 @@ class Host:
         _check_inputs(agent, inputs)
         try:
             async with asyncio.timeout(work.timeout_s) as limit:
-                if agent.is_async:
-                    return await agent.function(**inputs)
-                here = contextvars.copy_context()
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._threads, lambda: here.run(agent.function, **inputs))
+                return await self._rooms.call(agent, inputs)
         except TimeoutError as error:
             if not limit.expired():
                 raise _AgentTimeout(str(error)) from error  # the agent's own time-out is its own failure
@@ -209,8 +206,11 @@ class Host:
         return value if isinstance(value, dict) else {}
 
     async def _output(self, value: object) -> Payload:
-        """Raises: Poison (too large), TypeError (not JSON)."""
-        data = canonical(value)
+        """Raises: Poison (not JSON, or too large), DecodeError (nested too deep)."""
+        try:
+            data = canonical(value)
+        except (TypeError, msgspec.MsgspecError) as error:
+            raise Poison(f"an agent returns JSON, and this is not: {error}") from error
         codec.check_depth(data)
         if len(data) <= INLINE_OUTPUT_BYTES:
             return Payload(value=msgspec.Raw(data))
@@ -233,6 +233,51 @@ class Host:
         """Say that this attempt begins: the server lets only one say so. Raises: Conflict, Busy."""
         subject = subjects.claim(self._agent.name, work.address, work.step, work.attempt)
         await self._connection.publish(subject, self._worker.encode(), expect_last_on_subject=0)
+
+
+class Rooms:
+    """Where agents run: a loop of their own for those that are async, a pool of threads for the others.
+
+    An agent that blocks can then block other agents, and never the heartbeats that keep its work from being given
+    to somebody else. Used as a context manager.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="agent")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="agents", daemon=True)
+
+    def __enter__(self) -> "Rooms":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Who is still at work here has been given up on: nobody waits for it, and its thread ends with the process.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def call(self, agent: Agent, inputs: Mapping[str, Any]) -> object:
+        """Run *agent*. Cancelling this cancels an async agent; one in a thread goes on, unheard."""
+        if agent.is_async:
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_awaited(agent, inputs), self._loop))
+        here = contextvars.copy_context()
+        return await asyncio.wrap_future(self._threads.submit(here.run, _called, agent, inputs))
+
+
+async def _awaited(agent: Agent, inputs: Mapping[str, Any]) -> object:
+    try:
+        return await agent.function(**inputs)
+    except SystemExit as error:
+        raise RuntimeError(f"the agent called sys.exit({error.code!r})") from error
+
+
+def _called(agent: Agent, inputs: Mapping[str, Any]) -> object:
+    try:
+        return agent.function(**inputs)
+    except SystemExit as error:
+        raise RuntimeError(f"the agent called sys.exit({error.code!r})") from error
 
 
 class _AgentTimeout(Exception):

@@ -267,6 +267,66 @@ async def test_a_step_that_is_not_idempotent_is_never_begun_twice(opened: Any) -
         assert (state.steps["p"].status, started) == ("outcome_unknown", ["paid"])
 
 
+async def test_an_agent_that_blocks_its_loop_keeps_its_work(opened: Any) -> None:
+    starts: list[str] = []
+
+    @agent(idempotent=True)
+    async def rude(context: Context) -> str:
+        starts.append(context.key)
+        time.sleep(3.5)  # noqa: ASYNC251 - longer than the server waits for a sign of life
+        return "done"
+
+    async with opened("rude") as house:
+        await house.executor()
+        await house.worker(rude)
+        address = await house.create(plan(Task(name="r", agent="rude", idempotent=True)))
+
+        state = await house.ended(address)
+
+        assert (state.status, len(starts)) == ("completed", 1)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_an_agent_that_exits_fails_its_step_and_no_worker(opened: Any, is_async: bool) -> None:
+    @agent(name="quitter", idempotent=True)
+    async def quits_async() -> None:
+        raise SystemExit(3)
+
+    @agent(name="quitter", idempotent=True)
+    def quits() -> None:
+        raise SystemExit(3)
+
+    async with opened("quitter", "add") as house:
+        await house.executor()
+        await house.worker(quits_async if is_async else quits, add)
+        address = await house.create(plan(Task(name="q", agent="quitter", idempotent=True)))
+        state = await house.until(address, lambda state: state.status == "paused")
+        failure = state.steps["q"].failure
+        assert failure is not None
+        assert failure.message == "the agent called sys.exit(3)"
+
+        again = await house.create(plan(Task(name="add", agent="add", inputs={"a": 1, "b": 1}, idempotent=True)))
+        assert (await house.ended(again)).status == "completed"
+
+
+async def test_an_output_that_is_no_json_fails_its_step(opened: Any) -> None:
+    @agent(idempotent=True)
+    def odd() -> object:
+        return object()
+
+    async with opened("odd") as house:
+        await house.executor()
+        await house.worker(odd)
+        address = await house.create(
+            plan(Task(name="o", agent="odd", idempotent=True, retry=Retry(attempts=3, backoff_s=0)))
+        )
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        failure = state.steps["o"].failure
+        assert failure is not None
+        assert (failure.code, state.steps["o"].attempt) == ("bad_output", 1)
+
+
 async def test_a_cancelled_plan_tells_its_agents_to_stop(opened: Any) -> None:
     stopped = asyncio.Event()
 
