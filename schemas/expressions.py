@@ -29,127 +29,64 @@ plain text: a ``{`` in it means nothing (strings of a plan that hold ``{expressi
 Errors name kinds and fields, never values: a value may be a secret.
 """
 
-import json
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
-from itertools import islice
 from string import ascii_letters, digits, hexdigits
 from typing import Any, Final, NamedTuple, NoReturn
+
+from planmesh.schemas.values import (
+    ABSENT,
+    ARITHMETIC,
+    FUNCTIONS,
+    MAX_INTEGER,
+    MAX_WORK,
+    MIN_INTEGER,
+    NUMBERS,
+    SIMPLE,
+    Apply,
+    Arithmetic,
+    ExpressionError,
+    NeedsBlob,
+    Unloaded,
+    Work,
+    bounded,
+    contains,
+    counted,
+    element,
+    kind_of,
+    nearest,
+    no_element,
+    path_text,
+    same,
+    size_of,
+)
+
+__all__ = [
+    "KEYWORDS",
+    "MAX_EXPRESSION_CHARACTERS",
+    "MAX_EXPRESSION_DEPTH",
+    "Expression",
+    "ExpressionError",
+    "NeedsBlob",
+    "Unloaded",
+    "evaluate",
+    "holds",
+    "is_name",
+    "parse",
+    "parse_prefix",
+    "unknown_names",
+]
 
 MAX_EXPRESSION_CHARACTERS: Final = 1_024
 MAX_EXPRESSION_DEPTH: Final = 32
 """Parentheses, brackets, arguments and prefix operators inside one another. Chains (``a + b + …``) are flat."""
-MAX_WORK: Final = 100_000
-"""Of one evaluation. A unit is one item looked at, or 32 to 1,024 characters, whichever costs about the same."""
-MAX_TEXT_CHARACTERS: Final = 1_048_576
-"""Of a text that an expression makes. A text that it only passes on is bounded by `MAX_VALUE_CHARACTERS`."""
-MAX_VALUE_CHARACTERS: Final = 7_340_032
-"""Of a list or an object as a result, written as JSON, roughly."""
-MIN_INTEGER: Final = -(2**63)
-MAX_INTEGER: Final = 2**63 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Unloaded:
-    """Stands in the names for a value that is stored as a blob and was not fetched.
-
-    It may be the value of a name, or stand anywhere inside of one.
-
-    Attributes:
-        sha256: Of the blob's bytes, in hex.
-        size_bytes: Of the blob.
-    """
-
-    sha256: str
-    size_bytes: int
-
-
-class NeedsBlob(Exception):
-    """The value depends on a blob that is not loaded: load it, put its value into the names, and evaluate again.
-
-    Attributes:
-        blob: What to load.
-        path: What the expression reads inside the blob, such as ``text`` or ``items[0].name``; empty for all of it.
-    """
-
-    def __init__(self, blob: Unloaded, path: str = "") -> None:
-        super().__init__(blob, path)
-        self.blob = blob
-        self.path = path
-
-    def __str__(self) -> str:
-        return f"the blob {self.blob.sha256} ({self.blob.size_bytes} bytes) is not loaded"
-
-
-class ExpressionError(ValueError):
-    """An expression or a template that cannot be read, or has no value.
-
-    Attributes:
-        code: The kind of error, for programs: a constant such as ``unknown_name``.
-        message: What was expected and what was found.
-        position: Where in *text*, counted in characters from 0.
-        hint: What to do about it; may be empty.
-        text: The source that *position* counts in: the expression, or the whole string that holds it.
-        pointer: Where that string stands in the document of inputs (RFC 6901); empty outside of one.
-    """
-
-    def __init__(
-        self, code: str, message: str, position: int, hint: str = "", text: str = "", pointer: str = ""
-    ) -> None:
-        super().__init__(code, message, position, hint, text, pointer)
-        self.code = code
-        self.message = message
-        self.position = position
-        self.hint = hint
-        self.text = text
-        self.pointer = pointer
-
-    @property
-    def line(self) -> int:
-        """Of the position in the text, from 1."""
-        return self.text.count("\n", 0, self.position) + 1
-
-    @property
-    def column(self) -> int:
-        """Of the position in its line, in characters, from 1."""
-        return self.position - self.text.rfind("\n", 0, self.position)
-
-    def __str__(self) -> str:
-        where = f"line {self.line}, column {self.column}"
-        if self.pointer:
-            where = f"{self.pointer}, {where}"
-        return f"{where}: {self.message}" + (f" ({self.hint})" if self.hint else "")
-
-    def show(self) -> str:
-        """Return the error for a person: where, what, the line itself with a caret, and the hint.
-
-        A long line is cut to the 80 characters around the caret.
-        """
-        begin = self.text.rfind("\n", 0, self.position) + 1
-        end = self.text.find("\n", begin)
-        end = len(self.text) if end < 0 else end
-        first = max(begin, self.position - 40)
-        last = min(end, first + 80)
-        before, after = "…" if first > begin else "", "…" if last < end else ""
-        shown = "".join(c if c.isprintable() else " " for c in self.text[first:last])
-        caret = " " * (len(before) + self.position - first) + "^"
-        where = f"{self.pointer}, " if self.pointer else ""
-        lines = [f"{where}line {self.line}, column {self.column}: {self.message}"]
-        if self.text:
-            lines += [f"    {before}{shown}{after}", f"    {caret}"]
-        if self.hint:
-            lines.append(f"hint: {self.hint}")
-        return "\n".join(lines)
-
 
 Names = Mapping[str, object]
-Work = list[int]
-_Run = Callable[[Names, Work], object]
 Path = tuple[str | int, ...]
+_Run = Callable[[Names, Work], object]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -211,7 +148,7 @@ def parse(text: str) -> Expression:
             "too_long",
             f"an expression has at most {MAX_EXPRESSION_CHARACTERS:,} characters, this one {len(text):,}",
             MAX_EXPRESSION_CHARACTERS,
-            "split it with let",
+            _SHORTEN,
             text,
         )
     return _parse(text)
@@ -250,7 +187,7 @@ def evaluate(expression: Expression, names: Names) -> object:
         NeedsBlob: It depends on something that is `Unloaded`.
     """
     value = expression.run(names, [MAX_WORK])
-    if type(value) not in _SCALARS:
+    if type(value) not in SIMPLE:
         try:
             size_of(value)
         except ExpressionError as error:
@@ -271,72 +208,22 @@ def holds(expression: Expression, names: Names) -> bool:
         return value
     raise ExpressionError(
         "not_boolean",
-        f"a condition is true or false, and this is {_kind(value)}",
+        f"a condition is true or false, and this is {kind_of(value)}",
         0,
         "compare it with something, as in x == 1 or count(x) > 0",
         expression.text,
     )
 
 
-def unknown_names(expression: Expression, known: Iterable[str]) -> list[ExpressionError]:
-    """Return an error for each place where *expression* reads a name that is not among *known*."""
-    known = known if isinstance(known, frozenset | set | dict) else frozenset(known)
-    return [
-        _unknown_name(read.path[0], known, read.position, expression.text)
-        for read in expression._reads
-        if read.path[0] not in known
-    ]
+def unknown_names(expression: Expression, known: Collection[str]) -> list[ExpressionError]:
+    """Return an error for each name that *expression* reads and that is not among *known*, where it stands first."""
+    unknown = {read.path[0]: read.position for read in reversed(expression._reads) if read.path[0] not in known}
+    return [_unknown_name(name, known, at, expression.text) for name, at in reversed(unknown.items())]
 
 
-def text_of(value: object) -> str:
-    """Return *value* as it reads inside a text: a text as it is, anything else as compact JSON.
-
-    Raises:
-        ExpressionError: It is not a JSON value.
-        NeedsBlob: There is something `Unloaded` in it.
-    """
-    if type(value) is str:
-        return value
-    try:
-        return _JSON.encode(value)
-    except ExpressionError:
-        raise
-    except (TypeError, ValueError, RecursionError):
-        raise _not_json() from None
-
-
-def size_of(value: object) -> int:
-    """Return how many characters *value* has as JSON, or fewer, as numbers count for one.
-
-    Raises:
-        ExpressionError: It is not a JSON value, or is larger than `MAX_VALUE_CHARACTERS`.
-        NeedsBlob: There is something `Unloaded` in it.
-    """
-    size = 0
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if type(value) is str:
-            size += len(value) + 2
-        elif type(value) is dict:
-            if not all(type(key) is str for key in value):
-                raise _not_json()
-            size += 1 + 4 * len(value) + sum(map(len, value))
-            waiting.extend(value.values())
-        elif type(value) is list or type(value) is tuple:
-            size += 1 + len(value)
-            waiting.extend(value)
-        elif type(value) in _SCALARS:
-            size += 1
-        elif type(value) is Unloaded:
-            raise NeedsBlob(value)
-        else:
-            raise _not_json()
-        if size > MAX_VALUE_CHARACTERS:
-            raise ExpressionError(
-                "too_large", f"the value has more than {MAX_VALUE_CHARACTERS:,} characters as JSON", 0
-            )
-    return size
+def is_name(text: str) -> bool:
+    """Return whether *text* can be a name in an expression: letters, digits and _, no digit first, no keyword."""
+    return text[:1] in _LETTERS and all(character in _WORD for character in text) and text not in KEYWORDS
 
 
 # --- reading ----------------------------------------------------------------------------------------------------
@@ -344,6 +231,7 @@ def size_of(value: object) -> int:
 KEYWORDS: Final = frozenset({"and", "or", "not", "in", "true", "false", "null"})
 """Words that cannot be names. They can be fields (``x.in``), and the functions' names can be names as well."""
 
+_SHORTEN: Final = "shorten it, or compute a part of it in a step before"
 _SPACE = frozenset(" \t\r\n")
 _DIGITS = frozenset(digits)
 _LETTERS = frozenset(ascii_letters + "_")
@@ -379,73 +267,86 @@ _POWERS = {
 }
 
 
-class _Constant(NamedTuple):
+@dataclass(slots=True)
+class _Constant:
     value: bool | int | float | str | None
     at: int
 
 
-class _Step(NamedTuple):
+@dataclass(slots=True)
+class _Step:
     key: "_Node"
     at: int
 
 
-class _Path(NamedTuple):
+@dataclass(slots=True)
+class _Path:
     root: "str | _Node"
     steps: tuple[_Step, ...]
     at: int
 
 
-class _Default(NamedTuple):
+@dataclass(slots=True)
+class _Default:
     operands: tuple["_Node", ...]
     at: int
 
 
-class _List(NamedTuple):
+@dataclass(slots=True)
+class _List:
     items: tuple["_Node", ...]
     at: int
 
 
-class _Object(NamedTuple):
+@dataclass(slots=True)
+class _Object:
     entries: tuple[tuple[str, "_Node"], ...]
     at: int
 
 
-class _Negative(NamedTuple):
+@dataclass(slots=True)
+class _Negative:
     operand: "_Node"
     at: int
 
 
-class _Not(NamedTuple):
+@dataclass(slots=True)
+class _Not:
     operand: "_Node"
     at: int
 
 
-class _Logic(NamedTuple):
+@dataclass(slots=True)
+class _Logic:
     operator: str
     operands: tuple["_Node", ...]
     at: int
 
 
-class _Compare(NamedTuple):
+@dataclass(slots=True)
+class _Compare:
     operator: str
     left: "_Node"
     right: "_Node"
     at: int
 
 
-class _Operation(NamedTuple):
+@dataclass(slots=True)
+class _Operation:
     operator: str
     operand: "_Node"
     at: int
 
 
-class _Chain(NamedTuple):
+@dataclass(slots=True)
+class _Chain:
     first: "_Node"
     rest: tuple[_Operation, ...]
     at: int
 
 
-class _Call(NamedTuple):
+@dataclass(slots=True)
+class _Call:
     function: str
     arguments: tuple["_Node", ...]
     at: int
@@ -474,13 +375,13 @@ class _Parser:
         node = self.expression(_OR)
         reads: list[_Read] = []
         run = _compile(node, reads, False)
-        path = reads[0].path if isinstance(node, _Path) and reads and reads[0].whole else None
+        direct = isinstance(node, _Path) and isinstance(node.root, str) and reads[-1].whole
         return Expression(
             text=self.text[self.start : self.last],
             names=frozenset(read.path[0] for read in reads),
             required=frozenset(read.path[0] for read in reads if not read.optional),
             paths=frozenset(read.path for read in reads),
-            path=path,
+            path=reads[-1].path if direct else None,
             _reads=tuple(reads),
             _run=run,
         )
@@ -550,10 +451,10 @@ class _Parser:
         elif kind == "[":
             node = _List(tuple(self.items("]")), at)
         elif kind == "{":
-            node = self.object(at)
+            node = self.entries(at)
         elif kind == "-":
             self.advance()
-            if self.kind is _CONSTANT and type(self.value) in _NUMBERS:
+            if self.kind is _CONSTANT and type(self.value) in NUMBERS:
                 self.value = -self.value  # type: ignore[operator]
                 node = _Constant(self.constant(), at)
             else:
@@ -610,7 +511,7 @@ class _Parser:
         self.close(closing, "a comma or ")
         return items
 
-    def object(self, at: int) -> _Node:
+    def entries(self, at: int) -> _Node:
         self.advance()
         entries: dict[str, _Node] = {}
         while self.kind != "}":
@@ -632,18 +533,18 @@ class _Parser:
         return _Object(tuple(entries.items()), at)
 
     def call(self, name: str, at: int) -> _Node:
-        if name not in _FUNCTIONS:
+        if name not in FUNCTIONS:
             self.at = at + self.start
             self.fail(
                 "unknown_function",
                 f"there is no function {name}",
-                _nearest(name, _FUNCTIONS) or f"there are {', '.join(_FUNCTIONS)}",
+                nearest(name, FUNCTIONS) or f"there are {', '.join(FUNCTIONS)}",
             )
         arguments = self.items(")")
-        function = _FUNCTIONS[name]
+        function = FUNCTIONS[name]
         if not function.least <= len(arguments) <= function.most:
             self.at = at + self.start
-            self.fail("wrong_arguments", f"{name} was given {_counted(len(arguments), 'argument')}", function.usage)
+            self.fail("wrong_arguments", f"{name} was given {counted(len(arguments), 'argument')}", function.usage)
         if name == "map":
             field = arguments[1]
             if isinstance(field, _Path) and isinstance(field.root, str) and not field.steps:
@@ -656,7 +557,7 @@ class _Parser:
     def nested(self, floor: int) -> _Node:
         self.depth += 1
         if self.depth > MAX_EXPRESSION_DEPTH:
-            self.fail("too_deep", f"an expression nests at most {MAX_EXPRESSION_DEPTH} levels", "split it with let")
+            self.fail("too_deep", f"an expression nests at most {MAX_EXPRESSION_DEPTH} levels", _SHORTEN)
         node = self.expression(floor)
         self.depth -= 1
         return node
@@ -732,7 +633,7 @@ class _Parser:
             self.fail(
                 "too_long",
                 f"an expression has at most {MAX_EXPRESSION_CHARACTERS:,} characters",
-                "split it with let",
+                _SHORTEN,
             )
 
     def number(self, end: int) -> None:
@@ -822,18 +723,7 @@ def _shown(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 # --- compiling --------------------------------------------------------------------------------------------------
-
-
-class _Absent:
-    """The type of what a path under ``??`` gives when there is nothing."""
-
-
-_ABSENT: Final = _Absent()
 
 
 class _Read(NamedTuple):
@@ -848,7 +738,7 @@ class _Read(NamedTuple):
 def _compile(node: _Node, reads: list[_Read], lenient: bool) -> _Run:
     """Return a function that gives the value of *node*; add what it reads to *reads*.
 
-    A *lenient* one gives `_ABSENT` where the path is missing. Closures, because walking the nodes takes twice as long.
+    A *lenient* one gives `ABSENT` where the path is missing. Closures, because walking the nodes takes twice as long.
     """
     match node:
         case _Constant(value):
@@ -875,10 +765,10 @@ def _compile(node: _Node, reads: list[_Read], lenient: bool) -> _Run:
         case _Chain(first, rest):
             return _chain(
                 _compile(first, reads, False),
-                [(_ARITHMETIC[step.operator], _compile(step.operand, reads, False), step.at) for step in rest],
+                [(ARITHMETIC[step.operator], _compile(step.operand, reads, False), step.at) for step in rest],
             )
         case _Call(function, arguments, at):
-            return _call(_FUNCTIONS[function].apply, [_compile(argument, reads, False) for argument in arguments], at)
+            return _call(FUNCTIONS[function].apply, [_compile(argument, reads, False) for argument in arguments], at)
 
 
 def _compile_path(node: _Path, reads: list[_Read], lenient: bool) -> _Run:
@@ -911,8 +801,8 @@ def _compile_path(node: _Path, reads: list[_Read], lenient: bool) -> _Run:
         except KeyError:
             return general(names, work)
         if type(value) is dict:
-            value = value.get(field, _ABSENT)
-            if type(value) is not Unloaded and value is not _ABSENT:
+            value = value.get(field, ABSENT)
+            if type(value) is not Unloaded and value is not ABSENT:
                 return value
         return general(names, work)
 
@@ -925,7 +815,7 @@ def _read_name(name: str, at: int, lenient: bool, unloaded: bool = False) -> _Ru
             value = names[name]
         except KeyError:
             if lenient:
-                return _ABSENT
+                return ABSENT
             raise _unknown_name(name, names, at, "") from None
         if type(value) is Unloaded and not unloaded:
             raise NeedsBlob(value)
@@ -935,19 +825,22 @@ def _read_name(name: str, at: int, lenient: bool, unloaded: bool = False) -> _Ru
 
 
 def _read_in(root: _Run, keys: list[object], places: list[int], lenient: bool) -> _Run:
+    """Return what walks from *root* along *keys*; a key is a constant, or a function that gives it."""
+
     def read_in(names: Names, work: Work) -> object:
         value = root(names, work)
         for index, key in enumerate(keys):
+            constant = not callable(key)
             if callable(key):
                 key = key(names, work)
             if type(value) is Unloaded:
-                rest = [key, *(k(names, work) if callable(k) else k for k in keys[index + 1 :])]
-                raise NeedsBlob(value, _path_text(rest))
-            found = _element(value, key)
-            if found is _ABSENT:
+                rest = [key, *(other(names, work) if callable(other) else other for other in keys[index + 1 :])]
+                raise NeedsBlob(value, path_text(rest))
+            found = element(value, key)
+            if found is ABSENT:
                 if lenient and (type(key) is str or type(key) is int):
-                    return _ABSENT
-                raise _no_element(value, key, places[index])
+                    return ABSENT
+                raise no_element(value, key, places[index], constant)
             value = found
         if type(value) is Unloaded:
             raise NeedsBlob(value)
@@ -956,36 +849,11 @@ def _read_in(root: _Run, keys: list[object], places: list[int], lenient: bool) -
     return read_in
 
 
-def _element(value: object, key: object) -> object:
-    """Return what is at *key* in *value*, or `_ABSENT`."""
-    if type(value) is dict:
-        return value.get(key, _ABSENT) if type(key) is str else _ABSENT
-    if type(key) is int and (type(value) is list or type(value) is tuple or type(value) is str):
-        return value[key] if -len(value) <= key < len(value) else _ABSENT
-    return _ABSENT
-
-
-def _path_text(keys: Iterable[object]) -> str:
-    """Return *keys* as they are written after a value, without the first dot."""
-    parts: list[str] = []
-    for key in keys:
-        if type(key) is str and is_name(key):
-            parts.append(f".{key}" if parts else key)
-        else:
-            parts.append(f"[{json.dumps(key, ensure_ascii=False)}]")
-    return "".join(parts)
-
-
-def is_name(text: str) -> bool:
-    """Return whether *text* can be a name in an expression: letters, digits and _, no digit first, no keyword."""
-    return text[:1] in _LETTERS and all(character in _WORD for character in text) and text not in KEYWORDS
-
-
 def _default(firsts: list[_Run], last: _Run) -> _Run:
     def default(names: Names, work: Work) -> object:
         for first in firsts:
             value = first(names, work)
-            if value is not None and value is not _ABSENT:
+            if value is not None and value is not ABSENT:
                 return value
         return last(names, work)
 
@@ -1024,32 +892,32 @@ def _comparison(word: str, left: _Run, right: _Run, at: int) -> _Run:
         def equal(names: Names, work: Work) -> object:
             first, second = left(names, work), right(names, work)
             kind = type(first)
-            if kind is type(second) and kind in _SHORT:
+            if kind is type(second) and kind in _FLAT:
                 return (first == second) is expected
-            return _same(first, second, work, at) is expected
+            return same(first, second, work, at) is expected
 
         return equal
     if word in ("in", "not in"):
         expected = word == "in"
-        return lambda names, work: _contains(left(names, work), right(names, work), word, work, at) is expected
+        return lambda names, work: contains(left(names, work), right(names, work), word, work, at) is expected
     compare = _ORDERS[word]
 
     def ordered(names: Names, work: Work) -> object:
         first, second = left(names, work), right(names, work)
-        if type(first) in _NUMBERS and type(second) in _NUMBERS:
+        if type(first) in NUMBERS and type(second) in NUMBERS:
             return compare(first, second)
         if type(first) is str and type(second) is str:
             return compare(first, second)
         raise ExpressionError(
             "wrong_type",
-            f"{word} compares two numbers or two texts, and here are {_kind(first)} and {_kind(second)}",
+            f"{word} compares two numbers or two texts, and here are {kind_of(first)} and {kind_of(second)}",
             at,
         )
 
     return ordered
 
 
-def _chain(first: _Run, rest: list[tuple["_Arithmetic", _Run, int]]) -> _Run:
+def _chain(first: _Run, rest: list[tuple[Arithmetic, _Run, int]]) -> _Run:
     def chain(names: Names, work: Work) -> object:
         value = first(names, work)
         for apply, operand, at in rest:
@@ -1063,24 +931,18 @@ def _negative(operand: _Run, at: int) -> _Run:
     def negative(names: Names, work: Work) -> object:
         value = operand(names, work)
         if type(value) is int or type(value) is float:
-            return _number(-value, at)
-        raise ExpressionError("wrong_type", f"- takes a number, and this is {_kind(value)}", at)
+            return bounded(-value, at)
+        raise ExpressionError("wrong_type", f"- takes a number, and this is {kind_of(value)}", at)
 
     return negative
 
 
-def _call(apply: "_Apply", arguments: list[_Run], at: int) -> _Run:
+def _call(apply: Apply, arguments: list[_Run], at: int) -> _Run:
     return lambda names, work: apply([argument(names, work) for argument in arguments], work, at)
 
 
-# --- what operators and functions do ----------------------------------------------------------------------------
-
-_Arithmetic = Callable[[object, object, Work, int], object]
-_Apply = Callable[[list[object], Work, int], object]
-
-_SCALARS: Final = frozenset({type(None), bool, int, float, str})
-_SHORT: Final = frozenset({type(None), bool, int, float})
-_NUMBERS: Final = frozenset({int, float})
+_FLAT: Final = frozenset({type(None), bool, int, float})
+"""Kinds that are equal if Python says so, once both sides have the same one."""
 _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -1088,393 +950,16 @@ _ORDERS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     ">=": operator.ge,
 }
 
-# Characters to a unit of work, so that a unit costs about a tenth of a microsecond whatever it is spent on.
-_COMPARED: Final = 1_024
-_COPIED: Final = 256
-_SEARCHED: Final = 128
-_CASED: Final = 32
-
-
-def _spend(work: Work, units: int, at: int) -> None:
-    work[0] -= units
-    if work[0] < 0:
-        raise ExpressionError(
-            "too_much_work", "the expression looks at too much data", at, "let an agent do it, or look at a part"
-        )
-
-
-def _number(value: int | float, at: int) -> int | float:
-    """Return *value* if it is a number that JSON and 64 bits can hold."""
-    if type(value) is int:
-        if MIN_INTEGER <= value <= MAX_INTEGER:
-            return value
-    elif math.isfinite(value):
-        return value
-    raise _number_too_large(at)
-
-
-def _text(value: str, at: int) -> str:
-    if len(value) > MAX_TEXT_CHARACTERS:
-        raise _text_too_large(at)
-    return value
-
-
-def _add(left: object, right: object, work: Work, at: int) -> object:
-    if type(left) is str and type(right) is str:
-        length = len(left) + len(right)
-        if length > MAX_TEXT_CHARACTERS:
-            raise _text_too_large(at)
-        _spend(work, length // _COPIED, at)
-        return left + right
-    if (type(left) is list or type(left) is tuple) and (type(right) is list or type(right) is tuple):
-        _spend(work, len(left) + len(right), at)
-        return [*left, *right]
-    if type(left) in _NUMBERS and type(right) in _NUMBERS:
-        return _arithmetic(operator.add, left, right, at)
-    text = type(left) is str or type(right) is str
-    raise ExpressionError(
-        "wrong_type",
-        f"+ takes two numbers, two texts or two lists, and here are {_kind(left)} and {_kind(right)}",
-        at,
-        "to put values into a text, write a text with {} around them" if text else "",
-    )
-
-
-def _subtract(left: object, right: object, work: Work, at: int) -> object:
-    return _arithmetic(operator.sub, *_two_numbers("-", left, right, at), at)
-
-
-def _multiply(left: object, right: object, work: Work, at: int) -> object:
-    return _arithmetic(operator.mul, *_two_numbers("*", left, right, at), at)
-
-
-def _divide(left: object, right: object, work: Work, at: int) -> object:
-    first, second = _two_numbers("/", left, right, at)
-    if second == 0:
-        raise ExpressionError("division_by_zero", "division by zero", at, "test the divisor first, with decide or and")
-    if type(first) is int and type(second) is int and first % second == 0:
-        return _number(first // second, at)
-    return _arithmetic(operator.truediv, first, second, at)
-
-
-_ARITHMETIC: Final[dict[str, _Arithmetic]] = {"+": _add, "-": _subtract, "*": _multiply, "/": _divide}
-
-
-def _two_numbers(word: str, left: object, right: object, at: int) -> tuple[int | float, int | float]:
-    if (type(left) is int or type(left) is float) and (type(right) is int or type(right) is float):
-        return left, right
-    raise ExpressionError("wrong_type", f"{word} takes two numbers, and here are {_kind(left)} and {_kind(right)}", at)
-
-
-def _arithmetic(apply: Callable[[object, object], object], left: object, right: object, at: int) -> int | float:
-    try:
-        return _number(apply(left, right), at)  # type: ignore[arg-type]
-    except OverflowError:
-        raise _number_too_large(at) from None
-
-
-def _same(left: object, right: object, work: Work, at: int) -> bool:
-    """Return whether two JSON values are equal; unlike Python, no boolean equals a number, at any depth."""
-    waiting = [(left, right)]
-    while waiting:
-        first, second = waiting.pop()
-        _spend(work, 1, at)
-        if type(first) is str and type(second) is str:
-            if len(first) != len(second):
-                return False
-            _spend(work, len(first) // _COMPARED, at)
-            if first != second:
-                return False
-        elif type(first) in _NUMBERS and type(second) in _NUMBERS:
-            if first != second:
-                return False
-        elif type(first) is dict and type(second) is dict:
-            if len(first) != len(second):
-                return False
-            _spend(work, len(first), at)
-            if first.keys() != second.keys():
-                return False
-            waiting.extend((first[key], second[key]) for key in first)
-        elif (type(first) is list or type(first) is tuple) and (type(second) is list or type(second) is tuple):
-            if len(first) != len(second):
-                return False
-            _spend(work, len(first), at)
-            waiting.extend(zip(first, second, strict=True))
-        elif first is not second or type(first) not in _SHORT:
-            # Two kinds, or two booleans: equal only if they are one object. `_kind` refuses what is not JSON.
-            if _kind(first) != _kind(second) or type(first) in _SHORT:
-                return False
-            raise _not_json(at)
-    return True
-
-
-def _contains(item: object, container: object, word: str, work: Work, at: int) -> bool:
-    if type(container) is list or type(container) is tuple:
-        _spend(work, len(container), at)
-        return any(_same(item, other, work, at) for other in container)
-    if type(container) is str and type(item) is str:
-        _spend(work, len(container) // _SEARCHED, at)
-        return item in container
-    if type(container) is dict and type(item) is str:
-        return item in container
-    raise ExpressionError(
-        "wrong_type",
-        f"{word} looks for anything in a list, for text in a text, or for a key in an object,"
-        f" and here are {_kind(item)} and {_kind(container)}",
-        at,
-    )
-
-
-def _apply_count(arguments: list[object], work: Work, at: int) -> object:
-    (value,) = arguments
-    if type(value) is list or type(value) is tuple or type(value) is dict or type(value) is str:
-        return len(value)
-    raise _wrong_argument("count", "a list, an object or text", value, at)
-
-
-def _apply_contains(arguments: list[object], work: Work, at: int) -> object:
-    container, item = arguments
-    return _contains(item, container, "contains", work, at)
-
-
-def _apply_starts_with(arguments: list[object], work: Work, at: int) -> object:
-    text, start = _texts("starts_with", arguments, at)
-    return text.startswith(start)
-
-
-def _apply_ends_with(arguments: list[object], work: Work, at: int) -> object:
-    text, end = _texts("ends_with", arguments, at)
-    return text.endswith(end)
-
-
-def _apply_lower(arguments: list[object], work: Work, at: int) -> object:
-    (text,) = _texts("lower", arguments, at)
-    _spend(work, len(text) // _CASED, at)
-    return _text(text.lower(), at)
-
-
-def _apply_upper(arguments: list[object], work: Work, at: int) -> object:
-    (text,) = _texts("upper", arguments, at)
-    _spend(work, len(text) // _CASED, at)
-    return _text(text.upper(), at)
-
-
-def _apply_trim(arguments: list[object], work: Work, at: int) -> object:
-    (text,) = _texts("trim", arguments, at)
-    _spend(work, len(text) // _CASED, at)
-    return _text(text.strip(), at)
-
-
-def _apply_join(arguments: list[object], work: Work, at: int) -> object:
-    items, separator = _a_list("join", arguments[0], at), arguments[1]
-    if type(separator) is not str:
-        raise _wrong_argument("join", "a text between the items", separator, at)
-    _spend(work, len(items), at)
-    length = len(separator) * (len(items) - 1)
-    parts: list[str] = []
-    for item in items:
-        if length > MAX_TEXT_CHARACTERS:
-            raise _text_too_large(at)
-        part = text_of(item)
-        length += len(part)
-        _spend(work, len(part) // (_COPIED if type(item) is str else _CASED), at)
-        parts.append(part)
-    _spend(work, max(length, 0) // _COPIED, at)
-    return _text(separator.join(parts), at)
-
-
-def _apply_split(arguments: list[object], work: Work, at: int) -> object:
-    text, separator = _texts("split", arguments, at)
-    if not separator:
-        raise ExpressionError("wrong_arguments", "split needs a separator of one character at least", at)
-    _spend(work, len(text) // _SEARCHED, at)
-    _spend(work, text.count(separator), at)
-    return text.split(separator)
-
-
-def _apply_min(arguments: list[object], work: Work, at: int) -> object:
-    return min(_ordered("min", arguments, work, at))
-
-
-def _apply_max(arguments: list[object], work: Work, at: int) -> object:
-    return max(_ordered("max", arguments, work, at))
-
-
-def _apply_sum(arguments: list[object], work: Work, at: int) -> object:
-    items = _a_list("sum", arguments[0], at)
-    _spend(work, len(items), at)
-    total: int | float = 0
-    for item in items:
-        if type(item) is not int and type(item) is not float:
-            raise _wrong_argument("sum", "a list of numbers", item, at, " in it")
-        total = _arithmetic(operator.add, total, item, at)
-    return total
-
-
-def _apply_map(arguments: list[object], work: Work, at: int) -> object:
-    items, field = _a_list("map", arguments[0], at), arguments[1]
-    _spend(work, len(items), at)
-    found: list[object] = []
-    for index, item in enumerate(items):
-        value = _element(item, field)
-        if value is _ABSENT:
-            if type(item) is Unloaded:
-                raise NeedsBlob(item)
-            error = _no_element(item, field, at)
-            error.message = f"item {index} of the list: {error.message}"
-            raise error
-        found.append(value)
-    return found
-
-
-def _ordered(name: str, arguments: list[object], work: Work, at: int) -> Iterable[int]:
-    """Return the values that *name* chooses from: the items of one list, or all the arguments.
-
-    They are numbers or texts; the return type is only what lets ``min`` take them.
-    """
-    items = _a_list(name, arguments[0], at) if len(arguments) == 1 else arguments
-    if not items:
-        raise ExpressionError(
-            "empty_list", f"{name} of an empty list", at, f"give it one more value, as in {name}(items + [0])"
-        )
-    _spend(work, len(items), at)
-    kinds = set(map(type, items))
-    if kinds <= _NUMBERS or kinds == {str}:
-        return items  # type: ignore[return-value]
-    wrong = next((item for item in items if type(item) not in _NUMBERS and type(item) is not str), items[0])
-    raise _wrong_argument(name, "numbers only or texts only", wrong, at, " among others")
-
-
-def _texts(name: str, arguments: list[object], at: int) -> list[str]:
-    for argument in arguments:
-        if type(argument) is not str:
-            raise _wrong_argument(name, "text", argument, at)
-    return arguments  # type: ignore[return-value]
-
-
-def _a_list(name: str, value: object, at: int) -> list[object] | tuple[object, ...]:
-    if type(value) is list or type(value) is tuple:
-        return value
-    raise _wrong_argument(name, "a list", value, at)
-
-
-class _Function(NamedTuple):
-    least: int
-    most: int
-    apply: _Apply
-    usage: str
-
-
-_FUNCTIONS: Final = {
-    "count": _Function(1, 1, _apply_count, "count(list), count(object) or count(text)"),
-    "contains": _Function(2, 2, _apply_contains, "contains(list, item) or contains(text, part)"),
-    "starts_with": _Function(2, 2, _apply_starts_with, "starts_with(text, start)"),
-    "ends_with": _Function(2, 2, _apply_ends_with, "ends_with(text, end)"),
-    "lower": _Function(1, 1, _apply_lower, "lower(text)"),
-    "upper": _Function(1, 1, _apply_upper, "upper(text)"),
-    "trim": _Function(1, 1, _apply_trim, "trim(text)"),
-    "join": _Function(2, 2, _apply_join, 'join(list, ", ")'),
-    "split": _Function(2, 2, _apply_split, 'split(text, ",")'),
-    "min": _Function(1, 64, _apply_min, "min(list) or min(a, b)"),
-    "max": _Function(1, 64, _apply_max, "max(list) or max(a, b)"),
-    "sum": _Function(1, 1, _apply_sum, "sum(list)"),
-    "map": _Function(2, 2, _apply_map, "map(list, field)"),
-}
-FUNCTIONS: Final = frozenset(_FUNCTIONS)
-"""The names that have a meaning before a parenthesis. A name of a plan may be the same word."""
-
-
-# --- errors -----------------------------------------------------------------------------------------------------
-
-
-def _kind(value: object) -> str:
-    """Return how an error calls the kind of *value*.
-
-    Raises:
-        NeedsBlob: It is `Unloaded`.
-        ExpressionError: It is not a JSON value.
-    """
-    name = _KINDS.get(type(value))
-    if name is not None:
-        return name
-    if type(value) is Unloaded:
-        raise NeedsBlob(value)
-    raise _not_json()
-
-
-_KINDS: Final = {
-    type(None): "null",
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    tuple: "a list",
-    dict: "an object",
-}
-
-
-def _not_json(at: int = 0) -> ExpressionError:
-    return ExpressionError("not_json", "there is a value here that is not JSON", at)
-
-
-def _number_too_large(at: int) -> ExpressionError:
-    return ExpressionError("number_too_large", "the result is not within 64 bits, or not finite", at)
-
-
-def _text_too_large(at: int) -> ExpressionError:
-    return ExpressionError("too_large", f"an expression makes at most {MAX_TEXT_CHARACTERS:,} characters of text", at)
-
 
 def _needs_boolean(word: str, value: object, at: int) -> ExpressionError:
     return ExpressionError(
         "wrong_type",
-        f"{word} takes true or false, and this is {_kind(value)}",
+        f"{word} takes true or false, and this is {kind_of(value)}",
         at,
         "compare it with something, as in x == 1 or count(x) > 0",
     )
 
 
-def _wrong_argument(name: str, expected: str, value: object, at: int, where: str = "") -> ExpressionError:
-    return ExpressionError("wrong_type", f"{name} takes {expected}, and found {_kind(value)}{where}", at)
-
-
 def _unknown_name(name: str, known: Iterable[str], at: int, text: str) -> ExpressionError:
-    hint = _nearest(name, known) or "if it may be missing, write a default: name ?? null"
+    hint = nearest(name, known) or f"if it may be missing, give a default with ??, as in {name} ?? null"
     return ExpressionError("unknown_name", f"there is no {name} here", at, hint, text)
-
-
-def _no_element(value: object, key: object, at: int) -> ExpressionError:
-    """Say why there is nothing at *key* in *value*."""
-    kind = _kind(value)
-    if type(key) is str:
-        shown = key if len(key) <= 64 else f"{key[:63]}…"
-        if type(value) is dict:
-            hint = _nearest(key, value) or "if it may be missing, write a default: … ?? null"
-            return ExpressionError("unknown_field", f"there is no field {shown}", at, hint)
-        hint = "its items have fields: [0] is the first, map(list, field) is all" if kind == "a list" else ""
-        return ExpressionError("wrong_type", f"the field {shown} is read from an object, and this is {kind}", at, hint)
-    if type(key) is int:
-        if type(value) is list or type(value) is tuple or type(value) is str:
-            what = "character" if type(value) is str else "item"
-            return ExpressionError(
-                "out_of_range", f"there is no {what} {key}: the {kind.split()[-1]} has {_counted(len(value), what)}", at
-            )
-        return ExpressionError("wrong_type", f"an item is read from a list or a text, and this is {kind}", at)
-    return ExpressionError("wrong_type", f"an index is an integer or a text, and this is {_kind(key)}", at)
-
-
-def _nearest(name: str, known: Iterable[object]) -> str:
-    """Return a hint with the nearest of the first few hundred *known* names, or nothing."""
-    candidates = [other for other in islice(known, 512) if type(other) is str and abs(len(other) - len(name)) <= 8]
-    near = get_close_matches(name, candidates, n=1) if len(name) <= 64 else []
-    return f"did you mean {near[0]}?" if near else ""
-
-
-def _refuse(value: object) -> NoReturn:
-    if type(value) is Unloaded:
-        raise NeedsBlob(value)
-    raise _not_json()
-
-
-_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse)

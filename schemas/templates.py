@@ -13,31 +13,23 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Final, NamedTuple
 
-from planmesh.schemas.expressions import (
-    MAX_EXPRESSION_CHARACTERS,
-    Expression,
-    ExpressionError,
-    NeedsBlob,
-    Unloaded,
-    parse,
-    size_of,
-    text_of,
-    unknown_names,
-)
+from planmesh.schemas.expressions import MAX_EXPRESSION_CHARACTERS, Expression, parse, unknown_names
+from planmesh.schemas.values import ExpressionError, NeedsBlob, Unloaded, size_of, text_of
 
 MAX_TEMPLATE_DEPTH: Final = 32
 """Lists and objects inside one another."""
 MAX_RENDERED_CHARACTERS: Final = 7 * 1024 * 1024
 """Of all that the expressions of one document give together. What is constant in it is bounded by the plan's limit."""
 MAX_TEMPLATE_WORK: Final = 1_000_000
-"""Of all expressions of one document together, in the units of `planmesh.schemas.expressions.MAX_WORK`."""
+"""Of all expressions of one document together, in the units of `planmesh.schemas.values.MAX_WORK`."""
 MAX_PROBLEMS: Final = 100
 """That `problems` lists; where there are more, mending the first comes first."""
 
-_DOUBLE = "a brace that is meant as text is doubled: {{ or }}"
+_DOUBLE: Final = "a brace that is meant as text is doubled: {{ or }}"
+_NO_END: Final = f"this {{ begins an expression, and no }} ends it within {MAX_EXPRESSION_CHARACTERS:,} characters"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Template:
     """A document that was read, ready to be rendered any number of times.
 
@@ -156,18 +148,25 @@ class _Reader:
         """Return what renders *value*, or None if it renders to itself."""
         if type(value) is str:
             return self.string(value) if "{" in value or "}" in value else None
-        if type(value) is dict or type(value) is list or type(value) is tuple:
-            if len(self.path) == MAX_TEMPLATE_DEPTH:
-                self.add("too_deep", f"a document nests at most {MAX_TEMPLATE_DEPTH} levels")
-                return None
-            return self.entries(value) if type(value) is dict else self.items(value)
+        if type(value) is dict:
+            return self.entries(value) if self.may_nest() else None
+        if type(value) is list or type(value) is tuple:
+            return self.items(value) if self.may_nest() else None
         if value is not None and type(value) not in (bool, int) and not (type(value) is float and isfinite(value)):
             self.add("not_json", "there is a value here that is not JSON")
         return None
 
+    def may_nest(self) -> bool:
+        if len(self.path) < MAX_TEMPLATE_DEPTH:
+            return True
+        self.add("too_deep", f"a document nests at most {MAX_TEMPLATE_DEPTH} levels")
+        return False
+
     def entries(self, value: dict[object, object]) -> _Render | None:
         renders: list[tuple[str, _Render]] = []
         for key, item in value.items():
+            if len(self.problems) == MAX_PROBLEMS:
+                break
             if type(key) is not str:
                 self.add("not_json", "the keys of an object are texts, and here is another")
                 continue
@@ -190,6 +189,8 @@ class _Reader:
     def items(self, value: Sequence[object]) -> _Render | None:
         renders: list[tuple[int, _Render]] = []
         for index, item in enumerate(value):
+            if len(self.problems) == MAX_PROBLEMS:
+                break
             self.path.append(index)
             render = self.read(item)
             self.path.pop()
@@ -230,7 +231,7 @@ class _Reader:
                 closing = _find(text, "}", position)
             brace = min(opening, closing)
             literal.append(text[position:brace])
-            if brace == len(text):
+            if brace == len(text) or len(self.problems) == MAX_PROBLEMS:
                 break
             if text[brace + 1 : brace + 2] == text[brace]:
                 literal.append(text[brace])
@@ -242,7 +243,7 @@ class _Reader:
                 continue
             end = _end_of_hole(text, position)
             if end < 0:
-                self.add("unbalanced_brace", "this { begins an expression, and no } ends it", text, brace, _DOUBLE)
+                self.add("unbalanced_brace", _NO_END, text, brace, _DOUBLE)
                 break
             if between := "".join(literal):
                 parts.append(between)
@@ -257,12 +258,12 @@ class _Reader:
 
     def hole(self, text: str, start: int, end: int) -> "_Hole | None":
         source = text[start:end]
+        start += len(source) - len(source.lstrip())
         try:
-            expression = parse(source)
+            expression = parse(source.strip())
         except ExpressionError as error:
             self.add(error.code, error.message, text, start + error.position, error.hint or _DOUBLE)
             return None
-        start += len(source) - len(source.lstrip())
         if self.known is not None:
             for unknown in unknown_names(expression, self.known):
                 self.add(unknown.code, unknown.message, text, start + unknown.position, unknown.hint)
@@ -292,12 +293,13 @@ def _find(text: str, brace: str, start: int) -> int:
 
 def _end_of_hole(text: str, start: int) -> int:
     """Return where the brace is that ends the expression at *start*, or -1."""
-    end = text.find("}", start, start + MAX_EXPRESSION_CHARACTERS + 1)
+    limit = min(len(text), start + MAX_EXPRESSION_CHARACTERS + 2)
+    end = text.find("}", start, limit)
     if end < 0 or (text.find("{", start, end) < 0 and text.find('"', start, end) < 0):
         return end
     depth = 0
     quoted = escaped = False
-    for position in range(start, min(len(text), start + MAX_EXPRESSION_CHARACTERS + 1)):
+    for position in range(start, limit):
         character = text[position]
         if escaped:
             escaped = False
