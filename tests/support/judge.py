@@ -1,0 +1,118 @@
+"""The judge: reads a plan's log commit by commit, and says which promise it breaks. It trusts nothing but the log."""
+
+from collections.abc import Iterable
+
+from planmesh.schemas import events
+from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.plan import Gate, Step
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
+from planmesh.schemas.subjects import Address
+
+ANYTHING: dict[str, Step] = {}
+"""What a gate lets go that a person has skipped, or that lies on a branch that was not taken."""
+
+
+class Broken(AssertionError):
+    """A promise that was not kept."""
+
+
+class Judge:
+    """Judges one plan.
+
+    Attributes:
+        state: The fold of what it has read.
+        events: All of it, in order.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.state = PlanState(address=address)
+        self.events: list[AnyEvent] = []
+        self._dispatched: dict[str, set[int]] = {}
+        self._open: dict[str, int] = {}
+        self._completed: set[str] = set()
+        self._approved: dict[str, dict[str, Step]] = {}
+
+    def read(self, commit: Commit, commit_hash: str) -> None:
+        """Raises: Broken."""
+        before = self.state
+        if commit.number != before.number + 1 or commit.previous != before.head:
+            raise Broken(f"commit {commit.number} does not continue the one before it, {before.number}")
+        for event in commit.events:
+            self._judge(event)
+            self.events.append(event)
+            # Each event is judged on the state that the ones before it have made.
+            self.state = evolve(self.state, event, commit.at)
+        self.state = apply(before, commit, commit_hash)
+        self._judge_state()
+
+    def _judge(self, event: AnyEvent) -> None:
+        match event:
+            case events.StepDispatched():
+                self._judge_dispatch(event)
+            case events.AttemptEnded() | events.StepFailed() | events.StepOutcomeUnknown():
+                self._open.pop(event.step, None)
+            case events.StepCompleted():
+                self._open.pop(event.step, None)
+                self._completed.add(event.step)
+            case events.StepsCancelled():
+                for name in event.steps:
+                    self._open.pop(name, None)
+            case events.GateApproved():
+                # What exactly was approved: the definitions of the steps behind the gate, as they are at this moment.
+                graph = self.state.graph
+                self._approved[event.step] = {name: graph.steps[name] for name in graph.behind(event.step)}
+            case events.StepSkipped() | events.StepNotTaken():
+                self._approved[event.step] = ANYTHING
+
+    def _judge_dispatch(self, event: events.StepDispatched) -> None:
+        name, attempts = event.step, self._dispatched.setdefault(event.step, set())
+        if event.attempt in attempts:
+            raise Broken(f"attempt {event.attempt} of {name} is dispatched twice")
+        if name in self._completed:
+            raise Broken(f"{name} is completed, and dispatched again")
+        if name in self._open:
+            raise Broken(f"{name} is dispatched while attempt {self._open[name]} is open")
+        attempts.add(event.attempt)
+        self._open[name] = event.attempt
+        graph = self.state.graph
+        for above in self._above(name):
+            if not isinstance(graph.steps.get(above), Gate):
+                continue
+            approved = self._approved.get(above)
+            if approved is None:
+                raise Broken(f"{name} starts behind gate {above}, which nobody has opened")
+            if approved is not ANYTHING and approved.get(name) != graph.steps[name]:
+                raise Broken(f"{name} starts behind gate {above}, which was opened for something else")
+
+    def _above(self, name: str) -> Iterable[str]:
+        seen: set[str] = set()
+        queue = [name]
+        while queue:
+            for need in self.state.graph.needs.get(queue.pop(), ()):
+                if need not in seen:
+                    seen.add(need)
+                    queue.append(need)
+        return seen
+
+    def _judge_state(self) -> None:
+        state = self.state
+        if state.status is not standing(state):
+            raise Broken(f"the plan is {state.status}, and its steps say {standing(state)}")
+        if tallies(state) != tallies(counted(state)):
+            raise Broken("what is counted as it goes is not what the steps add up to")
+        if state.document is not None and state.running > state.document.concurrency:
+            raise Broken("more tasks are dispatched than the plan allows")
+        if state.status is PlanStatus.WAITING and not state.waiting:
+            raise Broken("the plan waits for nobody")
+        if state.status is PlanStatus.PAUSED and not (state.held or state.troubled or state.held_steps):
+            raise Broken("the plan stands still, and nobody can say why")
+        if state.status in ENDED and any(step.status is StepStatus.DISPATCHED for step in state.steps.values()):
+            raise Broken("the plan has ended, and steps of it run")
+
+
+def tallies(state: PlanState) -> object:
+    """Everything that `evolve` counts as it goes; a queue as a set, where the plan has not ended."""
+    if state.status in ENDED:
+        return None
+    queues = (state.ready, state.immediate, state.waiting, state.troubled, state.held_steps)
+    return ([set(queue) for queue in queues], state.running, state.open, state.unsettled)
