@@ -11,7 +11,7 @@ from flows import Flow, running_flow
 async def flow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flow]:
     """A mesh that many tests share: they leave its services alone, and so does whatever they send.
 
-    A test that uses it is in the group ``flows`` and runs in the loop of the session.
+    A test that uses it runs in the loop of the session.
     """
     directory = tmp_path_factory.mktemp("flows")
     async with running_flow(directory, agents=["planmesh.demo.agents", "hello_agents"]) as running:

@@ -23,7 +23,7 @@ from planmesh.poison import SetAside, read
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address
 
-pytestmark = [pytest.mark.xdist_group("flows"), pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PLAN = plan(task("say", inputs={"value": "{what}"}), inputs={"what": {"type": "text"}})
 FINAL = {"completed", "refused", "failed", "cancelled"}
@@ -142,7 +142,7 @@ async def test_news_wait_for_a_submitter_that_was_away(flow: Flow, shop: Plain) 
 
     async with plain(flow, "night") as night:
         pulled = await night.client.jetstream().pull_subscribe_bind("submitter-night", "OUTCOMES")
-        heard = []
+        heard: list[dict[str, Any]] = []
         while not heard or heard[-1]["outcome"] not in FINAL:
             (message,) = await pulled.fetch(1, timeout=5)
             heard.append(json.loads(message.data))
@@ -161,14 +161,18 @@ async def test_a_goal_under_an_id_that_no_plan_can_have_is_set_aside_with_the_ru
 ) -> None:
     stored = await shop.publish(goal, json.dumps({"plan": PLAN, "inputs": {"what": "x"}}).encode())
 
-    async def set_aside() -> list[SetAside]:
-        return [one async for one in read(flow.operator.connection) if one.sequence == stored["seq"]]
-
-    (found,) = await eventually(set_aside)
+    found = await eventually(lambda: set_aside(flow, stored["seq"]))
     assert (found.service, found.stream) == ("planner", "GOALS")
     assert "expected a subject like goals.<space>.<goal>, found" in found.error
     heard = await shop.outcomes(f"after-{stored['seq']}", {"plan": PLAN, "inputs": {"what": "x"}})
     assert heard[-1]["outcome"] == "completed"
+
+
+async def set_aside(flow: Flow, sequence: int) -> SetAside | None:
+    async for one in read(flow.operator.connection):
+        if one.sequence == sequence:
+            return one
+    return None
 
 
 async def test_a_subject_that_is_longer_than_any_ends_no_connection_but_its_own(flow: Flow, shop: Plain) -> None:

@@ -1,7 +1,6 @@
 """Whatever is killed in the middle of a plan: the plan goes on, and every promise is kept."""
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -19,7 +18,7 @@ from planmesh.schemas.events import NoticeSent, StepDispatched
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import StepStatus
 
-pytestmark = [pytest.mark.xdist_group("flows-crashes"), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LINKS = 40
 PLAN = plan(
@@ -96,7 +95,7 @@ async def test_people_hear_of_a_gate_although_the_gatekeeper_was_killed(flow: Fl
     submitted = await insist(lambda: flow.client.submit(plan({"kind": "gate", "name": "ask"}), id="told"))
 
     sent: list[NoticeSent] = []
-    async with asyncio.timeout(30), contextlib.aclosing(flow.operator.watch(submitted.address)) as changes:
+    async with asyncio.timeout(30), flow.watch(submitted.address) as changes:
         async for _, commit in changes:
             sent += [event for event in commit.events if isinstance(event, NoticeSent)]
             if sent:

@@ -12,7 +12,7 @@ from promises import expect_promises
 from planmesh.schemas import codec, goals, subjects
 from planmesh.schemas.state import PlanStatus
 
-pytestmark = [pytest.mark.xdist_group("flows"), pytest.mark.asyncio(loop_scope="session")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NUMBERS = count(1)
 LONG = "x" * 5_000
@@ -96,4 +96,6 @@ async def test_what_cannot_become_a_plan_is_a_record_that_names_the_rule_and_the
     assert any(said in problem.message for problem in outcome.problems)
     assert all(len(problem.message) < 500 and problem.message.isprintable() for problem in outcome.problems)
     state, _ = await expect_promises(flow.operator, address)
-    assert (state.status, state.refused.problems) == (PlanStatus.REFUSED, outcome.problems)
+    assert state.status is PlanStatus.REFUSED
+    assert state.refused is not None
+    assert state.refused.problems == outcome.problems

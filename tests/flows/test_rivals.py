@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,11 +24,10 @@ from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import StepDispatched
 from planmesh.schemas.payload import Payload
+from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import COMMANDS, DECIDE, RESULTS
 from planmesh.schemas.work import AttemptCompleted, Results
 from planmesh.testing import MeshServer
-
-pytestmark = pytest.mark.xdist_group("flows-rivals")
 
 LINKS = 40
 
@@ -47,13 +47,17 @@ async def test_a_plan_goes_on_whichever_of_two_executors_is_killed(tmp_path: Pat
             await flow.ready()
             number = (await flow.operator.state(address)).number
             flow.let_go(address, held)
-            await flow.until(address, lambda state, past=number + LINKS // 4: state.number > past)
+            await flow.until(address, partial(is_past, number + LINKS // 4))
             flow.mesh.children[victim].kill()
 
         state = await flow.until(address, lambda state: state.ended_at)
         assert state.status == "completed"
         assert {step.attempt for step in state.steps.values()} == {1}
         await expect_promises(flow.operator, address)
+
+
+def is_past(number: int, state: PlanState) -> bool:
+    return state.number > number
 
 
 class CountedLog(EventLog):

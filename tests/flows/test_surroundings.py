@@ -21,7 +21,6 @@ from planmesh.schemas.subjects import AGENTS, CORE, EDGE
 from planmesh.supervision import Service, services, worker
 from planmesh.testing import MeshServer
 
-GROUP = pytest.mark.xdist_group("flows")
 SHARED = pytest.mark.asyncio(loop_scope="session")
 
 ADMINS = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
@@ -52,7 +51,6 @@ async def full(flow: Flow, stream: str) -> AsyncIterator[None]:
             await limit(-1)
 
 
-@GROUP
 @SHARED
 @pytest.mark.parametrize(
     ("stream", "who"),
@@ -77,7 +75,6 @@ async def test_nothing_is_lost_while_a_stream_is_full(flow: Flow, stream: str, w
     assert {step.attempt for step in state.steps.values()} == {0, 1}
 
 
-@GROUP
 @SHARED
 async def test_a_step_that_cannot_be_claimed_is_not_begun(flow: Flow) -> None:
     async with full(flow, "CLAIMS"):
@@ -96,7 +93,6 @@ async def submit_everything(flow: Flow, stream: str) -> Submitted:
     return await flow.client.submit(EVERYTHING, inputs={"size": size}, id=f"full-{stream.lower()}")
 
 
-@GROUP
 @SHARED
 async def test_a_submitter_is_told_that_the_goals_are_full_and_may_try_again(flow: Flow) -> None:
     submit = flow.client.submit(plan(task("only")), id="full-goals")

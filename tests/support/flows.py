@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ from planmesh.connection import Connection, connect
 from planmesh.credentials import Credentials
 from planmesh.errors import Busy
 from planmesh.schemas.commands import AnyCommand, CastVote
+from planmesh.schemas.events import Commit
 from planmesh.schemas.state import PlanState, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import LocalMesh, local_mesh
@@ -70,16 +72,21 @@ class Flow:
 
     # --- plans -------------------------------------------------------------------------------------------
 
+    @contextlib.asynccontextmanager
+    async def watch(self, address: Address) -> AsyncIterator[AsyncIterator[tuple[PlanState, Commit]]]:
+        """Every commit of the plan, until the block ends."""
+        changes: Any = self.operator.watch(address)
+        async with contextlib.aclosing(changes):
+            yield changes
+
     async def until(self, address: Address, reached: Callable[[PlanState], object], timeout_s: float = 30) -> PlanState:
         """The first state of the plan of which *reached* is true."""
-        state = None
-        try:
-            async with asyncio.timeout(timeout_s), contextlib.aclosing(self.operator.watch(address)) as changes:
+        state: PlanState | None = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s), self.watch(address) as changes:
                 async for state, _ in changes:
                     if reached(state):
                         return state
-        except TimeoutError:
-            pass
         said = "not there" if state is None else f"{state.status} ({state.reason}) at commit {state.number}"
         raise AssertionError(f"{address} is {said}")
 
@@ -110,12 +117,12 @@ class Flow:
             (self.directory / f"{address}.{step}.1").touch()
 
 
-async def eventually(check: Callable[[], _T | Awaitable[_T]], timeout_s: float = 10) -> _T:
+async def eventually(check: Callable[[], Any], timeout_s: float = 10) -> Any:
     """What *check* gives, as soon as that is true: for what another process does without telling us."""
     async with asyncio.timeout(timeout_s):
         while True:
             found = check()
-            if isinstance(found, Awaitable):
+            if inspect.isawaitable(found):
                 found = await found
             if found:
                 return found
