@@ -50,7 +50,7 @@ async def demo(
         took = duration((now() - begun).total_seconds())
         assert own.private is not None  # it has just been brought up
         running = ", ".join(("nats-server", *sorted(own.private.children)))
-        session.say(Text().append("  ✓ ", "green").append(f"A mesh is up after {took}: {running}"), to=screen)
+        session.say(*paragraph(f"A mesh is up after {took}: {running}.", min(screen.width, 100), "  "), to=screen)
         async with own.operator() as operator:
             address, news = await publish(own, document, {"path": str(target)}, operator=operator)
             if isinstance(news, Refused):

@@ -25,6 +25,7 @@ from planmesh.cli.text import (
     size,
     until,
     value,
+    whole,
 )
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
@@ -109,7 +110,7 @@ def result(view: PlanView) -> list[Text]:
     return [
         Text("  Result", style="bold"),
         *(
-            Text("    ").append(name.ljust(cells), "dim").append(value(what))
+            whole(Text("    ").append(name.ljust(cells), "dim").append(value(what)))
             for name, (_, what) in zip(names, pairs, strict=True)
         ),
     ]

@@ -16,7 +16,6 @@ from planmesh.cli.text import (
     listed,
     one_line,
     paragraph,
-    plain,
     size,
     until,
     value,
@@ -50,8 +49,8 @@ def review(
     rule = Text("  " + "─" * (min(width, WIDEST) - 4), style="dim")
     lines = [*_question(gate, now, min(width, WIDEST)), Text()]
     for shown in gate.shown:
-        lines += [rule, *_shown(shown, values), rule, Text()]
-    lines += [*_upstream(gate), *_releases(gate), *_votes(gate, now)]
+        lines += [rule, *_shown(shown, values, width), rule, Text()]
+    lines += [*_upstream(gate), *_releases(gate, width), *_votes(gate, now)]
     if command is not None:
         lines += [Text(), Text(f"  {heading}", style="bold"), *offer(_answers(gate, command), width)]
     return lines
@@ -69,7 +68,7 @@ def _question(gate: GateRow, now: datetime, width: int) -> list[Text]:
     return lines
 
 
-def _shown(payload: Payload, values: Mapping[str, Any]) -> list[Text]:
+def _shown(payload: Payload, values: Mapping[str, Any], width: int) -> list[Text]:
     what = payload.value
     if payload.blob is not None:
         if payload.blob.sha256 not in values:
@@ -77,8 +76,8 @@ def _shown(payload: Payload, values: Mapping[str, Any]) -> list[Text]:
             return [Text(said, style="red")]
         what = values[payload.blob.sha256]
     said = what if isinstance(what, str) else value(what, 100_000)
-    # As it is, without markup and without breaking lines: a reviewer reads what will be released.
-    return [whole(plain(f"  {line}".rstrip())) for line in said.rstrip("\n").split("\n")]
+    # To the last word, and without markup: a reviewer reads what will be released.
+    return paragraph(said.rstrip("\n"), width, "  ")
 
 
 def _upstream(gate: GateRow) -> list[Text]:
@@ -98,33 +97,34 @@ def _upstream(gate: GateRow) -> list[Text]:
     ]
 
 
-def _releases(gate: GateRow) -> list[Text]:
+def _releases(gate: GateRow, width: int) -> list[Text]:
     direct = f"{counted(gate.behind, 'step')} behind it" if gate.behind else "nothing"
     lines = [Text("  An approval lets go ", style="bold").append(direct, "not bold")]
     for release in gate.releases[:_MOST]:
         who = f" by {release.agent}" if release.agent else f" ({release.kind})"
         lines.append(Text("    ").append(release.step, "bold").append(who, "not bold"))
-        lines += _inputs(release)
-        allowed = _allowed(release.permissions)
+        lines += _inputs(release, gate.shown, width)
         if release.agent:
-            lines.append(Text("      may ", style="dim").append(allowed))
+            lines += paragraph(f"may {_allowed(release.permissions)}", width, "      ", "dim")
     if len(gate.releases) > _MOST:
         lines.append(Text(f"    … and {counted(len(gate.releases) - _MOST, 'more step')}", style="dim"))
     return lines
 
 
-def _inputs(release: Release) -> list[Text]:
+def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Text]:
     lines = []
     for name, what in release.inputs.items():
-        line = Text("      ").append(f"{one_line(name, 60)} = ", "dim")
         if isinstance(what, dict) and isinstance(what.get("$blob"), str):
-            line.append(f"(large) sha256 {one_line(what['$blob'], 64)}")
+            blob = one_line(what["$blob"], 64)
+            above = any(one.blob is not None and one.blob.sha256 == blob for one in shown)
+            said = f"(shown above; sha256 {blob})" if above else f"(large; sha256 {blob})"
+        elif isinstance(what, str) and any(one.value == what for one in shown):
+            said = f"(shown above, {size(len(canonical(what)))})"
         else:
             said = value(what, _INPUT_CHARACTERS)
-            line.append(said)
-            if said.endswith("…"):  # the end of it would be lost to the eye, but not to the digest
-                line.append(f" ({size(len(canonical(what)))}, sha256 {digest(what)})", "dim")
-        lines.append(whole(line))
+            if said.endswith("…"):  # its end is lost to the eye, but not to the digest
+                said += f" ({size(len(canonical(what)))}; sha256 {digest(what)})"
+        lines += paragraph(f"{one_line(name, 60)} = {said}", width, "      ")
     return lines
 
 
@@ -150,7 +150,7 @@ def _votes(gate: GateRow, now: datetime) -> list[Text]:
         lines.append(Text("  Overdue: nobody has decided in time. It stays closed.", style="red"))
     elif gate.overdue_at is not None:
         lines.append(Text(f"  Overdue {until(gate.overdue_at, now)}; it stays closed all the same", style="dim"))
-    lines.append(whole(Text(f"  Digest of all this  {gate.digest}", style="dim")))
+    lines.append(whole(Text(f"  Digest  {gate.digest}", style="dim")))
     return lines
 
 

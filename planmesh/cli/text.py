@@ -44,8 +44,8 @@ def paragraph(text: str, width: int, indent: str = "", style: str = "") -> list[
     """*text*, defused and broken into lines of at most *width*, its own line breaks kept."""
     lines: list[Text] = []
     for line in defuse(text).split("\n"):
-        wrapped = textwrap.wrap(line, max(20, width - len(indent)), break_on_hyphens=False) or [""]
-        lines += [Text(indent).append(part, style) for part in wrapped]
+        wrapped = textwrap.wrap(line, max(20, width - len(indent)), break_on_hyphens=False, replace_whitespace=False)
+        lines += [Text((indent if part else "") + part, style=style) for part in wrapped or [""]]
     return lines
 
 

@@ -31,7 +31,7 @@ def test_it_shows_what_ran_and_what_an_approval_lets_go(asked: Play) -> None:
     assert lines[releases + 1 : releases + 5] == [
         "    deploy by agent",
         "      to = staging",
-        "      what = version [bold]7[/bold] \\x1b[31mred",
+        "      what = (shown above, 39 bytes)",
         "      may use nothing that has to be permitted",
     ]
 
@@ -47,9 +47,9 @@ def test_a_long_input_says_how_long_it_is_and_what_it_is() -> None:
     text = "x" * 5_000
     play = Play(plan(gate("ok"), task("publish", "ok", inputs={"text": text})))
 
-    line = next(line for line in shown(play) if "text = " in line)
+    lines = "".join(line.strip() + " " for line in shown(play))
 
-    assert line.endswith(f"… (4.9 KiB, sha256 {digest(text)})")
+    assert f"… (4.9 KiB; sha256 {digest(text)})" in lines
 
 
 def test_what_could_not_be_fetched_is_not_passed_over() -> None:
@@ -71,7 +71,7 @@ def test_it_ends_with_commands_that_quote_the_digest(asked: Play) -> None:
 
     lines = shown(asked, command="planmesh --user ada")
 
-    assert f"  Digest of all this  {opened.digest}" in lines
+    assert f"  Digest  {opened.digest}" in lines
     assert lines[-2].startswith(f"    planmesh --user ada gates approve plan approve --digest {opened.digest[:16]}")
     assert not any("gates approve" in line for line in shown(asked, command=None))
 
