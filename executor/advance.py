@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import assert_never
 
-from planmesh.executor.gates import open_gate
+from planmesh.executor.gates import open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
 from planmesh.schemas.expressions import ExpressionError, holds, parse
@@ -56,12 +56,14 @@ def _settle_now(turn: Turn, name: str) -> None:
         match step:
             case Gate():
                 before = state.steps[name].opened
-                revised = before is not None and state.revision > 1
-                open_gate(turn, step, because="what it had released was revised" if revised else "")
+                if before is None or state.revised is None or before.digest == release_digest(state, name):
+                    open_gate(turn, step)
+                else:
+                    open_gate_again(turn, step, state.revised)
             case Decide():
                 label = _choose(turn, step)
                 if label is None:
-                    _fail_now(turn, name, "no_branch", "no case holds, and there is no `otherwise`")
+                    fail_now(turn, name, "no_branch", "no case holds, and there is no `otherwise`")
                 else:
                     turn.record(events.BranchTaken(step=name, label=label))
             case Check():
@@ -70,7 +72,7 @@ def _settle_now(turn: Turn, name: str) -> None:
                     turn.record(events.BranchTaken(step=name, label="pass" if passed else "fail"))
                 else:
                     message = str(compile_template(step.message).render(turn.names)) if step.message else ""
-                    _fail_now(turn, name, "check_failed", message or f"`{step.condition}` does not hold")
+                    fail_now(turn, name, "check_failed", message or f"`{step.condition}` does not hold")
             case Emit():
                 result = compile_template(step.result).render(turn.names)
                 cancel_all_but(turn, name)
@@ -81,7 +83,7 @@ def _settle_now(turn: Turn, name: str) -> None:
             case _:
                 assert_never(step)
     except ExpressionError as error:
-        _fail_now(turn, name, "expression", str(error))
+        fail_now(turn, name, "expression", str(error))
 
 
 def _choose(turn: Turn, step: Decide) -> str | None:
@@ -91,7 +93,8 @@ def _choose(turn: Turn, step: Decide) -> str | None:
     return step.otherwise
 
 
-def _fail_now(turn: Turn, name: str, code: str, message: str) -> None:
+def fail_now(turn: Turn, name: str, code: str, message: str) -> None:
+    """A step that takes no room cannot be settled."""
     attempt = turn.state.steps[name].attempt + 1
     failure = Failure(code=code, message=message, retryable=False)
     turn.record(events.StepFailed(step=name, attempt=attempt, failure=failure))
@@ -168,6 +171,6 @@ def _trouble(state: PlanState, name: str) -> str:
     step = state.steps[name]
     if step.failure is not None and step.status is StepStatus.FAILED:
         return f"{name} failed ({step.failure.code}): {step.failure.message[:200]}"
-    if step.held:
-        return f"{name} is paused" + (f": {step.reason[:200]}" if step.reason else "")
+    if step.hold is not None:
+        return f"{step.hold.by} has paused {name}" + (f": {step.hold.reason[:200]}" if step.hold.reason else "")
     return f"{name} is {step.status}" + (f": {step.reason[:200]}" if step.reason else "")

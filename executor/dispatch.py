@@ -6,8 +6,8 @@ delivery is late or repeated, the log is read first.
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import structlog
@@ -18,7 +18,8 @@ from planmesh.errors import Poison
 from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.plans import Plans
-from planmesh.executor.revision import may_change
+from planmesh.executor.revision import wanted
+from planmesh.executor.timers import utc_now
 from planmesh.schemas import codec, events, goals, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportUnfit
@@ -29,7 +30,7 @@ from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, canonical
 from planmesh.schemas.plan import Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, apply
 from planmesh.schemas.tracing import attempt_traceparent
-from planmesh.schemas.work import Failure, PlannerWork, Signal, StepWork, TimerWork
+from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
 
 SERVICE: Final = "executor"
 OUTCOME_BYTES: Final = 1024 * 1024  # a result up to this size travels in the outcome: submitters cannot fetch blobs
@@ -50,13 +51,20 @@ class Dispatcher:
     """
 
     def __init__(
-        self, core: Connection, agents: Connection, event_log: EventLog, blobs: BlobStore, plans: Plans
+        self,
+        core: Connection,
+        agents: Connection,
+        event_log: EventLog,
+        blobs: BlobStore,
+        plans: Plans,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._core = core
         self._agents = agents
         self._log = event_log
         self._blobs = blobs
         self._plans = plans
+        self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take_commits(self, commits: Subscription) -> None:
@@ -79,7 +87,7 @@ class Dispatcher:
             log.error("log.junk", subject=message.subject, sequence=message.sequence, error=str(error))
             message.ack()
             return
-        late = message.num_delivered > 1 or (datetime.now(UTC) - commit.at).total_seconds() > _LATE_S
+        late = message.num_delivered > 1 or (self._clock() - commit.at).total_seconds() > _LATE_S
         recorded = None if late else self._known(message, commit)
         if recorded is not None:
             try:
@@ -186,8 +194,8 @@ class Dispatcher:
         event: events.StepDispatched,
         blobs: Mapping[str, object],
     ) -> "asyncio.Future[Ack] | None":
-        step, task = state.steps[event.step], state.graph.steps[event.step]
-        if step.status is not StepStatus.DISPATCHED or step.attempt != event.attempt:
+        step, task = state.steps.get(event.step), state.graph.steps.get(event.step)
+        if step is None or step.status is not StepStatus.DISPATCHED or step.attempt != event.attempt:
             return None
         assert isinstance(task, Task)  # only tasks are dispatched
         try:
@@ -248,7 +256,8 @@ class Dispatcher:
         purpose: Any,
         due_at: datetime,
     ) -> "asyncio.Future[Ack] | None":
-        if state.steps[step].status is not StepStatus.WAITING:
+        waiting = state.steps.get(step)  # a revision may have taken it out
+        if waiting is None or waiting.status is not StepStatus.WAITING:
             return None
         timer = TimerWork(
             space=commit.space, plan=commit.plan, step=step, attempt=attempt, purpose=purpose, due_at=due_at
@@ -262,24 +271,9 @@ class Dispatcher:
     ) -> "asyncio.Future[Ack] | None":
         if event.request not in state.requests:
             return None
-        running = (name for name, step in state.steps.items() if step.status is StepStatus.DISPATCHED)
-        work = PlannerWork(
-            space=commit.space,
-            plan=commit.plan,
-            request=event.request,
-            kind=event.kind,
-            by=event.by,
-            current=state.plan,
-            kept=tuple(name for name in state.graph.steps if not may_change(state, name)),
-            document=event.document,
-            instruction=event.instruction,
-            step=event.step,
-            agent=event.agent,
-            inputs=event.inputs,
-            cancellable=tuple(running) if event.cancel_running else (),
-        )
+        work = encode(wanted(state, event))
         return self._core.publish_soon(
-            subjects.planner_work(commit.address), encode(work), message_id=_message_id(commit, index)
+            subjects.planner_work(commit.address), work, message_id=_message_id(commit, index)
         )
 
     def _announce(self, commit: Commit, index: int, outcome: OutcomeBase) -> "asyncio.Future[Ack]":
@@ -289,7 +283,8 @@ class Dispatcher:
 
     async def _take_back(self, state: PlanState, commit: Commit, steps: tuple[str, ...]) -> None:
         """Take back what nobody has begun, and tell whoever has begun: a hint, so it is said three times."""
-        begun = [(name, step) for name in steps if (step := state.steps[name]).agent and not step.worker]
+        gone = [(name, state.steps.get(name) or state.superseded.get(name)) for name in steps]
+        begun = [(name, step) for name, step in gone if step is not None and step.agent and not step.worker]
         for name, step in begun:
             work = subjects.agent_work(step.agent, commit.address, name)
             await self._core.request(subjects.purge_work(), encode({"filter": work}))

@@ -5,15 +5,16 @@ from typing import Any
 
 from planmesh.executor.turn import Turn
 from planmesh.schemas.commands import CastVote
-from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, Release, Upstream, VoteCast
+from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
 from planmesh.schemas.plan import Gate, Permissions, Task
-from planmesh.schemas.revision import Change
+from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
+_CHANGES_BYTES = 64 * 1024
 
 
 def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, ...] = ()) -> None:
@@ -46,6 +47,15 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             changes=changes,
         )
     )
+
+
+def open_gate_again(turn: Turn, gate: Gate, revised: PlanRevised) -> None:
+    """Let *gate* ask again because of a revision, with the reviser's own words and what has changed.
+
+    Raises: as for `open_gate`.
+    """
+    because = f"{revised.by} has revised what it would release" + (f": {revised.reason}" if revised.reason else "")
+    open_gate(turn, gate, because[:1_000], abridged(revised.changes[:_MAX_LISTED], _CHANGES_BYTES))
 
 
 def vote(turn: Turn, command: CastVote) -> None:

@@ -67,7 +67,7 @@ def decide(
         case asks.RefuseGoal():
             _refuse_goal(turn, what)
         case asks.StartPlan():
-            _start(turn)
+            _start(turn, what)
         case asks.PausePlan():
             _pause(turn, what)
         case asks.ResumePlan():
@@ -149,11 +149,11 @@ def _same_goal(turn: Turn, goal_digest: str) -> None:
 # --- the plan ----------------------------------------------------------------------------------------------
 
 
-def _start(turn: Turn) -> None:
+def _start(turn: Turn, command: asks.StartPlan) -> None:
     if turn.state.status is not PlanStatus.DRAFT:
         turn.refuse("not_a_draft", f"only a draft can be started; the plan is {turn.state.status}")
         return
-    turn.record(events.PlanStarted(by=turn.by))
+    turn.record(events.PlanStarted(by=turn.by, reason=command.reason))
 
 
 def _pause(turn: Turn, command: asks.PausePlan) -> None:
@@ -194,7 +194,7 @@ def _resume(turn: Turn, command: asks.ResumePlan) -> None:
 
 def _cancel(turn: Turn, command: asks.CancelPlan) -> None:
     if command.step is not None:
-        _cancel_step(turn, command.step)
+        _cancel_step(turn, command.step, command.reason)
     elif not turn.state.exists or turn.state.status in ENDED:
         turn.refuse("ended", f"the plan is {described(turn.state)}")
     else:
@@ -202,7 +202,7 @@ def _cancel(turn: Turn, command: asks.CancelPlan) -> None:
         turn.record(events.PlanCancelled(by=turn.by, reason=command.reason))
 
 
-def _cancel_step(turn: Turn, name: str) -> None:
+def _cancel_step(turn: Turn, name: str, reason: str) -> None:
     """What can only run after a cancelled step can never run: it goes with it."""
     step = turn.state.steps.get(name)
     if step is None or turn.state.status in ENDED:
@@ -210,7 +210,8 @@ def _cancel_step(turn: Turn, name: str) -> None:
     elif step.status in SATISFIED or step.status is StepStatus.CANCELLED:
         turn.refuse("cannot_cancel", f"step {name} is {step.status}", name)
     else:
-        turn.record(events.StepsCancelled(steps=(name, *unsettled(turn.state, turn.state.graph.behind(name)))))
+        steps = (name, *unsettled(turn.state, turn.state.graph.behind(name)))
+        turn.record(events.StepsCancelled(steps=steps, by=turn.by, reason=reason))
 
 
 # --- steps -------------------------------------------------------------------------------------------------
@@ -318,6 +319,10 @@ def _retry(turn: Turn, command: asks.RetryStep) -> None:
     elif command.agent is not None or command.inputs is not None:
         if not isinstance(turn.state.graph.steps[command.step], Task):
             turn.refuse("not_a_task", f"step {command.step} has no agent and no inputs to change", command.step)
+            return
+        if step.status is StepStatus.OUTCOME_UNKNOWN:
+            reason = f"step {command.step} may have been done as it was; say first whether it was (resolve)"
+            turn.refuse("outcome_unknown", reason, command.step)
             return
         turn.record(
             events.RevisionRequested(

@@ -4,19 +4,31 @@ Someone asks (`revise`, `redirect`, or a retry with other inputs or another agen
 is checked and completed, or with what is wrong; then it is carried out on the state of that moment, or refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
 
-from planmesh.executor.gates import is_open, may_answer, open_gate, release_digest
+from planmesh.executor.advance import fail_now
+from planmesh.executor.gates import is_open, may_answer, open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
+from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
+from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Gate, Permissions, Plan, Step, Task
-from planmesh.schemas.revision import difference
-from planmesh.schemas.state import CHANGEABLE, ENDED, TROUBLED, Graph, PlanState, StepStatus, open_gates
+from planmesh.schemas.plan import Check, Decide, Gate, Permissions, Plan, Step, Task
+from planmesh.schemas.revision import abridged, difference
+from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_gates
+from planmesh.schemas.work import PlannerWork
+
+REQUEST_BYTES: Final = 7 * 1024 * 1024
+"""The plan and the document that is to take its place: the planner gets both in one message."""
+
+_CHANGES_BYTES: Final = 256 * 1024
+_SAYS_NOTHING: Final = {"label": "", "optional": False, "on_error": "halt"}
+"""What does not change what a step does, by what it is unless given."""
 
 
 def revise(turn: Turn, command: RevisePlan) -> None:
@@ -27,6 +39,10 @@ def revise(turn: Turn, command: RevisePlan) -> None:
         turn.refuse("stale", f"the plan is at revision {turn.state.revision}, not {command.base}")
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a revision takes either a document or an instruction")
+    elif (size_bytes := len(encode(command.document)) + len(encode(turn.state.plan))) > REQUEST_BYTES:
+        turn.refuse(
+            "too_large", f"the plan and the document have {size_bytes:,} bytes; together, {REQUEST_BYTES:,} are allowed"
+        )
     else:
         turn.record(
             RevisionRequested(
@@ -86,38 +102,82 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
     _carry_out(turn, request, command.plan)
 
 
+def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
+    """What the planner has to know to answer *event*, as the plan is now."""
+    running = (name for name, step in state.steps.items() if step.status is StepStatus.DISPATCHED)
+    return PlannerWork(
+        space=state.address.space,
+        plan=state.address.plan,
+        request=event.request,
+        kind=event.kind,
+        by=event.by,
+        current=state.plan,
+        kept=tuple(name for name in state.graph.steps if not may_change(state, name)),
+        document=event.document,
+        instruction=event.instruction,
+        step=event.step,
+        agent=event.agent,
+        inputs=event.inputs,
+        cancellable=tuple(running) if event.cancel_running else (),
+    )
+
+
 def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
     before = turn.state
-    asks_again = to_ask_again(before, revised)
+    asks_again = to_ask_again(before, revised, StepStatus.COMPLETED)
     revised = behind_again(before, revised, asks_again)
+    anew = [*_changed_troubles(before, revised), *to_ask_again(before, revised, StepStatus.REJECTED)]
+    if request.kind == "retry":
+        anew.append(request.step)
     changes = difference(before.plan, revised)
     kept = {step.name for step in revised.steps}
     running = tuple(
         name for name, step in before.steps.items() if name not in kept and step.status is StepStatus.DISPATCHED
     )
     if running:
-        turn.record(events.StepsCancelled(steps=tuple(sorted(running))))
-    turn.record(
-        events.PlanRevised(
-            revision=before.revision + 1,
-            request=request.request,
-            by=request.by,
-            reason=request.reason or request.instruction[:1_000],
-            plan=revised,
-            changes=changes,
-            asks_again=asks_again,
-        )
+        why = request.reason or "a revision leaves it out"
+        turn.record(events.StepsCancelled(steps=tuple(sorted(running)), by=request.by, reason=why))
+    event = events.PlanRevised(
+        revision=before.revision + 1,
+        request=request.request,
+        by=request.by,
+        reason=request.reason or request.instruction[:1_000],
+        plan=revised,
+        changes=abridged(changes, _CHANGES_BYTES),
+        asks_again=asks_again,
     )
-    if request.kind == "retry" and turn.state.steps[request.step].status in TROUBLED:
-        turn.record(events.StepReopened(step=request.step, by=request.by, reason=request.reason))
-    said = request.instruction or request.reason
-    why = f"{request.by} has revised what it would release" + (f": {said}" if said else "")
+    turn.record(event)
+    for name in dict.fromkeys(anew):
+        if turn.state.steps[name].status in (StepStatus.FAILED, StepStatus.REJECTED):
+            turn.record(events.StepReopened(step=name, by=request.by, reason=request.reason))
     for name in open_gates(turn.state):
         gate, opened = turn.state.graph.steps[name], turn.state.steps[name].opened
         assert isinstance(gate, Gate)  # `open_gates` lists nothing else
         assert opened is not None
         if name == request.step or opened.digest != release_digest(turn.state, name):
-            open_gate(turn, gate, because=why[:1_000], changes=changes)
+            try:
+                open_gate_again(turn, gate, event)
+            except ExpressionError as error:
+                fail_now(turn, name, "expression", str(error))
+                if turn.state.status in ENDED:
+                    return
+
+
+def _changed_troubles(state: PlanState, revised: Plan) -> Iterator[str]:
+    """The failed and rejected steps that are to do something else now: they begin anew."""
+    for step in revised.steps:
+        before = state.graph.steps.get(step.name)
+        if (
+            before is not None
+            and state.steps[step.name].status in (StepStatus.FAILED, StepStatus.REJECTED)
+            and _what_it_does(before) != _what_it_does(step)
+        ):
+            yield step.name
+
+
+def _what_it_does(step: Step) -> Step:
+    unsaid = {field: value for field, value in _SAYS_NOTHING.items() if field in step.__struct_fields__}
+    return msgspec.structs.replace(step, **unsaid)
 
 
 def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_planner: bool) -> tuple[Problem, ...]:
@@ -126,15 +186,11 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
     Args:
         by_planner: Whether the planner wrote it by itself: then it may not loosen a gate or widen a permission.
     """
-    problems = list(_started_steps_changed(state, request, revised))
     if request.base != state.revision:
-        problems.append(
-            Problem(
-                code="stale",
-                message=f"it was made against revision {request.base}, and the plan is at {state.revision}",
-                hint=f"planmesh show {state.address.plan}, and revise again",
-            )
-        )
+        message = f"it was made against revision {request.base}, and the plan is at {state.revision}"
+        hint = f"planmesh show {state.address.plan}, and revise again"
+        return (Problem(code="stale", message=message, hint=hint),)
+    problems = [*_started_steps_changed(state, request, revised), *_never_reached(state, revised)]
     if by_planner:
         problems += _loosened(state, revised)
     return tuple(problems)
@@ -146,15 +202,16 @@ def may_change(state: PlanState, name: str) -> bool:
     return step.status in CHANGEABLE or (step.status is StepStatus.WAITING and step.opened is not None)
 
 
-def to_ask_again(state: PlanState, revised: Plan) -> tuple[str, ...]:
-    """The approved gates behind which there is now something to start that nobody has approved."""
+def to_ask_again(state: PlanState, revised: Plan, status: StepStatus) -> tuple[str, ...]:
+    """The gates in *status* (approved, or rejected) behind which there is now something to start that nobody has
+    judged."""
     graph = Graph.of(revised)
     return tuple(
         name
         for name, step in graph.steps.items()
         if isinstance(step, Gate)
         and name in state.steps
-        and state.steps[name].status is StepStatus.COMPLETED
+        and state.steps[name].status is status
         and any(_is_news(state, graph, name, behind) for behind in graph.behind(name))
     )
 
@@ -198,10 +255,13 @@ def _started_steps_changed(state: PlanState, request: RevisionRequested, revised
         status = state.steps[name].status
         if name not in new:
             if not (status is StepStatus.DISPATCHED and request.cancel_running):
-                hint = "cancel it with --cancel-running" if status is StepStatus.DISPATCHED else ""
-                yield Problem(
-                    code="started", message=f"step {name} is {status}, and the revision leaves it out", hint=hint
-                )
+                hints = {
+                    StepStatus.DISPATCHED: "cancel it with --cancel-running",
+                    StepStatus.WAITING: "it waits for its next attempt: cancel it first",
+                    StepStatus.OUTCOME_UNKNOWN: "say first whether it was done (resolve)",
+                }
+                message = f"step {name} is {status}, and the revision leaves it out"
+                yield Problem(code="started", message=message, hint=hints.get(status, ""))
         elif new[name][1] != step:
             yield Problem(
                 code="started",
@@ -209,6 +269,22 @@ def _started_steps_changed(state: PlanState, request: RevisionRequested, revised
                 message=f"step {name} is {status}, and cannot change any more",
                 hint="leave it as it is, and add a step with another name",
             )
+
+
+def _never_reached(state: PlanState, revised: Plan) -> Iterator[Problem]:
+    """What would wait for ever, because it needs what was cancelled."""
+    graph = Graph.of(revised)
+    for index, name in enumerate(graph.steps):
+        if name in state.steps and state.steps[name].status is StepStatus.CANCELLED:
+            continue
+        for need in graph.needs[name]:
+            if need in state.steps and state.steps[need].status is StepStatus.CANCELLED:
+                yield Problem(
+                    code="never",
+                    pointer=f"/steps/{index}/after",
+                    message=f"step {name} needs step {need}, which was cancelled, and would never begin",
+                    hint="let it need something else, or add the cancelled step again under another name",
+                )
 
 
 def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
@@ -231,9 +307,23 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
         around += [step for step in changed if step not in is_behind and step not in state.graph.steps]
         for step in sorted(around):
             yield Problem(code="loosens", message=f"step {step} goes around gate {name}, which nobody has decided")
+        for step in sorted(_steering(state.graph, graph, changed) - is_behind):
+            if name in state.graph.behind(step):
+                message = f"step {step} decides whether gate {name} is asked, which nobody has decided"
+                yield Problem(code="loosens", message=message)
     for name in sorted(changed & state.graph.steps.keys()):
         if _is_wider(state.graph.steps[name], graph.steps[name]):
             yield Problem(code="loosens", message=f"step {name} is given permissions that it did not have")
+
+
+def _steering(old: Graph, new: Graph, changed: Iterable[str]) -> set[str]:
+    """The steps that choose another branch than before, or lie on another one."""
+    return {
+        name
+        for name in {*changed, *(old.steps.keys() - new.steps.keys())} & old.steps.keys()
+        if isinstance(old.steps[name], Decide | Check)
+        or (name in new.steps and old.steps[name].branch != new.steps[name].branch)
+    }
 
 
 def _is_weaker(old: Gate, new: Gate) -> bool:
@@ -243,6 +333,11 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
         or (old.four_eyes and not new.four_eyes)
         or (old.require_reason and not new.require_reason)
         or (new.optional and not old.optional)
+        or not set(old.show) <= set(new.show)
+        # Where nothing that it needs is taken, a gate is not asked at all.
+        or old.branch != new.branch
+        or not set(old.after) <= set(new.after)
+        or (not old.after and bool(new.after))
     )
 
 

@@ -4,6 +4,7 @@ A timer is given back with a delay until it is due; then it asks, by command, an
 in memory, so that a restart forgets nothing. The server may deliver early: then it is given back again.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,10 +18,14 @@ from planmesh.schemas.subjects import Address
 _LONGEST_DELAY_S: Final = 3_600.0  # a clock that is set, or a server that forgets a delay, costs no more than this
 
 
-async def handle_timer(core: Connection, message: Message) -> None:
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def handle_timer(core: Connection, message: Message, clock: Callable[[], datetime] = utc_now) -> None:
     """One delivery of a timer: ask if it is due, give it back if not. Raises: DecodeError, Busy."""
     timer = codec.timer_work.decode(message.data)
-    left_s = (timer.due_at - datetime.now(UTC)).total_seconds()
+    left_s = (timer.due_at - clock()).total_seconds()
     if left_s > 0:
         message.nak(min(left_s, _LONGEST_DELAY_S))
         return

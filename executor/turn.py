@@ -67,27 +67,25 @@ def described(state: PlanState) -> str:
 
 
 def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
-    """The verbs that would be carried out now: for the plan, and for *step* if it is named."""
+    """The verbs that would be carried out now: for the plan; or for *step*, if it has one of this name."""
     if not state.exists or state.status in ENDED:
         return ()
     verbs = ["cancel"]
     if state.status is PlanStatus.DRAFT:
         return ("start", *verbs)
     found = state.steps.get(step)
-    held = state.held if found is None else found.held
-    verbs = ["resume" if held else "pause", *verbs, "revise"]
-    if found is not None:
+    if found is None:
+        return ("resume" if state.held else "pause", *verbs, "revise")
+    verbs = ["resume"] if found.held else []
+    if found.status not in SATISFIED and found.status is not StepStatus.CANCELLED:
+        verbs += ["cancel"] if found.held else ["pause", "cancel"]
         if found.status in TROUBLED:
             verbs.append("retry")
         if found.status is StepStatus.OUTCOME_UNKNOWN:
             verbs.append("resolve")
         if found.status is StepStatus.WAITING and found.opened is not None:
             verbs += ["vote", "redirect"]
-        if (
-            state.graph.steps[step].optional
-            and not state.unsettled[step]
-            and found.status not in SATISFIED
-            and found.status not in (StepStatus.DISPATCHED, StepStatus.CANCELLED)
-        ):
+        optional = state.graph.steps[step].optional and not state.unsettled[step]
+        if optional and found.status is not StepStatus.DISPATCHED:
             verbs.append("skip")
-    return tuple(verbs)
+    return (*verbs, "revise")
