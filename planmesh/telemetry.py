@@ -65,10 +65,10 @@ def configure_logging(level: str = "info", format: LogFormat = "auto", service: 
             colors=terminal, exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
         )
         processors.append(renderer)
-        factory = structlog.PrintLoggerFactory(sys.stderr)
+        factory = structlog.PrintLoggerFactory(_StandardError())  # type: ignore[arg-type]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize)]
-        factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
+        factory = structlog.BytesLoggerFactory(_StandardError())  # type: ignore[arg-type]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -90,6 +90,19 @@ def _serialize(event: dict[str, Any], **_settings: Any) -> bytes:
     except ValueError:
         # A lone surrogate, of which a hostile name may consist, is not UTF-8; escaped, it can be written.
         return json.dumps(event, default=repr).encode()
+
+
+class _StandardError:
+    """Standard error as it is when something is written: whoever captures it replaces it, and loggers are kept."""
+
+    def write(self, line: str | bytes) -> None:
+        if isinstance(line, str):
+            sys.stderr.write(line)
+        else:
+            sys.stderr.buffer.write(line)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class _Forward(logging.Handler):
