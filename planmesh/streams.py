@@ -85,7 +85,11 @@ def streams(replicas: int = 1) -> tuple[Stream, ...]:
         _stream(PLANS, ["plans.*.*"], replicas, max_consumers=16, allow_direct=True, deny_delete=True, deny_purge=True),
         _stream(COMMANDS, ["commands.*.*.*.*"], replicas, retention="workqueue", max_consumers=4),
         _stream(
-            WORK, ["work.agent.*.*.*.*", "work.timer.*.*.*"], replicas, retention="workqueue", max_consumers=10_000
+            WORK,
+            ["work.agent.*.*.*.*", "work.planner.*.*", "work.timer.*.*.*"],
+            replicas,
+            retention="workqueue",
+            max_consumers=10_000,
         ),
         _stream(OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, allow_direct=True, max_age=30 * _DAY_NS),
         # A blob's subject is its digest: whoever stores it again learns that it is there.
