@@ -56,6 +56,7 @@ class PlanStarted(Event, frozen=True, kw_only=True, tag="plan.started"):
     """draft -> running"""
 
     by: str
+    reason: str = ""
 
 
 class PlanWaiting(Event, frozen=True, kw_only=True, tag="plan.waiting"):
@@ -213,9 +214,12 @@ class StepResumed(Event, frozen=True, kw_only=True, tag="step.resumed"):
 
 
 class StepsCancelled(Event, frozen=True, kw_only=True, tag="steps.cancelled"):
-    """pending | dispatched | waiting | failed | outcome_unknown | rejected -> cancelled"""
+    """pending | dispatched | waiting | paused | failed | outcome_unknown | rejected -> cancelled"""
 
     steps: tuple[str, ...]
+    by: str = ""
+    """The person who asked for it; empty where it follows from how the plan ends."""
+    reason: str = ""
 
 
 # --- gates -------------------------------------------------------------------------------------------------

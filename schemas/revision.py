@@ -24,6 +24,13 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     fields: tuple[FieldChange, ...] = ()
 
 
+def abridged(changes: tuple[Change, ...], most_bytes: int) -> tuple[Change, ...]:
+    """*changes*, without their fields if those take more than *most_bytes*: the plans themselves say what they are."""
+    if len(msgspec.json.encode(changes)) <= most_bytes:
+        return changes
+    return tuple(Change(step=change.step, kind=change.kind) for change in changes)
+
+
 def difference(before: Plan, after: Plan) -> tuple[Change, ...]:
     """What has to be done to *before* to make it *after*: the plan first, then its steps in the order of *after*,
     then what was removed. Steps are matched by name."""

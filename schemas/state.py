@@ -23,6 +23,7 @@ from planmesh.schemas.events import (
     PlanRefused,
     PlanRevised,
     RevisionRequested,
+    StepPaused,
 )
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
@@ -81,7 +82,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         agent: Who was asked, at the last dispatch.
         label: The branch that a `decide` or `check` took.
         votes: Who has approved in this round.
-        held: Somebody has paused it: what is behind it waits, even once it is settled.
+        hold: Who has paused it, and why: what is behind it waits, even once it is settled.
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -95,12 +96,16 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     retry_at: datetime | None = None
     opened: GateOpened | None = None
     votes: tuple[str, ...] = ()
-    held: bool = False
+    hold: StepPaused | None = None
     overdue: bool = False
     started_at: datetime | None = None
     duration_s: float | None = None
     worker: str = ""
     version: str = ""
+
+    @property
+    def held(self) -> bool:
+        return self.hold is not None
 
 
 FRESH: Final = StepState()
@@ -188,6 +193,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
         held_steps: The steps that a person has paused.
         revision: The number of the revision that is in force; 1 is the plan as it was created.
         requests: Revisions that were asked for and are not answered, by the id of the command.
+        revised: The revision in force, unless it is the first.
         superseded: Steps that a revision has taken out, with the state that they had.
     """
 
@@ -215,6 +221,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     held_steps: tuple[str, ...] = ()
     revision: int = 0
     requests: Map[str, RevisionRequested] = Map()
+    revised: PlanRevised | None = None
     superseded: Map[str, StepState] = Map()
     outcome: str = ""
     result: Payload = NOTHING
@@ -324,6 +331,10 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 since=at,
                 retry_at=None,
                 failure=None,
+                started_at=None,
+                duration_s=None,
+                worker="",
+                version="",
             )
             ready = state.ready
             ready = ready[1:] if ready and ready[0] == event.step else _without(ready, event.step)
@@ -405,7 +416,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 worker=event.worker,
             )
         case events.StepReopened():
-            status = StepStatus.PAUSED if state.steps[event.step].held else StepStatus.PENDING
+            status = _at_the_beginning(state.steps[event.step])
             return _unblock(_move(state, event.step, at, status=status, retry_at=None, reason=event.reason), event.step)
         case events.StepSkipped():
             return _settle(state, event.step, at, status=StepStatus.SKIPPED, output=NOTHING, reason=event.reason)
@@ -422,15 +433,14 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 failure=None,
             )
         case events.StepPaused():
-            status = state.steps[event.step].status
-            if status is StepStatus.PENDING:
-                status = StepStatus.PAUSED
-            state = _move(state, event.step, at, status=status, held=True)
-            return _replace(state, held_steps=(*state.held_steps, event.step))
+            state = _replace(state, held_steps=(*state.held_steps, event.step))
+            if state.steps[event.step].status is StepStatus.PENDING:
+                return _move(state, event.step, at, status=StepStatus.PAUSED, hold=event)
+            return _patch(state, event.step, at, hold=event)
         case events.StepResumed():
             return _resumed(state, event.step, at)
         case events.StepsCancelled():
-            return _cancelled(state, event.steps, at)
+            return _cancelled(state, event, at)
         case events.GateOpened():
             return _move(
                 state,
@@ -551,14 +561,14 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
     )
 
 
-def _cancelled(state: PlanState, names: tuple[str, ...], at: datetime) -> PlanState:
-    gone = frozenset(names)
+def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> PlanState:
+    gone = frozenset(event.steps)
     steps = state.steps.mutate()
     running = state.running
-    for name in names:
+    for name in event.steps:
         before = steps[name]
         running -= before.status is StepStatus.DISPATCHED
-        steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at, held=False)
+        steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at, hold=None, reason=event.reason)
     return _replace(
         state,
         steps=steps.finish(),
@@ -581,35 +591,34 @@ def _settle(state: PlanState, name: str, at: datetime, *, status: StepStatus, **
 def _release(state: PlanState, name: str) -> PlanState:
     """A step is settled: let those behind it know."""
     freed: list[str] = []
-    unsettled = state.unsettled
+    unsettled = state.unsettled.mutate()
     for behind in state.graph.successors[name]:
         left = unsettled[behind] - 1
-        unsettled = unsettled.set(behind, left)
+        unsettled[behind] = left
         if left == 0:
             freed.append(behind)
-    state = _replace(state, unsettled=unsettled)
-    for behind in freed:
-        state = _unblock(state, behind)
-    return state
+    return _unblock(_replace(state, unsettled=unsettled.finish()), *freed)
 
 
-def _unblock(state: PlanState, name: str) -> PlanState:
-    """A step has nothing left to wait for: queue it."""
-    step = state.steps[name]
-    if step.status is not StepStatus.PENDING or step.held or state.unsettled[name]:
+def _unblock(state: PlanState, *names: str) -> PlanState:
+    """These steps may have nothing left to wait for: queue those that have not."""
+    ready: list[str] = []
+    immediate: list[str] = []
+    for name in names:
+        if state.steps[name].status is StepStatus.PENDING and not state.unsettled[name]:
+            is_task = isinstance(state.graph.steps[name], Task) and taken(state, name)
+            (ready if is_task else immediate).append(name)
+    if not ready and not immediate:
         return state
-    if isinstance(state.graph.steps[name], Task) and taken(state, name):
-        return _replace(state, ready=(*state.ready, name))
-    return _replace(state, immediate=(*state.immediate, name))
+    return _replace(state, ready=(*state.ready, *ready), immediate=(*state.immediate, *immediate))
 
 
 def _resumed(state: PlanState, name: str, at: datetime) -> PlanState:
-    status = state.steps[name].status
-    if status is StepStatus.PAUSED:
-        status = StepStatus.PENDING
-    state = _move(state, name, at, status=status, held=False)
     state = _replace(state, held_steps=_without(state.held_steps, name))
-    return _release(state, name) if status in SATISFIED else _unblock(state, name)
+    if state.steps[name].status is StepStatus.PAUSED:
+        return _unblock(_move(state, name, at, status=StepStatus.PENDING, hold=None), name)
+    state = _patch(state, name, at, hold=None)
+    return _release(state, name) if state.steps[name].status in SATISFIED else state
 
 
 def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
@@ -631,19 +640,27 @@ def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
 
 def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
     graph = Graph.of(event.plan)
-    steps = {name: state.steps.get(name, FRESH) for name in graph.steps}
+    steps = {name: _carried(state, step) for name, step in graph.steps.items()}
     for gate in event.asks_again:
-        before = steps[gate]
-        steps[gate] = StepState(attempt=before.attempt, opened=before.opened, since=at, held=before.held)
+        steps[gate] = _closed_again(steps[gate], at)
+    settled = _settled(steps)
+    for name, step in steps.items():
+        # A gate that is open, and has to wait for more than before.
+        if step.status is StepStatus.WAITING and step.opened is not None and not settled.issuperset(graph.needs[name]):
+            steps[name] = _closed_again(step, at)
     superseded = state.superseded.mutate()
     for name, step in state.steps.items():
         if name not in steps:
             superseded[name] = _replace(step, status=StepStatus.SUPERSEDED, since=at)
+    for name in steps:
+        if name in state.superseded:
+            del superseded[name]
     return counted(
         _replace(
             state,
             document=event.plan,
             revision=event.revision,
+            revised=event,
             requests=_answered(state, event.request),
             graph=graph,
             updated_at=at,
@@ -653,6 +670,35 @@ def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
     )
 
 
+def _carried(state: PlanState, step: Step) -> StepState:
+    """What a step of a revision begins with.
+
+    Attempts are counted on for a step that was there before under this name, and is another one now: what comes late
+    of the old one must not be taken for news of the new one.
+    """
+    before = state.steps.get(step.name)
+    if before is None:
+        gone = state.superseded.get(step.name)
+        return FRESH if gone is None else StepState(attempt=gone.attempt)
+    if type(step) is type(state.graph.steps[step.name]):
+        return before
+    return StepState(status=_at_the_beginning(before), attempt=before.attempt, hold=before.hold)
+
+
+def _closed_again(gate: StepState, at: datetime) -> StepState:
+    """A gate that has to ask once more, as soon as all that it needs is settled."""
+    return StepState(status=_at_the_beginning(gate), attempt=gate.attempt, opened=gate.opened, since=at, hold=gate.hold)
+
+
+def _at_the_beginning(step: StepState) -> StepStatus:
+    return StepStatus.PAUSED if step.held else StepStatus.PENDING
+
+
+def _settled(steps: Mapping[str, StepState]) -> set[str]:
+    """What lets the steps behind go on."""
+    return {name for name, step in steps.items() if step.status in SATISFIED and not step.held}
+
+
 def _answered(state: PlanState, request: str) -> Map[str, RevisionRequested]:
     return state.requests.delete(request) if request in state.requests else state.requests
 
@@ -660,7 +706,7 @@ def _answered(state: PlanState, request: str) -> Map[str, RevisionRequested]:
 def counted(state: PlanState) -> PlanState:
     """The state with everything that is counted as it goes counted afresh, from the steps alone."""
     steps, graph = state.steps, state.graph
-    settled = {name for name, step in steps.items() if step.status in SATISFIED and not step.held}
+    settled = _settled(steps)
     unsettled = {name: sum(need not in settled for need in needs) for name, needs in graph.needs.items()}
     state = _replace(state, unsettled=Map(unsettled))
     queues: dict[str, list[str]] = {"ready": [], "immediate": [], "waiting": [], "troubled": [], "held_steps": []}
