@@ -218,7 +218,8 @@ def holds(expression: Expression, names: Names) -> bool:
 def unknown_names(expression: Expression, known: Collection[str]) -> list[ExpressionError]:
     """Return an error for each name that *expression* reads and that is not among *known*, where it stands first."""
     unknown = {read.path[0]: read.position for read in reversed(expression._reads) if read.path[0] not in known}
-    return [_unknown_name(name, known, at, expression.text) for name, at in reversed(unknown.items())]
+    in_order = sorted(unknown, key=lambda name: unknown[name])
+    return [_unknown_name(name, known, unknown[name], expression.text) for name in in_order]
 
 
 def is_name(text: str) -> bool:

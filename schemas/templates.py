@@ -247,7 +247,7 @@ class _Reader:
                 break
             if between := "".join(literal):
                 parts.append(between)
-                literal = []
+            literal.clear()
             hole = self.hole(text, position, end)
             if hole is not None:
                 parts.append(hole)

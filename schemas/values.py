@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NamedTuple
 
 MAX_WORK: Final = 100_000
 """Of one evaluation. A unit is one item looked at, or 32 to 1,024 characters, whichever costs about the same."""
@@ -25,7 +25,10 @@ MAX_INTEGER: Final = 2**63 - 1
 # Types are compared as they are, subclasses left out: what a JSON decoder gives has no behaviour of its own.
 SIMPLE: Final = frozenset({type(None), bool, int, str})
 """Kinds of value that need no second look. (A float might be infinite.)"""
+_FLAT: Final = SIMPLE - {str}
 NUMBERS: Final = frozenset({int, float})
+
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 # Characters to a unit of work, so that a unit costs about a tenth of a microsecond whatever it is spent on.
 _COMPARED: Final = 1_024
@@ -137,16 +140,16 @@ def text_of(value: object) -> str:
     """Return *value* as it reads inside a text: a text as it is, anything else as compact JSON.
 
     Raises:
-        ExpressionError: It is not a JSON value.
+        ExpressionError: It is not a JSON value, or is larger than `MAX_VALUE_CHARACTERS`.
         NeedsBlob: There is something `Unloaded` in it.
     """
     if type(value) is str:
         return value
+    size_of(value)
     try:
         return _JSON.encode(value)
-    except ExpressionError:
-        raise
-    except (TypeError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
+        # Digits by the thousand in an integer, or lists by the thousand in a list: no JSON decoder passes them.
         raise not_json() from None
 
 
@@ -170,7 +173,11 @@ def size_of(value: object) -> int:
             waiting.extend(value.values())
         elif type(value) is list or type(value) is tuple:
             size += 1 + len(value)
-            waiting.extend(value)
+            # A long list is mostly of one kind: of numbers, it needs no second look.
+            if set(map(type, value)) <= _FLAT:
+                size += len(value)
+            else:
+                waiting.extend(value)
         elif type(value) is float:
             if not math.isfinite(value):
                 raise not_json()
@@ -547,7 +554,7 @@ def not_json(at: int = 0) -> ExpressionError:
 
 
 def _number_too_large(at: int) -> ExpressionError:
-    return ExpressionError("_number_too_large", "the result is not within 64 bits, or not finite", at)
+    return ExpressionError("number_too_large", "the result is not within 64 bits, or not finite", at)
 
 
 def _text_too_large(at: int) -> ExpressionError:
@@ -587,15 +594,6 @@ def nearest(name: str, known: Iterable[object]) -> str:
     candidates = [other for other in islice(known, 512) if type(other) is str and abs(len(other) - len(name)) <= 8]
     near = get_close_matches(name, candidates, n=1) if len(name) <= 64 else []
     return f"did you mean {near[0]}?" if near else ""
-
-
-def _refuse(value: object) -> NoReturn:
-    if type(value) is Unloaded:
-        raise NeedsBlob(value)
-    raise not_json()
-
-
-_JSON: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_refuse)
 
 
 def counted(number: int, noun: str) -> str:
