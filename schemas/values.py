@@ -591,7 +591,7 @@ def no_element(value: object, key: object, at: int, constant: bool) -> Expressio
 
 def nearest(name: str, known: Iterable[object]) -> str:
     """Return a hint with the nearest of the first few hundred *known* names, or nothing."""
-    candidates = [other for other in islice(known, 512) if type(other) is str and abs(len(other) - len(name)) <= 8]
+    candidates = [other for other in islice(known, 256) if type(other) is str and abs(len(other) - len(name)) <= 3]
     near = get_close_matches(name, candidates, n=1) if len(name) <= 64 else []
     return f"did you mean {near[0]}?" if near else ""
 
