@@ -19,7 +19,6 @@ from planmesh.schemas.work import AgentDescription
 from planmesh.telemetry import configure_logging
 from planmesh.testing import MeshServer
 
-
 HOSTILE = "\x1b[2J\u202e"
 
 
