@@ -22,6 +22,7 @@ from planmesh.schemas.state import (
     taken,
 )
 from planmesh.schemas.templates import compile_template
+from planmesh.schemas.values import text_of
 from planmesh.schemas.work import Failure
 
 
@@ -71,7 +72,7 @@ def _settle_now(turn: Turn, name: str) -> None:
                 if passed or step.on_fail == "continue":
                     turn.record(events.BranchTaken(step=name, label="pass" if passed else "fail"))
                 else:
-                    message = str(compile_template(step.message).render(turn.names)) if step.message else ""
+                    message = text_of(compile_template(step.message).render(turn.names)) if step.message else ""
                     fail_now(turn, name, "check_failed", message or f"`{step.condition}` does not hold")
             case Emit():
                 result = compile_template(step.result).render(turn.names)

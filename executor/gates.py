@@ -12,6 +12,7 @@ from planmesh.schemas.plan import Gate, Permissions, Task
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
+from planmesh.schemas.values import text_of
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 _CHANGES_BYTES = 64 * 1024
@@ -37,7 +38,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             digest=release_digest(state, gate.name),
             reviewers=gate.reviewers,
             quorum=gate.quorum,
-            prompt=str(compile_template(gate.prompt).render(names)) if gate.prompt else "",
+            prompt=text_of(compile_template(gate.prompt).render(names)) if gate.prompt else "",
             shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
             releases=tuple(_release(state, name) for name in state.graph.successors[gate.name][:_MAX_LISTED]),
