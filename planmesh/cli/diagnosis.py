@@ -218,7 +218,7 @@ def _auditor(position: PositionAnswer | PlanmeshError) -> Finding:
         return Finding(
             what="queries",
             level="bad",
-            found=one_line(str(position), 200),
+            found="no auditor answers" if isinstance(position, Busy) else one_line(str(position), 200),
             advice="lists and histories need the auditor; `planmesh show PLAN --from-log` does not",
         )
     if position.skipped:
