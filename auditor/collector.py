@@ -72,8 +72,8 @@ class Collector:
         if not dropped and self.dropped:
             log.warning("spans.dropping", endpoint=self._endpoint, waiting=self._capacity)
 
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Send what waits, as far as that goes in *timeout_s*; then end."""
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Send what waits, as far as that goes in *timeout_s*; then end, within as much time again."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -1,52 +1,36 @@
 """From the log to rows and spans. Pure: a plan's state and its next commit give what the tables must hold then.
 
 A row is written from the plan's state at the end of a batch of commits, so a step that went through three statuses in
-it costs one statement. `plan_start` and `step_start` are what never changes; `plan_now` and `step_now` the rest.
+it costs one statement. What hardly ever changes (`plan_start`, `plan_document`, `step_start`) is written once, and
+again when a revision changes it; `plan_now` and `step_now` each time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 
 from planmesh.auditor.spans import Span, spans_of, trace_id
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import Commit
+from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
 from planmesh.schemas.plan import Gate, Permissions, Task
-from planmesh.schemas.state import Names, PlanState, StepStatus, evolve, open_gates, sealed
+from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, evolve, open_gates, sealed
 from planmesh.schemas.templates import Template, compile_template
 
 Row = dict[str, Any]
 
 _KEPT_TEMPLATE_BYTES: Final = 4_096
 
-_ENDED: Final = frozenset(StepStatus) - {StepStatus.PENDING, StepStatus.DISPATCHED, StepStatus.WAITING}
+_GOES_ON: Final = frozenset({StepStatus.PENDING, StepStatus.PAUSED, StepStatus.DISPATCHED, StepStatus.WAITING})
 _NOT_REPORTED: Final = frozenset({StepStatus.DISPATCHED, StepStatus.OUTCOME_UNKNOWN})
 """The worker has said nothing of this attempt: what the state holds is of an earlier one."""
 
-_OF_ONE_STEP: Final = frozenset(
-    {
-        events.StepDispatched,
-        events.StepCompleted,
-        events.AttemptEnded,
-        events.StepFailed,
-        events.StepOutcomeUnknown,
-        events.StepReopened,
-        events.StepSkipped,
-        events.StepNotTaken,
-        events.BranchTaken,
-        events.GateOpened,
-        events.VoteCast,
-        events.GateOverdue,
-        events.GateApproved,
-        events.GateRejected,
-    }
-)
+_NAMES_A_STEP: Final = frozenset(kind for kind in get_args(AnyEvent) if "step" in kind.__struct_fields__)
 
 
 class Followed(NamedTuple):
@@ -65,23 +49,21 @@ class Rows(NamedTuple):
 
     Attributes:
         plans: New plans.
-        plan_changes: Of plans that were there; `id` says which.
-        steps: Of new plans.
-        step_changes: Of steps that were there; `plan_id` and `step` say which.
-        step_begins: The same, with `begun_at` and `inputs`.
-        lines: New lines of the log.
+        plan_changes: Columns of plans that were there; `its_id` says which.
+        steps: New steps.
+        step_changes: Columns of steps that were there; `its_plan` and `its_step` say which.
+        gates_gone: `its_plan` and `its_step` of gates that changed, or closed.
         gates: Gates that are open now.
-        gates_gone: `plan_id` and `step` of gates that changed, or closed.
+        lines: New lines of the log.
     """
 
     plans: list[Row]
     plan_changes: list[Row]
     steps: list[Row]
     step_changes: list[Row]
-    step_begins: list[Row]
-    lines: list[Row]
-    gates: list[Row]
     gates_gone: list[Row]
+    gates: list[Row]
+    lines: list[Row]
 
 
 class Batch:
@@ -100,8 +82,10 @@ class Batch:
         self.spans: list[Span] = []
         self._traced = traced
         self._new: set[int] = set()
+        self._revised: dict[int, frozenset[str]] = {}  # with the steps that the tables know
         self._touched: dict[int, dict[str, None]] = {}
         self._begun: dict[tuple[int, str], Row] = {}
+        self._gone: dict[tuple[int, str], Row] = {}
         self._lines: list[Row] = []
 
     def add(self, before: Followed, commit: Commit, commit_hash: str, sequence: int) -> Followed:
@@ -117,12 +101,15 @@ class Batch:
         for index, event in enumerate(commit.events):
             after = evolve(state, event, at)
             kind = type(event)
-            if kind in _OF_ONE_STEP:
-                touched[event.step] = None  # type: ignore[union-attr]
+            if kind in _NAMES_A_STEP:
+                name: str = event.step  # type: ignore[union-attr]
+                touched[name] = None
                 if kind is events.StepDispatched or kind is events.GateOpened:
-                    self._begun[plan_id, event.step] = step_begun(after, event.step, at)  # type: ignore[union-attr]
+                    self._begun[plan_id, name] = step_begun(after, name, at)
             elif isinstance(event, events.StepsCancelled):
                 touched.update(dict.fromkeys(event.steps))
+            elif isinstance(event, events.PlanRevised):
+                self._revise(plan_id, state, after)
             if self._traced:
                 self.spans.extend(spans_of(state, event, after, at))
             self._lines.append(line(plan_id, commit, index, sequence))
@@ -131,33 +118,55 @@ class Batch:
         self.followed[plan_id] = followed
         return followed
 
+    def _revise(self, plan_id: int, before: PlanState, after: PlanState) -> None:
+        self._revised.setdefault(plan_id, frozenset(before.steps) | frozenset(before.superseded))
+        for name in before.graph.steps:
+            if name not in after.graph.steps:
+                self._gone[plan_id, name] = step_start(before, name)
+        for name in after.graph.steps:
+            if name not in before.graph.steps:
+                self._begun[plan_id, name] = _NOT_BEGUN  # also if there was one of this name before
+
     def rows(self) -> Rows:
-        rows = Rows([], [], [], [], [], [], [], [])
+        rows = Rows([], [], [], [], [], [], [])
         rows.lines.extend(self._lines)
         for plan_id, (_, state) in self.followed.items():
             if plan_id in self._new:
-                rows.plans.append({**plan_start(plan_id, state), **plan_now(state)})
-                rows.steps.extend(self._new_steps(plan_id, state))
-                rows.gates.extend(gate_row(plan_id, state, name) for name in open_gates(state))
+                rows.plans.append({**plan_start(plan_id, state), **plan_document(state), **plan_now(state)})
+                self._all_steps(rows, plan_id, state, frozenset())
+            elif plan_id in self._revised:
+                rows.plan_changes.append({"its_id": plan_id, **plan_document(state), **plan_now(state)})
+                self._all_steps(rows, plan_id, state, self._revised[plan_id])
             else:
                 rows.plan_changes.append({"its_id": plan_id, **plan_now(state)})
-                self._changes(rows, plan_id, state)
+                self._touched_steps(rows, plan_id, state)
         return rows
 
-    def _new_steps(self, plan_id: int, state: PlanState) -> Iterable[Row]:
-        for position, name in enumerate(state.graph.steps, 1):
-            begun = self._begun.get((plan_id, name), _NOT_BEGUN)
-            yield {**step_start(plan_id, position, state, name), **step_now(state, name), **begun}
-
-    def _changes(self, rows: Rows, plan_id: int, state: PlanState) -> None:
-        for name in self._touched[plan_id]:
-            key: Row = {"its_plan": plan_id, "its_step": name}
-            now = step_now(state, name)
-            begun = self._begun.get((plan_id, name))
-            if begun is None:
-                rows.step_changes.append({**key, **now})
+    def _all_steps(self, rows: Rows, plan_id: int, state: PlanState, known: Container[str]) -> None:
+        """Every step of a plan that is new, or another one than before; those that were taken out come last."""
+        superseded = sorted(state.superseded.items())
+        for position, name in enumerate((*state.graph.steps, *(name for name, _ in superseded)), 1):
+            if position <= len(state.graph.steps):
+                start, now = step_start(state, name), step_now(state.steps[name])
             else:
-                rows.step_begins.append({**key, **now, **begun})
+                start, now = self._gone.get((plan_id, name), {}), step_now(state.superseded[name])
+            row = {"position": position, **start, **now}
+            begun = self._begun.get((plan_id, name))
+            if name in known:
+                key: Row = {"its_plan": plan_id, "its_step": name}
+                rows.step_changes.append({**key, **row, **(begun or {})})
+                rows.gates_gone.append(key)
+            else:
+                rows.steps.append({"plan_id": plan_id, "step": name, **row, **(begun or _NOT_BEGUN)})
+        rows.gates.extend(gate_row(plan_id, state, name) for name in open_gates(state))
+
+    def _touched_steps(self, rows: Rows, plan_id: int, state: PlanState) -> None:
+        for name in self._touched[plan_id]:
+            step = state.steps.get(name)
+            if step is None:
+                continue  # a command that was refused may name anything
+            key: Row = {"its_plan": plan_id, "its_step": name}
+            rows.step_changes.append({**key, **step_now(step), **self._begun.get((plan_id, name), {})})
             if isinstance(state.graph.steps[name], Gate):
                 rows.gates_gone.append(key)
                 if name in state.waiting:
@@ -171,16 +180,24 @@ def plan_start(plan_id: int, state: PlanState) -> Row:
         "id": plan_id,
         "space": state.address.space,
         "plan": state.address.plan,
-        "name": created.plan.name if created is not None else refused.name if refused is not None else "",
         "goal": _text(origin.goal) if origin is not None else "",
         "requester": state.requester,
         "goal_digest": state.goal_digest,
         "trace_id": trace_id(state),
-        "steps": len(state.graph.steps),
         "created_at": state.created_at,
-        "document": created.plan if created is not None else None,
         "inputs": created.inputs if created is not None else None,
         "problems": refused.problems if refused is not None else None,
+    }
+
+
+def plan_document(state: PlanState) -> Row:
+    """What a revision changes."""
+    document, refused = state.document, state.refused
+    return {
+        "name": document.name if document is not None else refused.name if refused is not None else "",
+        "steps": len(state.graph.steps),
+        "revision": state.revision,
+        "document": document,
     }
 
 
@@ -195,6 +212,7 @@ def plan_now(state: PlanState) -> Row:
         "gates": open_gates(state),
         "troubled": state.troubled,
         "held": state.held,
+        "held_steps": state.held_steps,
         "updated_at": state.updated_at,
         "ended_at": state.ended_at,
         "number": state.number,
@@ -203,13 +221,11 @@ def plan_now(state: PlanState) -> Row:
     }
 
 
-def step_start(plan_id: int, position: int, state: PlanState, name: str) -> Row:
+def step_start(state: PlanState, name: str) -> Row:
+    """What only a revision changes."""
     step = state.graph.steps[name]
     task = step if isinstance(step, Task) else None
     return {
-        "plan_id": plan_id,
-        "step": name,
-        "position": position,
         "kind": str(step.__struct_config__.tag),
         "label": step.label,
         "optional": step.optional,
@@ -220,14 +236,14 @@ def step_start(plan_id: int, position: int, state: PlanState, name: str) -> Row:
     }
 
 
-def step_now(state: PlanState, name: str) -> Row:
-    step = state.steps[name]
+def step_now(step: StepState) -> Row:
     status = step.status
     reported = status not in _NOT_REPORTED
     return {
         "status": str(status),
         "since": step.since,
         "attempt": step.attempt,
+        "held": step.held,
         "worker": step.worker if status is not StepStatus.DISPATCHED else "",
         "version": step.version if reported else "",
         "output": step.output,
@@ -237,7 +253,7 @@ def step_now(state: PlanState, name: str) -> Row:
         "votes": step.votes,
         "retry_at": step.retry_at,
         "started_at": _utc(step.started_at) if reported else None,
-        "finished_at": step.since if status in _ENDED else None,
+        "finished_at": None if status in _GOES_ON else step.since,
         "duration_s": step.duration_s if reported else None,
     }
 

@@ -134,6 +134,8 @@ def _plan(row: Row[Any]) -> queries.PlanRow:
         gates=tuple(row.gates),
         troubled=tuple(row.troubled),
         held=row.held,
+        held_steps=tuple(row.held_steps),
+        revision=row.revision,
         created_at=row.created_at,
         updated_at=row.updated_at,
         ended_at=row.ended_at,
@@ -225,6 +227,7 @@ def _step(row: Row[Any], at: Address) -> queries.StepRow:
         needs=tuple(row.needs),
         optional=row.optional,
         attempt=row.attempt,
+        held=row.held,
         agent=row.agent,
         worker=row.worker,
         version=row.version,
@@ -345,8 +348,10 @@ def _gate(row: Row[Any]) -> queries.GateRow:
         upstream=opened.upstream,
         releases=opened.releases,
         behind=opened.behind,
+        because=opened.because,
+        changes=opened.changes,
     )
-    return _fit(gate, {"releases": (), "shown": (), "upstream": (), "prompt": ""})
+    return _fit(gate, {"releases": (), "shown": (), "changes": (), "upstream": (), "prompt": ""})
 
 
 # --- pages -------------------------------------------------------------------------------------------------

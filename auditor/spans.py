@@ -98,6 +98,10 @@ def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime)
                     yield _step_span(before, name, step.attempt, step.since or at, at, gone)
                 else:
                     yield from _gate(before, name, at, "closed")
+        case events.PlanRevised():
+            for name in before.graph.steps:
+                if name not in after.graph.steps:
+                    yield from _gate(before, name, at, "superseded", (event.by,), event.reason)
         case events.PlanRefused():
             yield _root(after, at, "; ".join(problem.message for problem in event.problems[:5]))
         case events.PlanFailed():

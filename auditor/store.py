@@ -6,7 +6,7 @@ SQLite by default: one file, which this process alone writes. Any other database
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -45,7 +45,6 @@ REBUILD: Final = "`python -m planmesh.auditor --rebuild`"
 
 Statement = Insert | Update | Delete
 
-_LOCK_WAIT_S: Final = 5.0
 _READERS: Final = 4
 _ADDRESSES_A_QUERY: Final = 400
 
@@ -60,7 +59,6 @@ _STATEMENTS: Final[dict[str, Statement]] = {
     "plan_changes": update(tables.plans).where(tables.plans.c.id == bindparam("its_id")),
     "steps": insert(tables.steps),
     "step_changes": update(tables.steps).where(_of_the_step(tables.steps)),
-    "step_begins": update(tables.steps).where(_of_the_step(tables.steps)),
     "gates_gone": delete(tables.gates).where(_of_the_step(tables.gates)),
     "gates": insert(tables.gates),
     "lines": insert(tables.log),
@@ -91,12 +89,14 @@ class Database:
 
     Args:
         url: As SQLAlchemy writes it. A SQLite file that is not there is made, readable by its owner only.
+        lock_wait_s: How long to wait for a SQLite file that somebody else has locked.
 
     Raises:
         Unusable: This is no database, its driver is not installed, or the file cannot be made.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, lock_wait_s: float = 5.0) -> None:
+        self._lock_wait_s = lock_wait_s
         try:
             self._url: URL = make_url(url)
             self._dialect = self._url.get_dialect()
@@ -108,6 +108,7 @@ class Database:
         self.shown = self._url.render_as_string(hide_password=True)
         self.path = _file(self._url, self.shown) if self._url.get_backend_name() == "sqlite" else None
         self._opened: tuple[int, int] | None = None
+        self._wal: tuple[int, int] | None = None
         self._engines: dict[str, Engine] = {}
 
     def close(self) -> None:
@@ -138,19 +139,24 @@ class Database:
         """SQLite would go on writing to a file that has been deleted, which nobody could read."""
         if self.path is None:
             return
-        try:
-            found = self.path.stat()
-        except OSError as error:
+        found = _identity(self.path)
+        if found is None:
             raise Busy(
-                f"the database {self.path} is gone ({error.strerror}): put it back; or restart the auditor, which "
-                "makes a new one from the log"
-            ) from None
-        identity = (found.st_dev, found.st_ino)
-        if self._opened is None:
-            self._opened = identity
-        elif self._opened != identity:
+                f"the database {self.path} is gone: put it back; or restart the auditor, which makes a new one from "
+                "the log"
+            )
+        if self._opened is not None and self._opened != found:
             self.close()
+            # What is left of the old file would be taken for changes to the new one.
+            if self._wal is not None and _identity(self._beside("-wal")) == self._wal:
+                self._beside("-wal").unlink(missing_ok=True)
+                self._beside("-shm").unlink(missing_ok=True)
             raise Conflict(f"the database {self.path} has been replaced by another file")
+        self._opened = found
+
+    def _beside(self, suffix: str) -> Path:
+        assert self.path is not None  # whoever calls has looked
+        return self.path.with_name(self.path.name + suffix)
 
     def _engine(self, kind: Literal["read", "write"]) -> Engine:
         engine = self._engines.get(kind)
@@ -181,7 +187,7 @@ class Database:
 
         def connect() -> sqlite3.Connection:
             connection = sqlite3.connect(
-                name, uri=True, timeout=_LOCK_WAIT_S, check_same_thread=False, isolation_level=None
+                name, uri=True, timeout=self._lock_wait_s, check_same_thread=False, isolation_level=None
             )
             # WAL: who reads does not wait for who writes. NORMAL: a power cut may lose the last transactions, rows
             # and position together, and they are read from the log again.
@@ -189,6 +195,8 @@ class Database:
             connection.execute("PRAGMA synchronous=NORMAL")
             if kind == "read":
                 connection.execute("PRAGMA query_only=ON")
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchall()  # now the write-ahead log is there
+            self._wal = _identity(self._beside("-wal"))
             return connection
 
         engine = create_engine(
@@ -237,7 +245,7 @@ class _Prepared:
     """A statement for many rows with the same columns, compiled once: SQLAlchemy's own way costs half as much again
     as the database does."""
 
-    def __init__(self, connection: Connection, statement: Statement, columns: list[str]) -> None:
+    def __init__(self, connection: Connection, statement: Statement, columns: Sequence[str]) -> None:
         dialect = connection.dialect
         compiled = statement.compile(dialect=dialect, column_keys=columns)
         assert isinstance(compiled, SQLCompiler)  # it is SQL
@@ -263,7 +271,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._prepared: dict[str, _Prepared] = {}
+        self._prepared: dict[tuple[str, tuple[str, ...]], _Prepared] = {}
 
     def open(self) -> Position:
         """Make the tables if they are not there; say how far they go.
@@ -312,11 +320,14 @@ class Store:
                     "are not: another auditor writes them, or they were replaced"
                 )
             for name, statement in _STATEMENTS.items():
-                changed: list[Row] = getattr(rows, name)
-                if changed:
-                    if name not in self._prepared:
-                        self._prepared[name] = _Prepared(connection, statement, list(changed[0]))
-                    self._prepared[name].execute(connection, changed)
+                by_columns: dict[tuple[str, ...], list[Row]] = {}
+                for row in getattr(rows, name):
+                    by_columns.setdefault(tuple(row), []).append(row)
+                for columns, changed in by_columns.items():
+                    prepared = self._prepared.get((name, columns))
+                    if prepared is None:
+                        prepared = self._prepared[name, columns] = _Prepared(connection, statement, columns)
+                    prepared.execute(connection, changed)
 
     def ids(self, addresses: list[Address]) -> dict[Address, int]:
         """The ids of those plans that the tables know. Raises: Busy, Conflict, Unusable."""
@@ -329,6 +340,15 @@ class Store:
                 for space, plan, its_id in connection.execute(select(*columns).where(wanted)):
                     found[Address(space, plan)] = its_id
         return {at: found[at] for at in addresses if at in found}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is; None if there is none that can be reached."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _to_json(value: Any) -> str:

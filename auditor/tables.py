@@ -75,6 +75,8 @@ class Plan(_Row, table=True):
     """Gates that are open."""
     troubled: list[str] = Field(sa_type=_Json)
     held: bool
+    held_steps: list[str] = Field(sa_type=_Json)
+    """Steps that somebody has paused."""
     created_at: datetime = Field(sa_type=Utc)
     updated_at: datetime = Field(sa_type=Utc)
     ended_at: datetime | None = Field(sa_type=Utc)
@@ -82,7 +84,9 @@ class Plan(_Row, table=True):
     """Of its last commit."""
     head: str
     """The hash of that."""
+    revision: int
     document: Any = Field(sa_type=_Json, nullable=True)
+    """The revision in force."""
     inputs: Any = Field(sa_type=_Json, nullable=True)
     result: Any = Field(sa_type=_Json, nullable=True)
     problems: Any = Field(sa_type=_Json, nullable=True)
@@ -97,7 +101,7 @@ class Step(_Row, table=True):
     plan_id: int = Field(primary_key=True, sa_type=_Long, foreign_key="plans.id")
     step: str = Field(primary_key=True)
     position: int
-    """In the plan's document, from 1."""
+    """In the plan's document, from 1; steps that a revision has taken out come last."""
     kind: str
     label: str
     optional: bool
@@ -108,6 +112,7 @@ class Step(_Row, table=True):
     status: str
     since: datetime | None = Field(sa_type=Utc)
     attempt: int
+    held: bool
     worker: str
     version: str
     output: Any = Field(sa_type=_Json)

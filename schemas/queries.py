@@ -15,6 +15,7 @@ from planmesh.schemas.events import Cause, Release, Upstream
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Document, Permissions, Plan
+from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.work import Failure
 
@@ -59,7 +60,7 @@ class PlanQuery(Document, frozen=True, kw_only=True):
 
 
 class StepsQuery(Document, frozen=True, kw_only=True):
-    """``query.steps``: the steps of one plan, in the order of its document."""
+    """``query.steps``: the steps of one plan, in the order of its document; then those that a revision took out."""
 
     plan: Id
     space: Id = ""
@@ -127,6 +128,10 @@ class PlanRow(Row, frozen=True, kw_only=True):
     """Steps that failed, were rejected, or whose outcome is unknown."""
     held: bool = False
     """A person has paused it."""
+    held_steps: tuple[str, ...] = ()
+    """Steps that a person has paused."""
+    revision: int = 0
+    """Of the document in force; 1 is the plan as it was created."""
     created_at: datetime
     updated_at: datetime
     ended_at: datetime | None = None
@@ -150,6 +155,8 @@ class StepRow(Row, frozen=True, kw_only=True):
     optional: bool = False
     attempt: int = 0
     """The attempt that is or was in flight; of a gate, the round. 0 before the first."""
+    held: bool = False
+    """A person has paused it: nothing behind it starts."""
     agent: str = ""
     """Of a task that has not begun, the agent that it names."""
     worker: str = ""
@@ -222,6 +229,10 @@ class GateRow(Row, frozen=True, kw_only=True):
     releases: tuple[Release, ...] = ()
     behind: int = 0
     """How many steps stand behind the gate in all."""
+    because: str = ""
+    """Why it asks again."""
+    changes: tuple[Change, ...] = ()
+    """What the revision changed that it asks again for."""
     cut: tuple[str, ...] = ()
 
 

@@ -11,7 +11,7 @@ from planmesh.auditor import tables
 from planmesh.auditor.project import Batch, Followed
 from planmesh.auditor.read import Reader
 from planmesh.auditor.store import Database, Position, Store
-from planmesh.schemas import queries
+from planmesh.schemas import codec, queries
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import GENESIS, Commit, hash_of
 from planmesh.schemas.state import PlanState
@@ -21,13 +21,14 @@ CREATED = "2026-01-01T00:00:00Z"
 
 
 def moved(log: Iterable[tuple[Commit, str]], address: Address) -> list[tuple[Commit, str]]:
-    """The same log as another plan's."""
+    """The same log as another plan's, as a reader of the stream gets it."""
     found: list[tuple[Commit, str]] = []
     previous = GENESIS
     for commit, _ in log:
         commit = msgspec.structs.replace(commit, space=address.space, plan=address.plan, previous=previous)
-        previous = hash_of(encode(commit))
-        found.append((commit, previous))
+        data = encode(commit)
+        previous = hash_of(data)
+        found.append((codec.commit.decode(data), previous))
     return found
 
 
@@ -58,10 +59,13 @@ class Audited:
     def ask(self, question: queries.Question) -> Any:
         return self.reader.answer(question, self.position.sequence)
 
-    def dump(self) -> dict[str, Sequence[tuple[Any, ...]]]:
-        """Everything that the tables hold."""
+    def dump(self, after: int = 0) -> dict[str, Sequence[tuple[Any, ...]]]:
+        """Everything that the tables hold of plans with an id above *after*, and the position."""
+        found = {}
         with self.database.transaction("read") as connection:
-            return {
-                table.name: [tuple(row) for row in connection.execute(select(table).order_by(*table.primary_key))]
-                for table in tables.METADATA.sorted_tables
-            }
+            for table in tables.METADATA.sorted_tables:
+                wanted = select(table).order_by(*table.primary_key)
+                if table is not tables.position:
+                    wanted = wanted.where(next(iter(table.primary_key)) > after)
+                found[table.name] = [tuple(row) for row in connection.execute(wanted)]
+        return found

@@ -1,0 +1,168 @@
+"""Which spans a play of a plan gives: one root, one for each attempt and each wait; the same ones every time."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plays import AGENT, HERE, Play, gate, plan, plans, play_on, task
+
+from planmesh.auditor.project import Batch, Followed
+from planmesh.auditor.spans import Span
+from planmesh.schemas import commands as asks
+from planmesh.schemas import events, tracing
+from planmesh.schemas.events import Commit
+from planmesh.schemas.plan import Case, Decide, Plan, Retry
+from planmesh.schemas.state import ENDED, PlanState, StepStatus
+
+CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def spans_of(log: Iterable[tuple[Commit, str]], traceparent: str | None = None) -> list[Span]:
+    batch, followed = Batch(traced=True), Followed(0, PlanState(address=HERE))
+    for sequence, (commit, commit_hash) in enumerate(log, 1):
+        first = commit.events[0]
+        if traceparent is not None and isinstance(first, events.PlanCreated):
+            created = msgspec.structs.replace(first, traceparent=traceparent)
+            commit = msgspec.structs.replace(commit, events=(created, *commit.events[1:]))
+        followed = batch.add(followed, commit, commit_hash, sequence)
+    return batch.spans
+
+
+def named(spans: list[Span], name: str) -> Span:
+    (found,) = (span for span in spans if span.name == name)
+    return found
+
+
+def test_a_plan_is_one_trace_with_a_span_for_each_attempt() -> None:
+    play = Play(plan(task("build"), task("ship", "build")))
+    created_at = play.at
+    play.completes("build")
+    play.completes("ship")
+
+    spans = spans_of(play.log)
+
+    build, ship, root = spans
+    assert (build.name, ship.name, root.name) == ("build", "ship", "A plan")
+    assert {span.trace_id for span in spans} == {tracing.trace_id(HERE, "digest")}
+    assert (build.parent, ship.parent, root.parent) == (root.span_id, root.span_id, "")
+    assert build.span_id == tracing.span_id(HERE, "build", 1)
+    assert ship.links == (build.span_id,)
+    assert build.end_ns - build.start_ns == 500_000_000
+    assert root.end_ns - root.start_ns == (play.at - created_at) // timedelta(microseconds=1) * 1_000
+    assert build.attributes["gen_ai.agent.name"] == AGENT
+    assert build.attributes["planmesh.worker"] == "here/1"
+    assert root.attributes["planmesh.plan.status"] == "completed"
+    assert [span.error for span in spans] == ["", "", ""]
+
+
+def test_the_trace_joins_that_of_the_caller() -> None:
+    play = Play(plan(task("build")))
+    play.completes("build")
+
+    build, root = spans_of(play.log, CALLER)
+
+    assert {build.trace_id, root.trace_id} == {"0af7651916cd43dd8448eb211c80319c"}
+    assert (root.parent, root.remote) == ("b7ad6b7169203331", True)
+    assert (build.parent, build.remote) == (root.span_id, False)
+
+
+def test_each_attempt_that_fails_is_an_error_with_its_exception() -> None:
+    play = Play(plan(task("build", retry=Retry(attempts=2, backoff_s=1.0))))
+    play.fails("build")
+    play.is_due("build")
+    play.completes("build")
+
+    first, second, _ = spans_of(play.log)
+
+    assert first.error == "agent_error: it broke"
+    assert first.failure is not None
+    assert first.failure.message == "it broke"
+    assert (first.attributes["planmesh.attempt"], second.attributes["planmesh.attempt"]) == (1, 2)
+    assert first.span_id != second.span_id
+    assert second.error == ""
+
+
+def test_a_wait_at_a_gate_is_a_span_and_never_an_error() -> None:
+    play = Play(plan(gate("release"), task("ship", "release")))
+    play.votes("release", "reject")
+    play.retries("release")
+    play.votes("release", "approve")
+    play.completes("ship")
+
+    spans = spans_of(play.log)
+
+    rejected, approved = (span for span in spans if span.name == "release")
+    assert (rejected.attributes["planmesh.gate.decision"], rejected.error) == ("rejected", "")
+    assert (approved.attributes["planmesh.gate.decision"], approved.attributes["planmesh.gate.by"]) == (
+        "approved",
+        ("ada",),
+    )
+    assert approved.end_ns - approved.start_ns == 1_000_000_000
+    assert named(spans, "ship").links == (approved.span_id,)
+
+
+def test_an_attempt_whose_outcome_is_unknown_has_ended_whatever_is_said_later() -> None:
+    play = Play(plan(task("pay")))
+    play.loses("pay")
+    play.ask(asks.ResolveStep(id="yes", step="pay", attempt=1, done=True))
+
+    pay, root = spans_of(play.log)
+
+    assert pay.error == "outcome unknown: the worker is gone"
+    assert root.error == ""
+
+
+def test_a_branch_that_was_chosen_is_a_moment() -> None:
+    choice = Decide(name="choice", after=("build",), cases=(Case(when="n == 1", then="one"),))
+    play = Play(plan(task("build"), choice, task("next", "choice")), inputs={"n": 1})
+    play.completes("build")
+    play.completes("next")
+
+    spans = spans_of(play.log)
+
+    chosen = named(spans, "choice")
+    assert chosen.start_ns == chosen.end_ns
+    assert chosen.attributes["planmesh.step.branch"] == "one"
+    assert named(spans, "next").links == (chosen.span_id,)
+
+
+def test_a_plan_that_is_cancelled_ends_the_spans_of_what_was_going_on() -> None:
+    play = Play(plan(task("build"), gate("release"), task("ship", "build", "release")))
+    play.ask(asks.CancelPlan(id="stop", reason="no money"))
+
+    spans = spans_of(play.log)
+
+    assert named(spans, "build").attributes["planmesh.step.status"] == "cancelled"
+    assert named(spans, "release").attributes["planmesh.gate.decision"] == "closed"
+    assert [span.name for span in spans if span.name == "ship"] == []
+    assert named(spans, "A plan").attributes["planmesh.reason"] == "no money"
+    assert [span.error for span in spans] == ["", "", ""]
+
+
+@settings(max_examples=100, deadline=None)
+@given(document=plans(), n=st.integers(-1, 3), data=st.data())
+def test_every_attempt_has_one_span_and_every_link_leads_to_one(document: Plan, n: int, data: Any) -> None:
+    play = Play(document, inputs={"n": n})
+    play_on(data.draw, play)
+
+    spans = spans_of(play.log)
+
+    ids = [span.span_id for span in spans]
+    assert len(ids) == len(set(ids))
+    assert spans == spans_of(play.log)
+    ended = play.state.status in ENDED
+    assert [span.span_id == tracing.plan_span_id(HERE) for span in spans].count(True) == ended
+    seen: set[str] = set()
+    for span in spans:
+        assert seen.issuperset(span.links)
+        assert 0 < span.start_ns <= span.end_ns
+        assert ("planmesh.gate.decision" in span.attributes) <= (span.error == "")
+        seen.add(span.span_id)
+    handed_out = {tracing.span_id(HERE, one.step, one.attempt) for one in play.of_type(events.StepDispatched)}
+    still_open = {
+        tracing.span_id(HERE, name, play.state.steps[name].attempt) for name in play.in_status(StepStatus.DISPATCHED)
+    }
+    assert handed_out - still_open <= set(ids)
