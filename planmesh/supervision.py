@@ -123,6 +123,7 @@ class Child:
         self._said_ready = said_ready
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
+        self._was_ready = False
         self._hopeless: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name=f"supervise {self.name}")
 
@@ -135,6 +136,7 @@ class Child:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the process; one that ends it is followed by a new process."""
         if self.pid:
+            self._was_ready |= self.ready.is_set()
             self.ready.clear()
             os.kill(self.pid, number)
 
@@ -175,15 +177,14 @@ class Child:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         pause_s = _FIRST_PAUSE_S
-        was_ready = False
         while not self._stopping:
             started = loop.time()
             status = await self._once()
-            was_ready = was_ready or self.ready.is_set()
+            self._was_ready |= self.ready.is_set()
             self.ready.clear()
             if self._stopping:
                 return
-            if not was_ready and self.starts >= _STARTS and not self._hopeless.done():
+            if not self._was_ready and self.starts >= _STARTS and not self._hopeless.done():
                 self._hopeless.set_exception(
                     Unusable(f"the {self.name} does not start (status {status}){self._output.tail(self.name)}")
                 )
