@@ -49,8 +49,8 @@ class Tree:
         self._quiet = False
 
     def hear(self, state: PlanState, commit: Commit) -> None:
-        if state.created is not None and not self._places:
-            self._places = render.places(state.plan)
+        if state.document is not None and (self._state is None or state.document is not self._state.document):
+            self._places = render.places(state.document)
         self._state, self._view = state, None
 
     def hint(self, step: str, text: str) -> None:

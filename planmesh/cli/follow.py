@@ -32,9 +32,7 @@ def exit_code(state: PlanState) -> int:
     """What a command line ends with that stops following a plan in this state."""
     if state.status is PlanStatus.COMPLETED:
         return COMPLETED
-    if state.status in ENDED or (state.status is PlanStatus.PAUSED and not state.held):
-        return FAILED
-    return WAITING
+    return FAILED if state.status in ENDED or went_wrong(state) else WAITING
 
 
 def stands_still(state: PlanState) -> bool:
@@ -49,7 +47,7 @@ def stands_still(state: PlanState) -> bool:
 
 def went_wrong(state: PlanState) -> bool:
     """Whether nothing goes on because of a failure."""
-    return state.status is PlanStatus.PAUSED and not state.held
+    return state.status is PlanStatus.PAUSED and not state.held and bool(state.troubled)
 
 
 async def follow(

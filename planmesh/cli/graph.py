@@ -35,9 +35,9 @@ async def graph(
         async with session.operator() as operator:
             address = await operator.find(plan)
             state = await operator.state(address)
-        if state.created is None:
+        if state.document is None:
             raise PlanmeshError(f"{address} has no plan: it is {state.status}")
-        drawn = state.created.plan
+        drawn = state.document
         statuses = {name: step.status for name, step in state.steps.items()}
     if session.output != "table":
         if format != "text":

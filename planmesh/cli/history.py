@@ -43,7 +43,9 @@ class Entry(NamedTuple):
     def sentence(self) -> str:
         """Such as ``licences completed in 0.4 s by check-licences``."""
         what, who, why, _ = self.told
-        joined = {"step.dispatched": "to", "plan.resumed": "after a word of"}.get(self.type, "by")
+        joined = {"step.dispatched": "to", "plan.resumed": "after a word of", "step.resumed": "after a word of"}.get(
+            self.type, "by"
+        )
         by = f" {joined} {who}" if who not in ("", _PLANMESH) else ""
         return f"{self.step or 'plan'} {what}{by}" + (f": {why}" if why else "")
 
@@ -114,7 +116,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(f"cancelled {counted(len(event.steps), 'step')}", why=listed(event.steps), style=_QUIET)
         case events.GateOpened():
             again = f" again (round {event.round})" if event.round > 1 else ""
-            return Told(f"opened{again} for {listed(event.reviewers)}", why=one_line(event.prompt), style=_PERSON)
+            why = one_line(event.because) or one_line(event.prompt)
+            return Told(f"opened{again} for {listed(event.reviewers)}", why=why, style=_PERSON)
         case events.VoteCast():
             return Told("given a vote", event.by, one_line(event.reason), _PERSON)
         case events.GateOverdue():

@@ -54,14 +54,15 @@ def status(row: PlanRow) -> Text:
     elif row.status is PlanStatus.COMPLETED and row.outcome not in ("", "completed"):
         word = f"completed: {one_line(row.outcome, 60)}"
     elif row.status is PlanStatus.PAUSED:
-        word = f"paused by {row.by}" if row.held else f"paused at {listed(row.troubled)}"
+        word = f"paused by {row.by}" if row.held else f"paused at {listed(row.troubled or row.held_steps)}"
     return Text(f"{look.sign} {word}", style=_style(row))
 
 
 def _style(row: PlanRow) -> str:
     if row.status is PlanStatus.WAITING and not row.gates:
         return "blue"
-    return "magenta" if row.status is PlanStatus.PAUSED and row.held else PLAN[row.status].style
+    by_a_person = row.status is PlanStatus.PAUSED and (row.held or not row.troubled)
+    return "magenta" if by_a_person else PLAN[row.status].style
 
 
 def lasted_s(row: PlanRow, now: datetime) -> float:
@@ -209,6 +210,8 @@ def _detail(row: StepRow, document: Step, now: datetime, hint: str) -> Text:
             parts.append(Text(f"by {listed(row.votes)}"))
         if row.reason:
             parts.append(Text(one_line(row.reason), style="red" if row.status in TROUBLED else ""))
+    elif row.held:
+        parts.append(Text("nothing behind it starts", style="magenta"))
     elif hint and row.status is StepStatus.DISPATCHED:
         parts.append(Text(one_line(hint), style="blue"))
     elif (said := _of_kind(row, document)) is not None:
@@ -333,10 +336,9 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool) -> list[Text]
 
 def _matter(row: PlanRow) -> str:
     """The one thing to know of a plan in a list."""
-    if row.gates:
-        return f"at {listed(row.gates)}{_SEPARATOR}{row.name}"
-    if row.troubled and row.status not in ENDED:
-        return f"at {listed(row.troubled)}{_SEPARATOR}{row.name}"
+    at = row.gates or row.troubled or row.held_steps
+    if at and row.status not in ENDED:
+        return f"at {listed(at)}{_SEPARATOR}{row.name}"
     if row.status in (PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED) and row.reason:
         return f"{row.reason}{_SEPARATOR}{row.name}"
     return row.name or row.goal

@@ -25,6 +25,7 @@ from planmesh.schemas.events import Release
 from planmesh.schemas.payload import Payload, canonical, digest
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.queries import GateRow
+from planmesh.schemas.revision import Change
 
 _MOST: Final = 20  # steps that are listed
 _INPUT_CHARACTERS: Final = 400
@@ -65,6 +66,24 @@ def _question(gate: GateRow, now: datetime, width: int) -> list[Text]:
     lines = [title, Text(asked, style="dim")]
     if gate.prompt:
         lines += [Text(), *paragraph(gate.prompt, width, "  ", "bold")]
+    if gate.because or gate.changes:
+        said = one_line(gate.because, 1_000) or "what it would release has changed"
+        lines += [Text(), *paragraph(f"It asks again: {said}", width, "  ", "magenta")]
+        lines += [line for change in gate.changes[:_MOST] for line in _change(change, width)]
+        if len(gate.changes) > _MOST:
+            lines.append(Text(f"    … and {counted(len(gate.changes) - _MOST, 'more change')}", style="dim"))
+    return lines
+
+
+def _change(change: Change, width: int) -> list[Text]:
+    sign, style = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "blue")}[change.kind]
+    lines = [
+        Text().append(f"    {sign} ", style).append(change.step or "the plan", "bold").append(f" {change.kind}", "dim")
+    ]
+    if change.kind != "removed":
+        for field in change.fields:
+            before = f"{value(field.before, 200)} → " if change.kind == "changed" else ""
+            lines += paragraph(f"{field.field} = {before}{value(field.after, 200)}", width, "        ")
     return lines
 
 

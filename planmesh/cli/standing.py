@@ -78,6 +78,9 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
     for step in view.steps:
         if step.step in gates:
             found.append(_open_gate(step, gates[step.step], f"{command} gates", of, f"{command} skip {of}"))
+        if step.held:
+            goes_on = Remedy(f"{command} resume {of} {step.step}", "let what is behind it start")
+            found.append(Stop(step.step, step.since, "A person has paused it.", (goes_on,), True))
         elif step.status in TROUBLED:
             document = documents.get(step.step)
             attempts = document.retry.attempts if isinstance(document, Task) else 1

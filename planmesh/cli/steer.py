@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from planmesh.cli import COMPLETED, FAILED
+from planmesh.cli import VERBS as VERBS_HERE
 from planmesh.cli.forms import as_one
 from planmesh.cli.history import entries
 from planmesh.cli.session import NotUnderstood, OfSession, Session
-from planmesh.cli.text import one_line
+from planmesh.cli.text import one_line, whole
 from planmesh.client import Operator, Refused, new_command_id
 from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError
@@ -38,6 +39,7 @@ _OF_COURSE: Final = frozenset({"plan.resumed", "plan.waiting"})  # they follow f
 
 PlanId = Annotated[str, Parameter(help="Its id; or SPACE.ID, where several spaces have a plan with this id.")]
 StepName = Annotated[str, Parameter(help="The step's name.")]
+OneStep = Annotated[str, Parameter(help="Only this step.")]
 Why = Annotated[str, Parameter(help="Why. The log keeps it.")]
 
 
@@ -46,19 +48,28 @@ async def start(plan: PlanId, /, *, reason: Why = "", session: OfSession) -> int
     return await _steer(session, plan, lambda _: StartPlan(id=new_command_id(), reason=reason))
 
 
-async def pause(plan: PlanId, /, *, reason: Why = "", session: OfSession) -> int:
-    """Start nothing more of a plan. What is running may finish, and is recorded."""
-    return await _steer(session, plan, lambda _: PausePlan(id=new_command_id(), reason=reason))
+async def pause(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+    """Start nothing more of a plan, or nothing behind one step. What is running may finish, and is recorded."""
+    return await _steer(
+        session, plan, lambda state: PausePlan(id=new_command_id(), step=_one(state, step), reason=reason)
+    )
 
 
-async def resume(plan: PlanId, /, *, reason: Why = "", session: OfSession) -> int:
-    """Let a plan go on that someone has paused."""
-    return await _steer(session, plan, lambda _: ResumePlan(id=new_command_id(), reason=reason))
+async def resume(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+    """Let a plan or a step go on that someone has paused."""
+    return await _steer(
+        session, plan, lambda state: ResumePlan(id=new_command_id(), step=_one(state, step), reason=reason)
+    )
 
 
-async def cancel(plan: PlanId, /, *, reason: Why = "", session: OfSession) -> int:
-    """End a plan. What is running is told to stop, and its late result changes nothing."""
-    return await _steer(session, plan, lambda _: CancelPlan(id=new_command_id(), reason=reason))
+async def cancel(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+    """End a plan; or one step, and all that can only run after it.
+
+    What is running is told to stop, and its late result changes nothing.
+    """
+    return await _steer(
+        session, plan, lambda state: CancelPlan(id=new_command_id(), step=_one(state, step), reason=reason)
+    )
 
 
 async def retry(plan: PlanId, step: StepName, /, *, reason: Why = "", session: OfSession) -> int:
@@ -109,6 +120,14 @@ async def resolve(
         return ResolveStep(id=new_command_id(), step=step, attempt=attempt, done=done, output=output, reason=reason)
 
     return await _steer(session, plan, command)
+
+
+def _one(state: PlanState, step: str) -> str | None:
+    """The step that is meant, if there is one. Raises: NotUnderstood."""
+    if not step:
+        return None
+    found(state, step)
+    return step
 
 
 def found(state: PlanState, step: str) -> StepState:
@@ -184,11 +203,12 @@ def refusal(event: CommandRefused, address: Address, command: str) -> list[Text]
     of = f" of {event.step}" if event.step else ""
     lines = [Text(f"planmesh: {event.verb}{of} was refused ({event.code}): {one_line(event.reason)}", style="red")]
     plan = shlex.quote(address.plan)
-    possible = []
-    for verb in event.possible:
-        step = f" {event.step}" if event.step and verb in ("retry", "skip", "resolve") else ""
-        possible.append(f"gates show {plan} {event.step}" if verb == "vote" else f"{verb} {plan}{step}")
+    step = f" {event.step}" if event.step else ""
+    ours = {verb.name for verb in VERBS_HERE}
+    possible = [f"{verb} {plan}{step}" for verb in event.possible if verb in ours]
+    if "vote" in event.possible:
+        possible.append(f"gates show {plan}{step}")
     if possible:
         lines.append(Text("  What would be carried out now:"))
-        lines += [Text("    ").append(f"{command} {one}", "cyan") for one in possible]
+        lines += [whole(Text("    ").append(f"{command} {one}", "cyan")) for one in possible]
     return lines

@@ -61,8 +61,8 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
     row = PlanRow(
         space=state.address.space,
         plan=state.address.plan,
-        name=state.created.plan.name if state.created is not None else state.refused.name if state.refused else "",
-        goal=origin.goal or (state.created.plan.goal if state.created is not None else ""),
+        name=state.document.name if state.document is not None else state.refused.name if state.refused else "",
+        goal=origin.goal or (state.document.goal if state.document is not None else ""),
         status=state.status,
         reason=state.reason,
         by=state.by,
@@ -74,6 +74,8 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         gates=tuple(open_gates(state)),
         troubled=state.troubled,
         held=state.held,
+        held_steps=state.held_steps,
+        revision=state.revision,
         created_at=state.created_at,
         updated_at=state.updated_at,
         ended_at=state.ended_at,
@@ -85,7 +87,7 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         return PlanView(plan=row, problems=state.refused.problems)
     return PlanView(
         plan=row,
-        document=state.created.plan,
+        document=state.plan,
         inputs=state.created.inputs,
         result=state.result,
         steps=tuple(step_row(state, name) for name in state.graph.steps),
@@ -110,6 +112,7 @@ def _step_row(graph: Graph, name: str, step: StepState) -> StepRow:
         needs=graph.needs[name],
         optional=document.optional,
         attempt=step.attempt,
+        held=step.held,
         agent=step.agent or (task.agent if task is not None else ""),
         worker=step.worker,
         version=step.version,
@@ -156,4 +159,6 @@ def gate_row(state: PlanState, name: str) -> GateRow:
         upstream=opened.upstream,
         releases=opened.releases,
         behind=opened.behind,
+        because=opened.because,
+        changes=opened.changes,
     )

@@ -330,11 +330,13 @@ async def test_open_gates_are_listed(mesh: Mesh, says: Any) -> None:
 async def test_a_refusal_says_why_and_what_would_be_carried_out(mesh: Mesh, says: Any) -> None:
     await asked(mesh, says, "steer-1")
 
-    said = await says(steer.retry("steer-1", "greet", session=mesh.session()))
+    of_step = await says(steer.retry("steer-1", "greet", session=mesh.session()))
+    of_plan = await says(steer.resume("steer-1", session=mesh.session()))
 
-    assert said.code == FAILED
-    assert said.err.startswith("planmesh: retry of greet was refused (not_failed): step greet is completed")
-    assert f"    planmesh --data-dir {mesh.directory} cancel steer-1" in said.err
+    assert (of_step.code, of_plan.code) == (FAILED, FAILED)
+    assert of_step.err.startswith("planmesh: retry of greet was refused (not_failed): step greet is completed")
+    assert of_plan.err.startswith("planmesh: resume was refused (not_paused)")
+    assert f"    planmesh --data-dir {mesh.directory} cancel steer-1" in of_plan.err
 
 
 async def test_what_no_plan_has_is_not_sent_to_it(mesh: Mesh, says: Any) -> None:
@@ -346,6 +348,16 @@ async def test_what_no_plan_has_is_not_sent_to_it(mesh: Mesh, says: Any) -> None
         await steer.cancel("steer-2", reason="x" * 5_000, session=mesh.session())
     with pytest.raises(NotUnderstood, match="is no gate, but a task"):
         await gates.show("steer-2", "greet", session=mesh.session())
+
+
+async def test_one_step_can_be_paused_and_goes_on(mesh: Mesh, says: Any) -> None:
+    await asked(mesh, says, "steer-4")
+
+    paused = await says(steer.pause("steer-4", "send", reason="later", session=mesh.session()))
+    resumed = await says(steer.resume("steer-4", "send", session=mesh.session()))
+
+    assert re.match(r"  send paused by \S+: later  \(no. \d+ in the log\)", paused.out)
+    assert re.match(r"  send goes on after a word of \S+", resumed.out)
 
 
 async def test_each_verb_names_the_line_of_the_log_that_answers_it(mesh: Mesh, says: Any) -> None:

@@ -49,6 +49,12 @@ def test_a_paused_plan_can_be_resumed(release: Play) -> None:
     assert "  Why         ada has paused it: lunch." in told(release)
 
 
+def test_a_paused_step_can_be_resumed(release: Play) -> None:
+    release.ask(asks.PausePlan(id="p", step="approve"))
+
+    assert commands(release) == ["planmesh resume plan approve"]
+
+
 def test_an_open_gate_can_be_read_approved_and_rejected(asked: Play) -> None:
     opened = asked.state.steps["approve"].opened
     assert opened is not None
@@ -130,7 +136,7 @@ def command_of(words: list[str], play: Play) -> asks.AnyCommand:
         case "start":
             return asks.StartPlan(id="x")
         case "resume":
-            return asks.ResumePlan(id="x")
+            return asks.ResumePlan(id="x", step=step or None)
         case "retry":
             return asks.RetryStep(id="x", step=step, attempt=attempt)
         case "skip":
