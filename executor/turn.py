@@ -44,7 +44,13 @@ class Turn:
         cause = self.asked.cause
         self.record(
             events.CommandRefused(
-                verb=cause.verb, by=self.by, code=code, reason=reason, step=step, possible=possible(self.state, step)
+                verb=cause.verb,
+                by=self.by,
+                code=code,
+                reason=reason,
+                command=cause.id,
+                step=step,
+                possible=possible(self.state, step),
             )
         )
 

@@ -626,9 +626,8 @@ class Operator:
         raise AssertionError("a log that is followed does not end")
 
     def _answer(self, command: AnyCommand, commit: Commit) -> Answer:
-        verb, step = verb_of(command), getattr(command, "step", None) or ""
         for event in commit.events:
-            if isinstance(event, CommandRefused) and (event.verb, event.by, event.step) == (verb, self.name, step):
+            if isinstance(event, CommandRefused) and event.command == command.id:
                 raise Refused(event, commit)
         return Answer(commit, commit.events)
 

@@ -375,6 +375,8 @@ class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
     by: str
     code: str
     reason: str
+    command: str = ""
+    """The id of the command."""
     step: str = ""
     possible: tuple[str, ...] = ()
     """Verbs that would be carried out now."""
