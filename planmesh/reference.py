@@ -10,7 +10,7 @@ from planmesh import streams
 from planmesh.contract import (
     CHANNELS,
     Access,
-    Channel,
+    Message,
     Plain,
     consumers,
     event_type,
@@ -20,9 +20,9 @@ from planmesh.contract import (
     senders,
     users,
 )
+from planmesh.schemas import subjects
 from planmesh.schemas.commands import VERBS
 from planmesh.schemas.events import AnyEvent
-from planmesh.schemas.queries import QUERIES
 
 _PUBLISHERS: Final = {
     "operator": "an operator, as themselves",
@@ -79,16 +79,19 @@ def _events() -> str:
 
 
 def _queries() -> str:
-    text = "Requests on `query.<name>`, which the auditor answers; an empty one asks with every default."
+    text = "Requests, on `query.<name>`. To the auditor, an empty one asks with every default."
     rows = (
-        (f"`query.{name}`", f"`{question.__name__}`", f"`{answer.__name__}`, `QueryError`", _after_colon(question))
-        for name, (question, answer) in QUERIES.items()
+        (
+            f"`{channel.address}`",
+            _names(channel.messages),
+            _names(channel.replies),
+            _of(receivers(channel)),
+            channel.summary,
+        )
+        for channel in CHANNELS
+        if channel.subject is subjects.query
     )
-    return _section("Queries", text, ("Subject", "Question", "Answer", "About"), rows)
-
-
-def _after_colon(what: object) -> str:
-    return said_of(what).partition(": ")[2]
+    return _section("Queries", text, ("Subject", "Question", "Answer", "Answered by", "About"), rows)
 
 
 def _subjects() -> str:
@@ -96,7 +99,7 @@ def _subjects() -> str:
     rows = (
         (
             f"`{channel.address}`",
-            _names(channel),
+            "; answered by: ".join(filter(None, (_names(channel.messages), _names(channel.replies)))),
             _of(senders(channel)),
             _of(receivers(channel)) or "nobody",
             channel.stream.name if channel.stream else "-",
@@ -107,10 +110,8 @@ def _subjects() -> str:
     return _section("Other subjects", text, ("Subject", "Message", "Sent by", "Received by", "Stored in"), rows)
 
 
-def _names(channel: Channel) -> str:
-    names = [one.summary if isinstance(one, Plain) else f"`{one.__name__}`" for one in channel.messages]
-    replies = [one.summary if isinstance(one, Plain) else f"`{one.__name__}`" for one in channel.replies]
-    return ", ".join(names) + (f"; answered by: {', '.join(replies)}" if replies else "")
+def _names(messages: Iterable[Message]) -> str:
+    return ", ".join(one.summary if isinstance(one, Plain) else f"`{one.__name__}`" for one in messages)
 
 
 def _of(found: Iterable[Access]) -> str:
