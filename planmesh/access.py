@@ -188,8 +188,10 @@ def services() -> tuple[User, ...]:
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
                 f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer
+                *_ANSWER,
                 _ACCOUNT_INFO,
             ),
+            subscribe=("query.proposal",),
         ),
         _in(
             EDGE,

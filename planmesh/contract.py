@@ -24,7 +24,7 @@ from msgspec import Struct
 from planmesh import access, streams
 from planmesh.access import User
 from planmesh.schemas import subjects
-from planmesh.schemas.commands import VERBS
+from planmesh.schemas.commands import VERBS, ProposeRevision
 from planmesh.schemas.events import AnyEvent, Commit, Event
 from planmesh.schemas.goals import Goal, Outcome
 from planmesh.schemas.payload import Blob
@@ -152,6 +152,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.blob, (BLOB_BYTES,), "Large values, each under the SHA-256 of its bytes."),
     Channel(subjects.poison, (SET_ASIDE,), "Messages that could not be handled: `planmesh poison`."),
     *_queries(),
+    Channel(
+        subjects.query,
+        (PlannerWork,),
+        "What a revision would come to; nothing changes.",
+        {"name": "proposal"},
+        (ProposeRevision,),
+    ),
 )
 
 PARAMETERS: Final[Mapping[str, str]] = {

@@ -4,18 +4,22 @@ What has started stays as it is: a document need not repeat it, and may not chan
 plan is.
 """
 
+import re
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from planmesh.planner.compile import Agents, Compiled, compile_plan
+from planmesh.planner.compile import Agents, compile_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
+from planmesh.planner.goals import UNKNOWN_AGENT
 from planmesh.planner.problems import Problems
 from planmesh.schemas.commands import ProposeRevision
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Step
-from planmesh.schemas.work import PlannerWork
+from planmesh.schemas.plan import Plan, Step, Task
+from planmesh.schemas.work import AgentDescription, PlannerWork
 
+_STEP: Final = re.compile(r"/steps/([0-9]+)")
 _SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent"})
 
 
@@ -23,15 +27,17 @@ def propose(work: PlannerWork, agents: Agents, *, limits: Limits = LIMITS) -> Pr
     """Work out what *work* wants. The command's id is that of the request: asked twice, it is one answer."""
     found = _revised(work, agents, limits)
     identity = f"p-{work.request}"[:64]
-    if isinstance(found, Compiled):
-        return ProposeRevision(id=identity, request=work.request, plan=found.plan)
+    if isinstance(found, Plan):
+        return ProposeRevision(id=identity, request=work.request, plan=found)
     return ProposeRevision(id=identity, request=work.request, problems=tuple(found))
 
 
-def _revised(work: PlannerWork, agents: Agents, limits: Limits) -> Compiled | list[Problem]:
+def _revised(work: PlannerWork, agents: Agents, limits: Limits) -> Plan | list[Problem]:
+    problems = Problems()
+    left_out = 0
     if work.kind == "retry":
-        return compile_plan(_with_other_means(work), agents, limits=limits)
-    if work.document is None:
+        document = _with_other_means(work)
+    elif work.document is None:
         return [
             Problem(
                 code="no_model",
@@ -39,15 +45,15 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits) -> Compiled | li
                 hint="send the edited plan itself: planmesh revise PLAN FILE",
             )
         ]
-    problems = Problems()
-    try:
-        document = read_document(work.document, problems, limits)
-    except Unreadable:
-        return problems.listed()
-    merged = _merged(work, document, problems)
-    compiled = compile_plan(merged, agents, limits=limits)
-    found = [*problems.listed(), *(compiled if isinstance(compiled, list) else [])]
-    return found or compiled
+    else:
+        try:
+            document, left_out = _merged(work, read_document(work.document, problems, limits), problems)
+        except Unreadable:
+            return problems.listed()
+    compiled = compile_plan(document, _known(work, document, agents), limits=limits)
+    if isinstance(compiled, list):
+        return [*problems.listed(), *_as_written(compiled, left_out)]
+    return problems.listed() or _with_what_has_started(work, compiled.plan)
 
 
 def _with_other_means(work: PlannerWork) -> dict[str, Any]:
@@ -64,15 +70,20 @@ def _with_other_means(work: PlannerWork) -> dict[str, Any]:
     return document
 
 
-def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    """The document with everything that has started, as it is."""
+def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> tuple[dict[str, Any], int]:
+    """The document with everything that has started, as it is. What it does not say of the plan as a whole stays.
+
+    Returns:
+        The plan, and how many steps that the document does not have come first in it.
+    """
     current: dict[str, Any] = msgspec.to_builtins(work.current)
     declared = document.get("inputs", current.get("inputs", {}))
     if declared != current.get("inputs", {}):
         problems.add("started", "the inputs of a plan cannot change once it has been created", "inputs")
+    whole = {**current, **document, "inputs": current.get("inputs", {})}
     steps = document.get("steps")
     if not isinstance(steps, list):
-        return document
+        return {**whole, "steps": steps}, 0
     stored = {step["name"]: step for step in current["steps"]}
     kept = [name for name in stored if name in work.kept]
     named = {step.get("name") for step in steps if isinstance(step, dict)}
@@ -92,7 +103,7 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
                 hint="leave it out, or as it is, and add a step with another name",
             )
         merged.append(stored[name])
-    return {**document, "inputs": current.get("inputs", {}), "steps": [*left_out, *merged]}
+    return {**whole, "steps": [*left_out, *merged]}, len(left_out)
 
 
 def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:
@@ -106,3 +117,33 @@ def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:
     keys = (plain.keys() | stored.keys()) - _SETTLED_BY_US
     keys |= plain.keys() & {"permissions", "idempotent"}
     return all(plain.get(key) == stored.get(key) for key in keys)
+
+
+def _known(work: PlannerWork, document: dict[str, Any], agents: Agents) -> Agents:
+    """The agents of the mesh, and those that only steps which have started name: they may be gone by now."""
+    steps = document["steps"] if isinstance(document["steps"], list) else []
+    wanted = {step.get("agent") for step in steps if isinstance(step, dict) and step.get("name") not in work.kept}
+    gone = {
+        step.agent: AgentDescription(name=step.agent, any_parameters=True)
+        for step in work.current.steps
+        if isinstance(step, Task) and step.name in work.kept and step.agent not in wanted
+    }
+    return {**agents, **gone} if gone else agents
+
+
+def _as_written(found: list[Problem], left_out: int) -> Iterator[Problem]:
+    """Problems of the merged document, with pointers into the one that was sent: without its first *left_out* steps."""
+    for problem in found:
+        match = _STEP.match(problem.pointer)
+        if match is None:
+            yield problem
+        elif (index := int(match[1]) - left_out) >= 0:
+            yield msgspec.structs.replace(problem, pointer=f"/steps/{index}{problem.pointer[match.end() :]}")
+        elif problem.code != UNKNOWN_AGENT:  # then there is the same of a step that was sent
+            yield msgspec.structs.replace(problem, pointer="")
+
+
+def _with_what_has_started(work: PlannerWork, plan: Plan) -> Plan:
+    """*plan*, in which no step that has started waits for anything more than it did."""
+    stored = {step.name: step for step in work.current.steps if step.name in work.kept}
+    return msgspec.structs.replace(plan, steps=tuple(stored.get(step.name, step) for step in plan.steps))

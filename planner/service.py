@@ -1,4 +1,4 @@
-"""Which message goes to which function: goals, and requests for revisions, become commands."""
+"""Which message goes to which function: goals, and requests for revisions, become commands; questions get answers."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from planmesh.planner.catalogue import Catalogue
 from planmesh.planner.compile import Agents
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.goals import consider, lacks_an_agent
+from planmesh.planner.proposals import serve
 from planmesh.planner.revisions import propose
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
@@ -47,7 +48,8 @@ async def plan_goals(
     Raises:
         Unusable: A connection is gone for good.
     """
-    planner = Planner(core, Catalogue(core), limits)
+    catalogue = Catalogue(core)
+    planner = Planner(core, catalogue, limits)
     log.info("planner.ready")
     on_ready()
     await asyncio.gather(
@@ -66,6 +68,7 @@ async def plan_goals(
         consume(
             core, WORK, PLANNER, planner.revise, service=ACTOR, batch=_REVISIONS, concurrency=_REVISIONS, stop=stop
         ),
+        serve(core, catalogue, limits, stop),
     )
 
 

@@ -20,6 +20,7 @@ from planmesh.schemas.state import (
     StepStatus,
     answered,
     fold,
+    open_gates,
     sealed,
 )
 from planmesh.schemas.subjects import Address
@@ -139,8 +140,37 @@ class Play:
         """Ask for a revision, and answer as the planner."""
         request = self.id()
         self.ask(asks.RevisePlan(id=request, base=self.state.revision, document={}, cancel_running=cancel_running))
+        return self._proposes(request, document, by_planner)
+
+    def redirects(self, gate: str, document: Plan, *, by_planner: bool = False) -> list[AnyEvent]:
+        """Answer an open gate with another plan, and answer that as the planner."""
+        request, opened = self.id(), self.state.steps[gate].opened
+        assert opened is not None  # it is open
+        self.ask(asks.RedirectPlan(id=request, step=gate, digest=opened.digest, document={}))
+        return self._proposes(request, document, by_planner)
+
+    def retries_with(self, step: str, inputs: dict[str, Any]) -> list[AnyEvent]:
+        """Try a step again with other inputs, and answer that as the planner."""
+        request = self.id()
+        self.ask(asks.RetryStep(id=request, step=step, attempt=self.attempt(step), inputs=inputs))
+        steps = (
+            msgspec.structs.replace(one, inputs=inputs) if one.name == step and isinstance(one, Task) else one
+            for one in self.state.plan.steps
+        )
+        return self._proposes(request, msgspec.structs.replace(self.state.plan, steps=tuple(steps)))
+
+    def _proposes(self, request: str, document: Plan, by_planner: bool = False) -> list[AnyEvent]:
+        before = self.state
         proposal = asks.ProposeRevision(id=self.id(), request=request, plan=document, by_planner=by_planner)
-        return self.ask(proposal, "planner")
+        happened = self.ask(proposal, "planner")
+        if by_planner and self.state.revision > before.revision:
+            for name, step in before.graph.steps.items():
+                undecided = before.steps[name].status not in (StepStatus.COMPLETED, StepStatus.SKIPPED)
+                if isinstance(step, Gate) and undecided:
+                    behind = set(self.state.graph.behind(name)) if name in self.state.graph.steps else set()
+                    if not behind >= set(before.graph.behind(name)) & self.state.graph.steps.keys():
+                        raise Broken(f"the planner has led a way around gate {name}")
+        return happened
 
     def retries(self, step: str) -> list[AnyEvent]:
         return self.ask(asks.RetryStep(id=self.id(), step=step, attempt=self.attempt(step)))
@@ -239,7 +269,7 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
     for _ in range(most_moves):
         if play.state.status in ENDED and draw(st.integers(0, 3)) == 0:
             break
-        move = draw(st.integers(0, 22))
+        move = draw(st.integers(0, 24))
         dispatched = play.in_status(StepStatus.DISPATCHED)
         waiting = play.in_status(StepStatus.WAITING)
         troubled = list(play.state.troubled)
@@ -285,29 +315,50 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
         elif move == 21 and play.state.held_steps:
             play.ask(asks.ResumePlan(id=play.id(), step=play.state.held_steps[0]))
         elif move == 22 and play.state.status not in ENDED:
-            play.revises(revised(draw, play), cancel_running=draw(st.booleans()))
+            play.revises(
+                revised(draw, play), cancel_running=draw(st.booleans()), by_planner=draw(st.integers(0, 2)) == 0
+            )
+        elif move == 23 and troubled:
+            play.retries_with(draw(st.sampled_from(troubled)), inputs={"changed": draw(st.integers(1, 3))})
+        elif move == 24 and (gates := open_gates(play.state)):
+            play.redirects(draw(st.sampled_from(gates)), revised(draw, play), by_planner=draw(st.booleans()))
     play.finish()
 
 
 def revised(draw: Any, play: Play) -> Plan:
-    """Another plan: a task gone, a task changed, a task added, anywhere; what has started may be hit as well."""
+    """Another plan: steps gone, changed, of another kind, added or back; what has started may be hit as well."""
     steps = list(play.state.plan.steps)
-    tasks = [step.name for step in steps if isinstance(step, Task)]
-    gone = draw(st.sampled_from([*tasks, ""])) if tasks else ""
-    changed = draw(st.sampled_from([*tasks, ""])) if tasks else ""
+    names = [step.name for step in steps if isinstance(step, Task | Gate)]
+    gone, changed, other_kind, moved = (draw(st.sampled_from([*names, "", ""])) for _ in range(4))
     kept: list[Step] = []
     for step in steps:
         if step.name == gone:
             continue
-        after = tuple(need for need in step.after if need != gone)
-        step = msgspec.structs.replace(step, after=after)
+        earlier = [one.name for one in kept]
+        step = msgspec.structs.replace(step, after=tuple(need for need in step.after if need != gone))
+        if step.name == moved and earlier:
+            branch = (step.branch.step,) if step.branch is not None else ()
+            after = draw(st.lists(st.sampled_from(earlier), unique=True, max_size=2))
+            step = msgspec.structs.replace(step, after=tuple(dict.fromkeys((*after, *branch))))
         if step.name == changed:
-            step = msgspec.structs.replace(step, inputs={"changed": draw(st.integers(0, 9))})
+            number = draw(st.integers(1, 3))
+            step = (
+                msgspec.structs.replace(step, inputs={"changed": number})
+                if isinstance(step, Task)
+                else msgspec.structs.replace(step, quorum=number)
+                if isinstance(step, Gate)
+                else step
+            )
+        if step.name == other_kind:
+            about: dict[str, Any] = {"name": step.name, "after": step.after, "branch": step.branch}
+            step = Gate(**about) if isinstance(step, Task) else Task(**about, agent=AGENT)
         kept.append(step)
-    names = [step.name for step in kept if not isinstance(step, Emit)]
-    if draw(st.booleans()):
-        after = tuple(draw(st.lists(st.sampled_from(names), unique=True, max_size=2))) if names else ()
-        kept.append(Task(name=f"new{play.ids}", after=after, agent=AGENT))
+    for kind in draw(st.lists(st.sampled_from([Task, Task, Gate]), max_size=2)):
+        there = [step.name for step in kept if not isinstance(step, Emit)]
+        after = tuple(draw(st.lists(st.sampled_from(there), unique=True, max_size=2))) if there else ()
+        back = sorted(set(play.state.superseded) - {step.name for step in kept})
+        name = draw(st.sampled_from([*back, f"new{play.ids}-{len(kept)}"]))
+        kept.append(Task(name=name, after=after, agent=AGENT) if kind is Task else Gate(name=name, after=after))
     if not kept:
         return play.state.plan
     return msgspec.structs.replace(play.state.plan, steps=tuple(kept))

@@ -1,0 +1,135 @@
+"""What the planner makes of a request for a revision."""
+
+from typing import Any
+
+import msgspec
+
+from planmesh.planner.catalogue import undescribed
+from planmesh.planner.revisions import propose
+from planmesh.schemas.plan import Gate, Permissions, Plan, Policy, Task
+from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork
+
+AGENTS = {
+    "first": undescribed("first"),
+    "second": AgentDescription(
+        name="second",
+        parameters=(AgentParameter(name="value"),),
+        idempotent=True,
+        permissions=Permissions(network=("api.example",)),
+    ),
+}
+
+
+def task(name: str, *after: str, agent: str = "first", **fields: Any) -> Task:
+    return Task(name=name, after=after, agent=agent, permissions=Permissions(), idempotent=False, **fields)
+
+
+CURRENT = Plan(
+    name="Release",
+    concurrency=7,
+    policy=Policy(on_failure="fail"),
+    steps=(task("a"), Gate(name="g", after=("a",)), task("b", "g")),
+)
+
+
+def wants(
+    document: object = None, *, kept: tuple[str, ...] = ("a",), current: Plan = CURRENT, **more: Any
+) -> PlannerWork:
+    about: dict[str, Any] = {"kind": "revise", "request": "r", "by": "ada", **more}
+    return PlannerWork(space="space", plan="plan", current=current, kept=kept, document=document, **about)
+
+
+def proposed(work: PlannerWork) -> Plan:
+    answer = propose(work, AGENTS)
+    assert answer.plan is not None, answer.problems
+    return answer.plan
+
+
+def problems(work: PlannerWork) -> list[tuple[str, str]]:
+    return [(problem.code, problem.pointer) for problem in propose(work, AGENTS).problems]
+
+
+def test_a_document_need_not_repeat_what_has_started() -> None:
+    plan = proposed(wants({"steps": [{"kind": "task", "name": "c", "agent": "first", "inputs": {"x": "{a}"}}]}))
+
+    assert [step.name for step in plan.steps] == ["a", "c"]
+    assert plan.steps[0] == CURRENT.steps[0]
+    assert plan.steps[1].after == ("a",)
+
+
+def test_what_a_document_does_not_say_of_the_plan_stays() -> None:
+    plan = proposed(wants({"name": "Release again", "steps": msgspec.to_builtins(CURRENT.steps)}))
+
+    assert (plan.name, plan.concurrency, plan.policy.on_failure) == ("Release again", 7, "fail")
+
+
+def test_what_has_started_cannot_be_written_otherwise() -> None:
+    other = {"kind": "task", "name": "a", "agent": "second", "inputs": {"value": 1}}
+
+    assert problems(wants({"steps": [other]})) == [("started", "/steps/0")]
+
+
+def test_what_has_started_may_be_written_without_what_the_planner_settles() -> None:
+    plan = proposed(wants({"steps": [{"kind": "task", "name": "a", "agent": "first"}]}))
+
+    assert plan.steps == CURRENT.steps[:1]
+
+
+def test_a_running_step_is_left_out_if_it_may_be_cancelled() -> None:
+    steps = [{"kind": "task", "name": "c", "agent": "first"}]
+
+    assert [step.name for step in proposed(wants({"steps": steps})).steps] == ["a", "c"]
+    assert [step.name for step in proposed(wants({"steps": steps}, cancellable=("a",))).steps] == ["c"]
+
+
+def test_the_agent_of_a_step_that_has_started_may_be_gone() -> None:
+    current = msgspec.structs.replace(CURRENT, steps=(task("a", agent="retired"), task("b", "a")))
+
+    plan = proposed(wants({"steps": []}, current=current))
+    assert [step.name for step in plan.steps] == ["a"]
+    again = {"kind": "task", "name": "c", "agent": "retired"}
+    assert problems(wants({"steps": [again]}, current=current)) == [("unknown_agent", "/steps/0/agent")]
+
+
+def test_a_gate_that_was_approved_waits_for_no_more_than_it_did() -> None:
+    """A gate would otherwise wait for what the steps behind it read."""
+    current = msgspec.structs.replace(CURRENT, steps=(task("a"), task("x"), Gate(name="g", after=("a",))))
+    steps = [{"kind": "task", "name": "c", "agent": "first", "after": ["g"], "inputs": {"x": "{x}"}}]
+
+    plan = proposed(wants({"steps": steps}, kept=("a", "x", "g"), current=current))
+
+    assert plan.steps[2] == current.steps[2]
+
+
+def test_a_retry_with_another_agent_takes_what_that_one_declares() -> None:
+    plan = proposed(wants(kind="retry", step="b", agent="second", inputs={"value": "{a}"}))
+
+    (b,) = [step for step in plan.steps if step.name == "b"]
+    assert isinstance(b, Task)
+    assert (b.agent, b.idempotent, b.permissions) == ("second", True, Permissions(network=("api.example",)))
+    assert b.after == ("a", "g")
+
+
+def test_a_retry_with_inputs_that_the_agent_does_not_take_is_refused() -> None:
+    assert problems(wants(kind="retry", step="b", agent="second", inputs={"other": 1})) == [
+        ("unknown_input", "/steps/2/inputs/other"),
+        ("missing_input", "/steps/2/inputs"),
+    ]
+
+
+def test_pointers_lead_into_the_document_that_was_sent() -> None:
+    steps = [{"kind": "task", "name": "c", "agent": "first", "after": ["nobody"]}]
+
+    assert problems(wants({"steps": steps}, kept=("a", "g"))) == [("unknown_step", "/steps/0/after/0")]
+
+
+def test_steps_that_are_no_list_are_a_problem_and_no_error() -> None:
+    assert problems(wants({"steps": 7}))
+    assert problems(wants("steps: {a: b}"))
+    assert problems(wants("- no plan")) == [("malformed", "")]
+
+
+def test_an_instruction_needs_a_model() -> None:
+    (problem,) = propose(wants(instruction="make it cheaper"), AGENTS).problems
+
+    assert (problem.code, problem.hint) == ("no_model", "send the edited plan itself: planmesh revise PLAN FILE")
