@@ -233,9 +233,9 @@ class Database:
                     "the log"
                 )
             if "no such table" in said:
-                return Conflict(f"the tables in {self.path} are gone ({said})")
+                return Conflict(f"the tables in {self.path} are not there: {said}")
         elif isinstance(error, ProgrammingError) and "UndefinedTable" in type(origin).__name__:
-            return Conflict(f"the tables in {self.shown} are gone ({said})")
+            return Conflict(f"the tables in {self.shown} are not there: {said}")
         elif isinstance(error, DBAPIError):
             return Busy(f"the database {self.shown} does not answer as it should: {said}")
         return Busy(f"the database {self.shown} cannot be used now: {type(error).__name__}: {said}")

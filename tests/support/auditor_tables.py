@@ -33,12 +33,16 @@ def moved(log: Iterable[tuple[Commit, str]], address: Address) -> list[tuple[Com
 
 
 class Audited:
-    """Tables that logs are projected into, without a server."""
+    """Tables that logs are projected into, without a stream.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        where: A file, or the URL of a database.
+    """
+
+    def __init__(self, where: Path | str) -> None:
+        self.path = Path(where)
         self.created = CREATED
-        self.database = Database(f"sqlite:///{path}")
+        self.database = Database(f"sqlite:///{where}" if isinstance(where, Path) else where)
         self.store = Store(self.database)
         self.position = self.store.open()
         self.plans: dict[Address, Followed] = {}
