@@ -362,7 +362,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
         case events.PlanStarted():
             return _replace(state, status=PlanStatus.RUNNING, updated_at=at)
         case events.PlanWaiting():
-            return _replace(state, status=PlanStatus.WAITING, updated_at=at)
+            return _replace(state, status=PlanStatus.WAITING, by="", reason="", updated_at=at)
         case events.PlanPaused():
             return _replace(
                 state,
