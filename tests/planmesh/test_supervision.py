@@ -83,6 +83,17 @@ async def test_a_child_that_dies_is_started_again(children: Children) -> None:
     assert child.pid not in (0, before)
 
 
+async def test_a_child_that_was_ready_once_is_not_given_up_however_often_it_is_killed(children: Children) -> None:
+    children.start(toy("worker", READY, WAITS))
+    for _ in range(3):
+        await children.wait_ready()
+        children.by_name["worker"].kill()
+
+    await children.wait_ready()
+
+    assert children.by_name["worker"].starts == 4
+
+
 async def test_a_child_that_never_starts_is_an_error_with_its_last_words(children: Children) -> None:
     children.start(toy("planner", "import sys; sys.exit('no chair')"))
 

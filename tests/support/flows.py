@@ -83,10 +83,14 @@ class Flow:
         """The first state of the plan of which *reached* is true."""
         state: PlanState | None = None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self.watch(address) as changes:
-                async for state, _ in changes:
-                    if reached(state):
-                        return state
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with contextlib.suppress(Busy):  # the server may be away just now
+                        async with self.watch(address) as changes:
+                            async for state, _ in changes:
+                                if reached(state):
+                                    return state
+                            break
         said = "not there" if state is None else f"{state.status} ({state.reason}) at commit {state.number}"
         raise AssertionError(f"{address} is {said}")
 
