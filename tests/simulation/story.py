@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import structlog
+from chance import AGENT, People, random_plan, random_revision
 from judge import Broken, Judge
 from world import SimulatedConnection, SimulatedMessage, SimulatedSubscription, VirtualLoop, World
 
@@ -24,12 +25,10 @@ from planmesh.schemas.commands import AnyCommand, verb_of
 from planmesh.schemas.events import hash_of
 from planmesh.schemas.goals import FINAL, Problem
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Gate, Parameter, Plan, Policy, Retry, Step, Task
-from planmesh.schemas.state import ENDED, PlanState, StepStatus
+from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptUnknown, Failure, Result, Results
 
-AGENT = "agent"
 HURT_S = 60.0
 """For so long the world is cruel; then it heals, and the plan has to end."""
 END_S = 4_000.0
@@ -182,6 +181,7 @@ class _Story:
 
     async def _people(self) -> PlanState:
         """Look, and do what has to be done, until the plan has ended."""
+        people = People(self.random, self._id)
         while self.world.loop.time() < END_S:
             await asyncio.sleep(self.random.uniform(0.5, 5))
             try:
@@ -190,41 +190,9 @@ class _Story:
                 continue
             if state.status in ENDED:
                 return state
-            for command in self._wishes(state):
+            for command in people.wishes(state, whims=self.world.hurt > 0):
                 await self._ask(command, "ada")
         raise Broken(f"after {END_S:g} s the plan is {state.status}: {state.reason or state.waiting}")
-
-    def _wishes(self, state: PlanState) -> list[AnyCommand]:
-        wishes: list[AnyCommand] = []
-        for name in state.waiting:
-            opened = state.steps[name].opened
-            if isinstance(state.graph.steps[name], Gate) and opened is not None:
-                decision: Any = "reject" if self.random.random() < 0.1 and self.world.hurt else "approve"
-                wishes.append(asks.CastVote(id=self._id(), step=name, digest=opened.digest, decision=decision))
-        for name in state.troubled:
-            step = state.steps[name]
-            if step.status is StepStatus.OUTCOME_UNKNOWN and self.random.random() < 0.5:
-                done = self.random.random() < 0.5
-                wishes.append(asks.ResolveStep(id=self._id(), step=name, attempt=step.attempt, done=done))
-            elif isinstance(state.graph.steps[name], Decide | Check):
-                wishes.append(asks.CancelPlan(id=self._id(), step=name))
-            else:
-                wishes.append(asks.RetryStep(id=self._id(), step=name, attempt=step.attempt))
-        if state.held:
-            wishes.append(asks.ResumePlan(id=self._id()))
-        wishes += [asks.ResumePlan(id=self._id(), step=name) for name in state.held_steps]
-        if self.world.hurt and state.graph.steps:
-            anyone = self.random.choice(sorted(state.graph.steps))
-            whims: list[AnyCommand] = [
-                asks.PausePlan(id=self._id()),
-                asks.PausePlan(id=self._id(), step=anyone),
-                asks.SkipStep(id=self._id(), step=anyone, reason="no need"),
-                asks.RevisePlan(id=self._id(), base=state.revision, document={}),
-                asks.CancelPlan(id=self._id(), step=anyone),
-            ]
-            if self.random.random() < 0.2:
-                wishes.append(self.random.choice(whims))
-        return wishes
 
     def _id(self) -> str:
         self.ids += 1
@@ -265,59 +233,3 @@ class _Story:
             raise Broken(f"the requester heard {len(final)} ends")
         if self.world.streams["POISON"].messages:
             raise Broken(f"poison: {self.world.streams['POISON'].messages[0].data!r}")
-
-
-def random_plan(draw: random.Random) -> Plan:
-    """A plan of up to a dozen steps, of every kind."""
-    steps: list[Step] = []
-    labels: dict[str, tuple[str, ...]] = {}
-    for index in range(draw.randint(1, 16)):
-        names = [step.name for step in steps]
-        after = tuple(draw.sample(names, min(len(names), draw.choice([0, 1, 1, 2]))))
-        branch = None
-        if labels and draw.random() < 0.3:
-            of = draw.choice(sorted(labels))
-            branch = Branch(step=of, label=draw.choice(labels[of]))
-            after = after if of in after else (*after, of)
-        about: dict[str, Any] = {"name": f"s{index}", "after": after, "branch": branch, "optional": draw.random() < 0.3}
-        kind = draw.choice(["task", "task", "task", "task", "gate", "decide", "check"])
-        step: Step
-        if kind == "task":
-            step = Task(
-                **about,
-                agent=AGENT,
-                retry=Retry(attempts=draw.randint(1, 4), backoff_s=draw.choice([0.0, 1.0, 5.0])),
-                idempotent=True,
-            )
-        elif kind == "gate":
-            step = Gate(**about, sla_s=draw.choice([None, 5.0]))
-        elif kind == "decide":
-            step = Decide(**about, cases=(Case(when="n == 1", then="one"),), otherwise=draw.choice(["none", "one"]))
-            labels[step.name] = step.labels
-        else:
-            step = Check(**about, condition="n > 0", on_fail=draw.choice(["fail", "continue"]))
-            labels[step.name] = step.labels
-        steps.append(step)
-    if draw.random() < 0.3:
-        steps.append(Emit(name="end", after=tuple(step.name for step in steps), outcome="Done", result={"n": "{n}"}))
-    return Plan(
-        name="Random",
-        inputs={"n": Parameter(type="integer")},
-        steps=tuple(steps),
-        concurrency=draw.randint(1, 4),
-        policy=Policy(on_failure=draw.choice(["pause", "pause", "pause", "fail"])),
-    )
-
-
-def random_revision(draw: random.Random, current: Plan) -> Plan:
-    """The plan with one task changed, and perhaps one more: it may well hit what has started."""
-    steps = list(current.steps)
-    tasks = [index for index, step in enumerate(steps) if isinstance(step, Task)]
-    if tasks:
-        index = draw.choice(tasks)
-        steps[index] = msgspec.structs.replace(steps[index], inputs={"changed": draw.randint(0, 99)})
-    name = f"new{draw.randint(0, 999)}"
-    names = [step.name for step in steps if not isinstance(step, Emit)]
-    if draw.random() < 0.5 and names and name not in names:
-        steps.append(Task(name=name, agent=AGENT, after=(draw.choice(names),), idempotent=True))
-    return msgspec.structs.replace(current, steps=tuple(steps))
