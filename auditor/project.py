@@ -82,6 +82,7 @@ class Batch:
         self.spans: list[Span] = []
         self._traced = traced
         self._new: set[int] = set()
+        self._created: set[int] = set()
         self._revised: dict[int, frozenset[str]] = {}  # with the steps that the tables know
         self._touched: dict[int, dict[str, None]] = {}
         self._begun: dict[tuple[int, str], Row] = {}
@@ -110,6 +111,8 @@ class Batch:
                 touched.update(dict.fromkeys(event.steps))
             elif isinstance(event, events.PlanRevised):
                 self._revise(plan_id, state, after)
+            elif isinstance(event, events.PlanCreated | events.PlanRefused):
+                self._created.add(plan_id)
             if self._traced:
                 self.spans.extend(spans_of(state, event, after, at))
             self._lines.append(line(plan_id, commit, index, sequence))
@@ -131,8 +134,12 @@ class Batch:
         rows = Rows([], [], [], [], [], [], [])
         rows.lines.extend(self._lines)
         for plan_id, (_, state) in self.followed.items():
-            if plan_id in self._new:
-                rows.plans.append({**plan_start(plan_id, state), **plan_document(state), **plan_now(state)})
+            if plan_id in self._new or plan_id in self._created:
+                whole = {**plan_start(state), **plan_document(state), **plan_now(state)}
+                if plan_id in self._new:
+                    rows.plans.append({"id": plan_id, **whole})
+                else:  # before, there was nothing but commands that were refused
+                    rows.plan_changes.append({"its_id": plan_id, **whole})
                 self._all_steps(rows, plan_id, state, frozenset())
             elif plan_id in self._revised:
                 rows.plan_changes.append({"its_id": plan_id, **plan_document(state), **plan_now(state)})
@@ -173,18 +180,17 @@ class Batch:
                     rows.gates.append(gate_row(plan_id, state, name))
 
 
-def plan_start(plan_id: int, state: PlanState) -> Row:
+def plan_start(state: PlanState) -> Row:
     created, refused = state.created, state.refused
     origin = created or refused
     return {
-        "id": plan_id,
         "space": state.address.space,
         "plan": state.address.plan,
         "goal": _text(origin.goal) if origin is not None else "",
         "requester": state.requester,
         "goal_digest": state.goal_digest,
         "trace_id": trace_id(state),
-        "created_at": state.created_at,
+        "created_at": state.created_at or state.updated_at,
         "inputs": created.inputs if created is not None else None,
         "problems": refused.problems if refused is not None else None,
     }

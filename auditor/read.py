@@ -95,6 +95,8 @@ def _answer_plans(connection: Connection, question: queries.PlansQuery, base: _B
         wanted = wanted.where(_plans.id < question.before)
     if question.statuses:
         wanted = wanted.where(_plans.status.in_([str(status) for status in question.statuses]))
+    else:
+        wanted = wanted.where(_plans.status != PlanStatus.ABSENT.value)
     if question.space:
         wanted = wanted.where(_plans.space == question.space)
     if question.since is not None:
@@ -159,9 +161,11 @@ def _answer_plan(connection: Connection, question: queries.PlanQuery, base: _Bas
     return _fit(answer, {"document": None, "result": NOTHING, "inputs": {}, "problems": ()})
 
 
-def _find(connection: Connection, space: str, plan: str, base: _Base) -> tuple[int, Address]:
-    """The id of a plan. Raises: Refused."""
+def _find(connection: Connection, space: str, plan: str, base: _Base, *, absent: bool = False) -> tuple[int, Address]:
+    """The id of a plan; if *absent*, also of one that has nothing but commands that were refused. Raises: Refused."""
     wanted = select(_plans.id, _plans.space).where(_plans.plan == plan).order_by(_plans.space).limit(_SPACES)
+    if not absent:
+        wanted = wanted.where(_plans.status != PlanStatus.ABSENT.value)
     if space:
         wanted = wanted.where(_plans.space == space)
     found = connection.execute(wanted).all()
@@ -183,8 +187,9 @@ def _find(connection: Connection, space: str, plan: str, base: _Base) -> tuple[i
 
 def _nearest(connection: Connection, space: str, plan: str) -> tuple[str, ...]:
     """Plans whose ids look like this one, or begin like it; among the newest."""
-    newest = select(_plans.space, _plans.plan).order_by(_plans.id.desc()).limit(_LOOKED_AT)
-    begin = select(_plans.space, _plans.plan).where(_plans.plan.startswith(plan, autoescape=True)).limit(_NEAREST)
+    there = select(_plans.space, _plans.plan).where(_plans.status != PlanStatus.ABSENT.value)
+    newest = there.order_by(_plans.id.desc()).limit(_LOOKED_AT)
+    begin = there.where(_plans.plan.startswith(plan, autoescape=True)).limit(_NEAREST)
     known: dict[str, list[str]] = {}
     for row in connection.execute(newest):
         known.setdefault(row.plan, []).append(row.space)
@@ -216,7 +221,7 @@ def _step(row: Row[Any], at: Address) -> queries.StepRow:
     duration_s, attempt = row.duration_s, row.attempt
     if gate and row.begun_at is not None and row.finished_at is not None:
         duration_s = (row.finished_at - row.begun_at).total_seconds()
-    if row.kind in {"decide", "check"} and row.status == StepStatus.COMPLETED:
+    if row.kind in {"decide", "check", "emit"} and row.status == StepStatus.COMPLETED:
         attempt += 1  # what is settled at once counts its failures only: see `planmesh.auditor.spans.last_attempt`
     step = queries.StepRow(
         step=row.step,
@@ -250,7 +255,7 @@ def _step(row: Row[Any], at: Address) -> queries.StepRow:
 
 
 def _answer_log(connection: Connection, question: queries.LogQuery, base: _Base) -> queries.LogAnswer:
-    its_id, at = _find(connection, question.space, question.plan, base)
+    its_id, at = _find(connection, question.space, question.plan, base, absent=True)
     columns = (_log.number, _log.event_index, _log.sequence, _log.at, _log.type, _log.step, _log.causes)
     wanted = (
         select(*columns, cast(_log.event, Text).label("event"))

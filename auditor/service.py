@@ -274,9 +274,16 @@ class Follower:
 
     async def open(self) -> None:
         """Learn how far the tables go, and whether they belong to this log. Raises: Unusable."""
-        self._kept.clear()
-        self.position = await self._patiently(lambda: asyncio.to_thread(self._store.open))
-        await self._patiently(self.check)
+        while True:
+            self._kept.clear()
+            try:
+                self.position = await self._patiently(lambda: asyncio.to_thread(self._store.open))
+                await self._patiently(self.check)
+            except Conflict as error:
+                log.warning("tables.changed", error=str(error))
+                await asyncio.sleep(_BUSY_S)
+            else:
+                return
 
     async def take(self, messages: Sequence[Message]) -> None:
         """Write what was delivered to the tables; then ack it. Raises: Unusable."""

@@ -6,6 +6,7 @@ SQLite by default: one file, which this process alone writes. Any other database
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,15 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NoSuchModuleError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -45,6 +54,7 @@ REBUILD: Final = "`python -m planmesh.auditor --rebuild`"
 
 Statement = Insert | Update | Delete
 
+_SECRETS: Final = ("password", "passfile", "sslpassword")
 _READERS: Final = 4
 _ADDRESSES_A_QUERY: Final = 400
 
@@ -105,17 +115,19 @@ class Database:
                 "the auditor's database_url is not one of SQLAlchemy's, such as sqlite:////var/lib/planmesh/auditor.db "
                 f"or postgresql+psycopg://user@host/planmesh: {type(error).__name__}"
             ) from None
-        self.shown = self._url.render_as_string(hide_password=True)
+        self.shown = self._url.difference_update_query(_SECRETS).render_as_string(hide_password=True)
         self.path = _file(self._url, self.shown) if self._url.get_backend_name() == "sqlite" else None
+        self._lock = threading.RLock()
         self._opened: tuple[int, int] | None = None
         self._wal: tuple[int, int] | None = None
         self._engines: dict[str, Engine] = {}
 
     def close(self) -> None:
-        for engine in self._engines.values():
-            engine.dispose()
-        self._engines.clear()
-        self._opened = None
+        with self._lock:
+            for engine in self._engines.values():
+                engine.dispose()
+            self._engines.clear()
+            self._opened = None
 
     @contextlib.contextmanager
     def transaction(self, kind: Literal["read", "write"]) -> Iterator[Connection]:
@@ -127,13 +139,16 @@ class Database:
             Unusable: It is damaged, or refuses us.
         """
         try:
-            self._look()
-            with self._engine(kind).begin() as connection:
+            with self._lock:
+                self._look()
+                engine = self._engine(kind)
+            with engine.begin() as connection:
                 yield connection
-        except PlanmeshError:
-            raise
         except SQLAlchemyError as error:
-            raise self._trouble(error) from error
+            trouble = self._trouble(error)
+            if trouble is None:
+                raise
+            raise trouble from error
 
     def _look(self) -> None:
         """SQLite would go on writing to a file that has been deleted, which nobody could read."""
@@ -216,29 +231,42 @@ class Database:
 
         return engine
 
-    def _trouble(self, error: SQLAlchemyError) -> PlanmeshError:
+    def _trouble(self, error: SQLAlchemyError) -> PlanmeshError | None:
+        """What an error of the database means for whoever asked; None: it is a bug."""
         origin = error.orig if isinstance(error, DBAPIError) else None
         said = " ".join(str(origin or error).split())[:500]
+        if isinstance(error, IntegrityError):
+            return Unusable(
+                f"the tables in {self.shown} are not what the log has made of them ({said}): somebody else has changed "
+                f"them. Make them again with {REBUILD}"
+            )
         if isinstance(origin, sqlite3.Error):
-            code = getattr(origin, "sqlite_errorname", "")
-            if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return self._trouble_of_sqlite(getattr(origin, "sqlite_errorname", ""), said)
+        if isinstance(error, ProgrammingError):
+            if "UndefinedTable" in type(origin).__name__:
+                return Conflict(f"the tables in {self.shown} are not there: {said}")
+            return Unusable(f"the database {self.shown} refuses what the auditor needs: {said}")
+        if isinstance(error, DataError):
+            return None
+        return Busy(f"the database {self.shown} does not answer as it should: {said}")
+
+    def _trouble_of_sqlite(self, code: str, said: str) -> PlanmeshError | None:
+        """Source: https://www.sqlite.org/rescode.html"""
+        match "_".join(code.split("_")[:2]):
+            case "SQLITE_BUSY" | "SQLITE_LOCKED":
                 return Busy(f"the database {self.path} is locked by another process: it has to let go ({said})")
-            if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            case "SQLITE_FULL" | "SQLITE_IOERR":
                 return Busy(f"the database {self.path} cannot be written ({said}): is the disk full?")
-            if code.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+            case "SQLITE_CANTOPEN" | "SQLITE_READONLY" | "SQLITE_PERM":
                 return Busy(f"the database {self.path} cannot be opened for writing ({said}): who may write there?")
-            if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            case "SQLITE_CORRUPT" | "SQLITE_NOTADB":
                 return Unusable(
                     f"the database {self.path} is damaged ({said}): move it away, and the auditor makes a new one from "
                     "the log"
                 )
-            if "no such table" in said:
+            case "SQLITE_ERROR" if "no such table" in said:
                 return Conflict(f"the tables in {self.path} are not there: {said}")
-        elif isinstance(error, ProgrammingError) and "UndefinedTable" in type(origin).__name__:
-            return Conflict(f"the tables in {self.shown} are not there: {said}")
-        elif isinstance(error, DBAPIError):
-            return Busy(f"the database {self.shown} does not answer as it should: {said}")
-        return Busy(f"the database {self.shown} cannot be used now: {type(error).__name__}: {said}")
+        return None
 
 
 class _Prepared:
@@ -366,6 +394,3 @@ def _file(url: URL, shown: str) -> Path:
     except OSError as error:
         raise Unusable(f"cannot make the database {path}: {error.strerror or error}") from error
     return path
-
-
-__all__ = ["REBUILD", "Database", "Position", "Row", "Store"]

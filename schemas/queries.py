@@ -36,7 +36,7 @@ class PlansQuery(Document, frozen=True, kw_only=True):
     """``query.plans``: plans, the newest first. Conditions that are left out hold for all."""
 
     statuses: tuple[PlanStatus, ...] = ()
-    """Any of these."""
+    """Any of these; unless said, all but `absent`: plans that nobody has asked for, only commands for them."""
     text: Annotated[str, Meta(max_length=1_024)] = ""
     """Somewhere in the id, the name or the goal; letters A-Z without regard to case."""
     agent: Id = ""
@@ -120,7 +120,7 @@ class PlanRow(Row, frozen=True, kw_only=True):
     requester: str = ""
     steps: int = 0
     settled: int = 0
-    """How many of them have completed, were skipped or not taken."""
+    """How many of them have come to an end: completed, skipped, not taken or cancelled."""
     running: int = 0
     gates: tuple[str, ...] = ()
     """Gates that are open."""

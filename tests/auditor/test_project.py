@@ -10,11 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from plays import AGENT, START, Play, gate, plan, plans, play_on, task
 
+from planmesh.auditor.read import Refused
 from planmesh.schemas import commands as asks
 from planmesh.schemas import queries
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportResult
-from planmesh.schemas.events import GENESIS, AnyEvent, Commit, PlanCreated, PlanRefused, hash_of
+from planmesh.schemas.events import (
+    GENESIS,
+    AnyEvent,
+    CommandRefused,
+    Commit,
+    PlanCreated,
+    PlanRefused,
+    PlanStarted,
+    hash_of,
+)
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Plan, Task
@@ -30,9 +40,12 @@ def time_of(ns: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=ns // 1_000)
 
 
-def commit_of(event: AnyEvent) -> tuple[Commit, str]:
-    """The first commit of a plan."""
-    commit = Commit(space="space", plan="plan", number=1, at=START, causes=(), events=(event,), previous=GENESIS)
+def commit_of(event: AnyEvent, after: tuple[Commit, str] | None = None) -> tuple[Commit, str]:
+    """The first commit of a plan, or the one after another."""
+    number, at, previous = 1, START, GENESIS
+    if after is not None:
+        number, at, previous = after[0].number + 1, after[0].at + timedelta(seconds=1), after[1]
+    commit = Commit(space="space", plan="plan", number=number, at=at, causes=(), events=(event,), previous=previous)
     return commit, hash_of(encode(commit))
 
 
@@ -215,6 +228,31 @@ def test_a_gate_shows_how_long_it_was_open(tables_in: Tables) -> None:
     assert (release.started_at, release.finished_at, release.duration_s) == (opened_at, play.at, 301.0)
     assert release.votes == ("ada",)
     assert audited.ask(queries.GatesQuery()).gates == ()
+
+
+def test_a_command_that_came_before_its_plan_is_in_the_log_and_nowhere_else(tables_in: Tables) -> None:
+    refused = CommandRefused(verb="cancel", by="ada", code="ended", reason="the plan is unknown", step="build")
+    document = plan(task("build"), gate("release"))
+    created = PlanCreated(plan=document, requester="space", goal_digest="d", goal="Ship it")
+    early = commit_of(refused)
+    late = commit_of(created, early)
+    later = commit_of(PlanStarted(by="ada"), late)
+    split, whole = tables_in("split.db"), tables_in("whole.db")
+
+    split.add(early)
+    with pytest.raises(Refused, match="there is no plan plan"):
+        split.ask(queries.PlanQuery(plan="plan"))
+    assert split.ask(queries.PlansQuery()).plans == ()
+    assert [line.type for line in split.ask(queries.LogQuery(plan="plan")).lines] == ["command.refused"]
+
+    split.add(late)
+    split.add(later)
+    whole.add(early, late, later)
+
+    answer = split.ask(queries.PlanQuery(plan="plan"))
+    assert (answer.plan.status, answer.plan.goal, answer.plan.number) == ("running", "Ship it", 3)
+    assert [step.step for step in split.ask(queries.StepsQuery(plan="plan")).steps] == ["build", "release"]
+    assert split.dump() == whole.dump()
 
 
 def test_a_goal_that_was_refused_is_a_row_with_its_problems(tables_in: Tables) -> None:

@@ -112,6 +112,17 @@ def test_tables_that_were_dropped_are_noticed(tables_in: Tables) -> None:
         audited.ask(queries.PlansQuery())
 
 
+def test_tables_that_somebody_has_changed_are_not_written_to(tables_in: Tables) -> None:
+    play, audited = played(), tables_in()
+    audited.add(*play.log)
+    sqlite3.connect(audited.path, isolation_level=None).execute("DELETE FROM position").connection.close()
+    audited.position = audited.store.open()
+    audited.plans.clear()
+
+    with pytest.raises(Unusable, match=r"are not what the log has made of them \(UNIQUE .*--rebuild"):
+        audited.add(*play.log)
+
+
 def test_a_damaged_file_is_not_used(tmp_path: Path) -> None:
     path = tmp_path / "auditor.db"
     path.write_bytes(b"This is a text that somebody has put here." * 100)
@@ -136,7 +147,7 @@ def test_what_is_no_database_is_said_so(url: str, said: str) -> None:
 
 
 def test_a_server_that_is_away_is_waited_for_and_its_password_is_not_shown() -> None:
-    store = Store(Database("postgresql+psycopg://ada:secret@127.0.0.1:1/planmesh?connect_timeout=1"))
+    store = Store(Database("postgresql+psycopg://ada:secret@127.0.0.1:1/planmesh?connect_timeout=1&password=secret"))
 
     with pytest.raises(Busy, match=r"postgresql\+psycopg://ada:\*\*\*@127\.0\.0\.1:1/planmesh") as error:
         store.open()
