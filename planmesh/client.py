@@ -18,7 +18,7 @@ import re
 import secrets
 import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -35,13 +35,19 @@ from planmesh.eventlog import EventLog, Line, Recorded, read_line
 from planmesh.inspection import stream_info
 from planmesh.schemas import codec, goals, queries, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
-from planmesh.schemas.commands import AnyCommand, verb_of
-from planmesh.schemas.events import AnyEvent, CommandRefused, Commit
+from planmesh.schemas.commands import AnyCommand, ProposeRevision, verb_of
+from planmesh.schemas.events import CommandRefused, Commit, PlanRevised, RevisionRequested
+from planmesh.schemas.events import RevisionRefused as RevisionRefusedEvent
 from planmesh.schemas.goals import FINAL, Goal, Outcome, Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import BLOBS, OUTCOMES, PLANS, Address, BadSubject
-from planmesh.schemas.work import Progress
+from planmesh.schemas.work import PlannerWork, Progress
+from planmesh.steering import Answer as Answer
+from planmesh.steering import Refused as Refused
+from planmesh.steering import RevisionRefused as RevisionRefused
+from planmesh.steering import Steering, described
+from planmesh.steering import new_command_id as new_command_id
 
 _PUBLISH_S: Final = 5.0
 _TRIES: Final = 5
@@ -66,7 +72,7 @@ class PlanRefused(PlanmeshError):
 
     def __init__(self, outcome: goals.Refused) -> None:
         self.outcome = outcome
-        lines = (f"  {_described(problem)}" for problem in outcome.problems)
+        lines = (f"  {described(problem)}" for problem in outcome.problems)
         super().__init__("\n".join([f"goal {outcome.space}.{outcome.goal} was refused:", *lines]))
 
     @property
@@ -92,21 +98,6 @@ class PlanCancelled(PlanmeshError):
         super().__init__(f"plan {outcome.space}.{outcome.goal} was cancelled by {outcome.by}{why}")
 
 
-class Refused(PlanmeshError):
-    """The plan does not take this command now; nothing has changed.
-
-    Attributes:
-        event: What the log says: code, reason, and the verbs that would be carried out.
-        commit: Where it says so.
-    """
-
-    def __init__(self, event: CommandRefused, commit: Commit) -> None:
-        self.event = event
-        self.commit = commit
-        instead = f" (possible now: {', '.join(event.possible)})" if event.possible else ""
-        super().__init__(f"{event.verb} was refused: {event.reason}{instead}")
-
-
 class QueryRefused(PlanmeshError):
     """There is no answer to this question.
 
@@ -121,12 +112,6 @@ class QueryRefused(PlanmeshError):
         self.nearest = error.nearest
         self.spaces = error.spaces
         super().__init__(error.message)
-
-
-def _described(problem: Problem) -> str:
-    at = f"{problem.pointer}: " if problem.pointer else ""
-    hint = f" ({problem.hint})" if problem.hint else ""
-    return f"{at}{problem.message}{hint} [{problem.code}]"
 
 
 # --- who one is --------------------------------------------------------------------------------------------
@@ -487,18 +472,6 @@ async def _publish(connection: Connection, subject: str, data: bytes) -> None:
 # --- for people --------------------------------------------------------------------------------------------
 
 
-class Answer(NamedTuple):
-    """What became of a command.
-
-    Attributes:
-        commit: The line of the log that answers it; it may answer others too.
-        events: Everything that happened in it, in order.
-    """
-
-    commit: Commit
-    events: tuple[AnyEvent, ...]
-
-
 class ProgressReport(NamedTuple):
     """What an agent says of the step that it is at. Nothing of it is stored."""
 
@@ -507,7 +480,7 @@ class ProgressReport(NamedTuple):
     progress: Progress
 
 
-class Operator:
+class Operator(Steering):
     """Looks at plans, and steers them, as one person. Made by `connect`.
 
     Lists and histories come from the auditor, which may be away; a single plan can also be read from the log.
@@ -587,42 +560,62 @@ class Operator:
             raise Busy(answer.message) if answer.code == "busy" else QueryRefused(answer)
         return answer
 
-    # --- steering ------------------------------------------------------------------------------------------
+    # --- steering: the verbs are in `planmesh.steering` -------------------------------------------------------
 
     async def command(self, address: Address, command: AnyCommand, *, timeout_s: float = 10.0) -> Answer:
         """Ask something of a plan, and wait for the line of the log that answers.
 
+        A command that asks for a revision (`revise`, `redirect`, a retry with other means) is answered twice: the
+        request is recorded, and then the planner has worked it out. This waits for both.
+
         Args:
             address: The plan.
             command: With an id of its own: see `new_command_id`.
-            timeout_s: How long to wait for the executor.
+            timeout_s: How long to wait for the executor, and, three times as long, for the planner.
 
         Raises:
-            Refused: The answer is no.
+            Refused, RevisionRefused: The answer is no.
             Busy: There is no answer yet. The command is stored, and may still be carried out.
+            PlanmeshError: The id is that of another command.
             Unusable: Not allowed, or closed.
         """
         verb = verb_of(command)
         async with self._changes(address) as changes:
             recorded = await self._log.read(address)
-            known = recorded.state.answered.get(command.id)
+            if command.id in recorded.state.answered:
+                recorded = Recorded.nothing(address)  # the answer is there already
             await _publish(self.connection, subjects.command(address, verb, self.name), encode(command))
-            if known is not None:
-                async for line in self._log.lines(address):
-                    if line.commit.number == known:
-                        return self._answer(command, line.commit)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    async for _, line in self._follow(recorded, changes):
-                        if any(cause.id == command.id and cause.actor == self.name for cause in line.commit.causes):
-                            return self._answer(command, line.commit)
-            except TimeoutError:
-                busy = Busy(
-                    f"nobody has answered {verb} for {address} within {timeout_s:g} s: is an executor running? "
-                    "(`planmesh doctor`) The command is stored, and will be answered in the log"
-                )
-                busy.ambiguous = True
-                raise busy from None
+            async with contextlib.aclosing(self._follow(recorded, changes)) as lines:
+                async with _patience(timeout_s, f"{verb} for {address}", "an executor"):
+                    answer = self._answer(command, await self._answering(command, lines))
+                if not any(isinstance(one, RevisionRequested) and one.request == command.id for one in answer.events):
+                    return answer
+                async with _patience(3 * timeout_s, f"the {verb} of {address}", "a planner"):
+                    return await _worked_out(command.id, lines)
+
+    async def proposal(self, work: PlannerWork) -> ProposeRevision:
+        """What the planner would make of a request for a revision; nothing is stored, and nothing changes.
+
+        Raises:
+            Busy: No planner answers.
+            Poison: It is no such request, or longer than the server takes.
+        """
+        data = await self.connection.request(subjects.query("proposal"), encode(work), timeout_s=30)
+        answer = codec.command.decode(data)
+        if not isinstance(answer, ProposeRevision):
+            raise Unusable(f"a planner has answered with {verb_of(answer)}, not with a revision")
+        return answer
+
+    async def _answering(self, command: AnyCommand, lines: AsyncIterator[tuple[PlanState, Line]]) -> Commit:
+        async for _, line in lines:
+            for cause in line.commit.causes:
+                if cause.id == command.id and cause.actor == self.name:
+                    if cause.verb != verb_of(command):
+                        raise PlanmeshError(
+                            f"the id {command.id} is that of another command: {cause.verb}, answered in commit "
+                            f"{line.commit.number}. Nothing was changed"
+                        )
+                    return line.commit
         raise AssertionError("a log that is followed does not end")
 
     def _answer(self, command: AnyCommand, commit: Commit) -> Answer:
@@ -684,7 +677,7 @@ class Operator:
             with contextlib.suppress(Busy):
                 await self.connection.unlisten(interest)
 
-    async def _follow(self, recorded: Recorded, changes: "_Changes") -> AsyncIterator[tuple[PlanState, Line]]:
+    async def _follow(self, recorded: Recorded, changes: "_Changes") -> AsyncGenerator[tuple[PlanState, Line], None]:
         """Read on in the log, for ever."""
         subject = subjects.plan_log(recorded.state.address)
         read_once = False
@@ -803,9 +796,32 @@ def _no_plan(text: str, nearest: tuple[str, ...] = ()) -> QueryRefused:
     return QueryRefused(queries.QueryError(code="unknown_plan", message=text, nearest=nearest))
 
 
-def new_command_id() -> str:
-    """An id for a command: no other has it."""
-    return secrets.token_hex(8)
+async def _worked_out(request: str, lines: AsyncIterator[tuple[PlanState, Line]]) -> Answer:
+    """What the planner has made of a request. Raises: RevisionRefused; PlanmeshError, if the plan ends before."""
+    async for state, line in lines:
+        for event in line.commit.events:
+            if isinstance(event, RevisionRefusedEvent) and event.request == request:
+                raise RevisionRefused(event, line.commit)
+            if isinstance(event, PlanRevised) and event.request == request:
+                return Answer(line.commit, line.commit.events)
+        if state.status in ENDED:
+            raise PlanmeshError(f"the plan {state.address} was {state.status} before the planner had worked it out")
+    raise AssertionError("a log that is followed does not end")
+
+
+@contextlib.asynccontextmanager
+async def _patience(timeout_s: float, asked: str, service: str) -> AsyncIterator[None]:
+    """Wait for an answer for so long. Raises: Busy (`ambiguous`)."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        busy = Busy(
+            f"nobody has answered {asked} within {timeout_s:g} s: is {service} running? (`planmesh doctor`) The "
+            "command is stored, and will be answered in the log"
+        )
+        busy.ambiguous = True
+        raise busy from None
 
 
 class _Changes:
