@@ -96,10 +96,15 @@ def services(*, executors: int = 1) -> tuple[Service, ...]:
     )
 
 
-def worker(modules: Sequence[str] = ()) -> Service:
-    """The service that runs agents: those of *modules*, and of the installed distributions that declare some."""
+def worker(modules: Sequence[str] = (), *, number: int = 1) -> Service:
+    """The service that runs agents: those of *modules*, and of the installed distributions that declare some.
+
+    Args:
+        number: Which of several workers, from 1: they share the work.
+    """
     arguments = (word for module in modules for word in ("--agents", module))
-    return Service("worker", ("-m", "planmesh.executor", "--only", "work", *arguments))
+    name = "worker" if number == 1 else f"worker-{number}"
+    return Service(name, ("-m", "planmesh.executor", "--only", "work", *arguments))
 
 
 class Child:
@@ -413,7 +418,7 @@ class LocalMesh:
         agents: The agents that the worker hosts.
         operator: The NATS user of the person at this machine, such as ``operator-ada``.
         submitter: The NATS user that publishes this person's goals, such as ``submitter-ada``.
-        children: The services by name: ``planner``, ``worker``, ``executor``, ``executor-2``, ...
+        children: The services by name: ``planner``, ``worker``, ``worker-2``, ``executor``, ...
     """
 
     def __init__(
@@ -453,6 +458,7 @@ async def local_mesh(
     sync_interval: str = "always",
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     executors: int = 1,
+    workers: int = 1,
     replicas: int = 1,
     agent_concurrency: int = DEFAULT_CONCURRENCY,
     log_dir: Path | None = None,
@@ -471,6 +477,7 @@ async def local_mesh(
         sync_interval: When the server syncs to disk: ``always``, or as often as this (``2m``).
         max_payload_bytes: The largest message of the server.
         executors: How many; one steers, the others stand by.
+        workers: How many; they share the work, and what one that dies has begun is done by another.
         replicas: How many servers of a cluster of your own hold each message.
         agent_concurrency: How many steps of an agent may run at once, for agents that are new.
         log_dir: Where each service writes its log; None: to standard error, marked with the service's name.
@@ -515,7 +522,8 @@ async def local_mesh(
             await mesh.reload()
             await mesh.prepare(replicas=replicas)
         if found and "worker" not in without:
-            children.start(worker(agents))
+            for number in range(1, workers + 1):
+                children.start(worker(agents, number=number))
         await children.wait_ready()
         yield LocalMesh(mesh, person, found, children.by_name, own)
 
