@@ -40,7 +40,7 @@ def main() -> None:
 
 
 async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:
-    stop = asyncio.Event()
+    stop, limits = asyncio.Event(), configured.limits
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
@@ -53,13 +53,23 @@ async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:
         async with asyncio.TaskGroup() as tasks:
             if loops - {"work"}:
                 core, agents = await connected("executor"), await connected("executor-agents")
-                tasks.create_task(steer(core, agents, stop, loops=loops, gate_sla_s=configured.gate_sla_s))
+                tasks.create_task(
+                    steer(
+                        core,
+                        agents,
+                        stop,
+                        loops=loops,
+                        gate_sla_s=configured.gate_sla_s,
+                        inline_output_bytes=limits.inline_output_bytes,
+                        inline_inputs_bytes=limits.inline_inputs_bytes,
+                    )
+                )
             if "work" in loops:
                 found = find(configured.agents)
                 if not found:
                     raise Unusable("there are no agents to run: name a module with --agents, or PLANMESH_AGENTS")
                 hosts = {name: await connected(f"agent-{token('agent', name)}") for name in found}
-                tasks.create_task(work(found, hosts, stop))
+                tasks.create_task(work(found, hosts, stop, inline_output_bytes=limits.inline_output_bytes))
 
 
 if __name__ == "__main__":

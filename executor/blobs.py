@@ -12,7 +12,7 @@ from planmesh.connection import Connection
 from planmesh.errors import Busy, Conflict, PlanmeshError, Poison
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
-from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
+from planmesh.schemas.payload import MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
 from planmesh.schemas.subjects import BLOBS
 
 _CACHED_BYTES: Final = 32 * 1024 * 1024
@@ -70,7 +70,7 @@ class BlobStore:
         """A blob, decoded. Raises: Poison, Busy."""
         return codec.value.decode(await self.get(sha256))
 
-    async def check_in(self, payload: Payload, limit_bytes: int = INLINE_OUTPUT_BYTES) -> Payload:
+    async def check_in(self, payload: Payload, limit_bytes: int) -> Payload:
         """The payload with its value replaced by a claim check, if it is larger than *limit_bytes*."""
         if payload.blob is not None:
             return payload

@@ -24,6 +24,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, verb_of
 from planmesh.schemas.events import AnyEvent, Cause, CommandRefused, GateOpened, PlanCompleted, StepCompleted
 from planmesh.schemas.expressions import NeedsBlob
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
 
@@ -75,6 +76,8 @@ class Decider:
     Args:
         core: Where commands and the log are, and where poison is set aside.
         plans: What is known of plans, shared with the dispatcher.
+        gate_sla_s: When a gate that says nothing of it counts as overdue.
+        inline_output_bytes: Larger outputs and results are in the log as claim checks.
     """
 
     def __init__(
@@ -85,12 +88,14 @@ class Decider:
         plans: Plans,
         *,
         gate_sla_s: float = DEFAULT_GATE_SLA_S,
+        inline_output_bytes: int = INLINE_OUTPUT_BYTES,
     ) -> None:
         self._core = core
         self._log = event_log
         self._blobs = blobs
         self._plans = plans
         self._gate_sla_s = gate_sla_s
+        self._inline_output_bytes = inline_output_bytes
         self._desks: dict[Address, _Desk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -233,13 +238,15 @@ class Decider:
     async def _checked_in(self, event: AnyEvent) -> AnyEvent:
         match event:
             case StepCompleted():
-                output = await self._blobs.check_in(event.output)
+                output = await self._blobs.check_in(event.output, self._inline_output_bytes)
                 return event if output is event.output else msgspec.structs.replace(event, output=output)
             case PlanCompleted():
-                result = await self._blobs.check_in(event.result)
+                result = await self._blobs.check_in(event.result, self._inline_output_bytes)
                 return event if result is event.result else msgspec.structs.replace(event, result=result)
             case GateOpened() if event.shown:
-                shown = tuple([await self._blobs.check_in(payload) for payload in event.shown])
+                shown = tuple(
+                    [await self._blobs.check_in(payload, self._inline_output_bytes) for payload in event.shown]
+                )
                 return msgspec.structs.replace(event, shown=shown)
         return event
 

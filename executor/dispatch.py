@@ -8,6 +8,7 @@ delivery is late or repeated, the log is read first.
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -26,7 +27,7 @@ from planmesh.schemas.commands import ReportUnfit
 from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
 from planmesh.schemas.goals import OutcomeBase
-from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, canonical
+from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload
 from planmesh.schemas.plan import Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, apply
 from planmesh.schemas.tracing import attempt_traceparent
@@ -47,6 +48,7 @@ class Dispatcher:
     Args:
         core: Where the log is, and the work and outcomes go.
         agents: Where agents hear signals.
+        inline_inputs_bytes: Work that is larger carries a claim check for its inputs.
         plans: What is known of plans, shared with the decider.
     """
 
@@ -58,6 +60,7 @@ class Dispatcher:
         blobs: BlobStore,
         plans: Plans,
         clock: Callable[[], datetime] = utc_now,
+        inline_inputs_bytes: int = INLINE_INPUTS_BYTES,
     ) -> None:
         self._core = core
         self._agents = agents
@@ -65,6 +68,7 @@ class Dispatcher:
         self._blobs = blobs
         self._plans = plans
         self._clock = clock
+        self._inline_inputs_bytes = inline_inputs_bytes
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def take_commits(self, commits: Subscription) -> None:
@@ -140,7 +144,7 @@ class Dispatcher:
                 blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
                 continue
             except _TakesLonger as longer:
-                await longer.work
+                await longer.work()
                 return
             if sent is not None:
                 await sent
@@ -172,9 +176,7 @@ class Dispatcher:
             case events.RevisionRequested():
                 return self._ask_planner(state, commit, index, event)
             case events.StepsCancelled():
-                if blobs is None:
-                    raise _TakesLonger(None)
-                raise _TakesLonger(self._take_back(state, commit, event.steps))
+                raise _TakesLonger(partial(self._take_back, state, commit, event.steps))
             case events.PlanCompleted():
                 blob = event.result.blob
                 value = (blobs or {}).get(blob.sha256) if blob is not None else None
@@ -202,15 +204,12 @@ class Dispatcher:
             inputs = state.graph.inputs(task).render(Names(state, blobs))
         except ExpressionError as error:
             return self._unfit(commit, index, event, error)
-        payload = Payload(value=inputs)
-        if blobs and len(canonical(inputs)) > INLINE_INPUTS_BYTES:
-            raise _TakesLonger(self._hand_out_by_claim_check(state, commit, index, event, task, payload))
-        return self._publish_work(state, commit, index, event, task, payload)
+        return self._publish_work(state, commit, index, event, task, Payload(value=inputs))
 
     async def _hand_out_by_claim_check(
         self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
     ) -> None:
-        checked = await self._blobs.check_in(inputs, INLINE_INPUTS_BYTES)
+        checked = await self._blobs.check_in(inputs, 0)
         await self._publish_work(state, commit, index, event, task, checked)
 
     def _publish_work(
@@ -233,10 +232,11 @@ class Dispatcher:
                 commit.address, created.goal_digest, created.traceparent, event.step, event.attempt
             ),
         )
+        data = encode(work)
+        if inputs.blob is None and len(data) > self._inline_inputs_bytes:
+            raise _TakesLonger(partial(self._hand_out_by_claim_check, state, commit, index, event, task, inputs))
         return self._core.publish_soon(
-            subjects.agent_work(event.agent, commit.address, event.step),
-            encode(work),
-            message_id=_message_id(commit, index),
+            subjects.agent_work(event.agent, commit.address, event.step), data, message_id=_message_id(commit, index)
         )
 
     def _unfit(
@@ -301,14 +301,11 @@ class Dispatcher:
 
 
 class _TakesLonger(Exception):
-    def __init__(self, work: Coroutine[Any, Any, None] | None) -> None:
-        self._work = work
-        super().__init__()
+    """Sending it takes more than one message: do *work* in a task."""
 
-    @property
-    def work(self) -> Coroutine[Any, Any, None]:
-        assert self._work is not None  # only the slow path, which provides for it, looks
-        return self._work
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.work = work
+        super().__init__()
 
 
 def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Ack]]") -> None:

@@ -20,6 +20,7 @@ from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
 from planmesh.executor.work import Host, Rooms
 from planmesh.readiness import notify_ready
+from planmesh.schemas.payload import INLINE_INPUTS_BYTES, INLINE_OUTPUT_BYTES
 from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
 
 LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
@@ -38,6 +39,8 @@ async def steer(
     *,
     loops: frozenset[str] = frozenset(LOOPS),
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
+    inline_output_bytes: int = INLINE_OUTPUT_BYTES,
+    inline_inputs_bytes: int = INLINE_INPUTS_BYTES,
 ) -> None:
     """Run every loop but the work loop until *stop*.
 
@@ -47,8 +50,8 @@ async def steer(
         Unusable: A connection is gone for good.
     """
     event_log, store, plans = EventLog(core), blobs.BlobStore(core), Plans()
-    decider = Decider(core, event_log, store, plans, gate_sla_s=gate_sla_s)
-    dispatcher = Dispatcher(core, agents, event_log, store, plans)
+    decider = Decider(core, event_log, store, plans, gate_sla_s=gate_sla_s, inline_output_bytes=inline_output_bytes)
+    dispatcher = Dispatcher(core, agents, event_log, store, plans, inline_inputs_bytes=inline_inputs_bytes)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         subscriptions: list[Subscription] = []
 
@@ -77,7 +80,13 @@ async def steer(
         await dispatcher.finish()
 
 
-async def work(agents: Mapping[str, Agent], connections: Mapping[str, Connection], stop: asyncio.Event) -> None:
+async def work(
+    agents: Mapping[str, Agent],
+    connections: Mapping[str, Connection],
+    stop: asyncio.Event,
+    *,
+    inline_output_bytes: int = INLINE_OUTPUT_BYTES,
+) -> None:
     """Run *agents* until *stop*, each over its own connection; then finish what has been begun.
 
     Raises:
@@ -86,7 +95,7 @@ async def work(agents: Mapping[str, Agent], connections: Mapping[str, Connection
     with Rooms(_THREADS) as rooms:
         async with asyncio.TaskGroup() as tasks:
             for name, agent in agents.items():
-                host = Host(agent, connections[name], rooms)
+                host = Host(agent, connections[name], rooms, inline_output_bytes=inline_output_bytes)
                 await host.describe()
                 tasks.create_task(host.run(stop))
             log.info("worker.ready", agents=sorted(agents))

@@ -58,12 +58,21 @@ class Host:
         agent: The function, with what it declares.
         connection: In AGENTS, as the agent's own user.
         rooms: Where agents run: never in the loop that this runs in.
+        inline_output_bytes: Larger outputs become blobs.
     """
 
-    def __init__(self, agent: Agent, connection: Connection, rooms: "Rooms") -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        connection: Connection,
+        rooms: "Rooms",
+        *,
+        inline_output_bytes: int = INLINE_OUTPUT_BYTES,
+    ) -> None:
         self._agent = agent
         self._connection = connection
         self._rooms = rooms
+        self._inline_output_bytes = inline_output_bytes
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._running: dict[str, Context] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -212,7 +221,7 @@ class Host:
         except (TypeError, msgspec.MsgspecError) as error:
             raise Poison(f"an agent returns JSON, and this is not: {error}") from error
         codec.check_depth(data)
-        if len(data) <= INLINE_OUTPUT_BYTES:
+        if len(data) <= self._inline_output_bytes:
             return Payload(value=msgspec.Raw(data))
         return Payload(blob=await self._put(data))
 

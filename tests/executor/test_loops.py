@@ -9,7 +9,7 @@ from plays import gate, plan
 
 from planmesh import Context, Rejected, agent
 from planmesh.schemas.commands import CancelPlan, CastVote, RetryStep
-from planmesh.schemas.plan import Check, Emit, Retry, Task
+from planmesh.schemas.plan import Check, Emit, Parameter, Retry, Task
 
 
 @agent(idempotent=True, version="7")
@@ -132,6 +132,44 @@ async def test_large_outputs_travel_as_claim_checks_and_arrive_as_values(opened:
         assert state.steps["big"].output.blob is not None
         assert state.steps["length"].output.value == 400_000
         assert state.result.blob is not None
+
+
+async def test_inputs_that_are_large_without_any_blob_travel_as_a_claim_check(opened: Any) -> None:
+    document = plan(
+        Task(name="length", agent="length", inputs={"text": "{text}"}, idempotent=True),
+        inputs={"text": Parameter(type="text")},
+    )
+    async with opened("length") as house:
+        await house.executor(inline_inputs_bytes=1_000)
+        await house.worker(length)
+        address = await house.create(document, inputs={"text": "x" * 5_000})
+
+        state = await house.ended(address)
+
+        assert state.result.value == {"length": 5_000}
+        admin = await house.connected("admin")
+        assert len(await admin.direct_get("BLOBS")) == 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_no_more_attempts_of_an_agent_run_than_it_was_added_with(opened: Any, concurrency: int) -> None:
+    now, most = [0], [0]
+
+    @agent(idempotent=True)
+    async def counted() -> None:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        await asyncio.sleep(0.05)
+        now[0] -= 1
+
+    async with opened() as house:
+        await house.server.add_agent("counted", concurrency=concurrency)
+        await house.executor()
+        await house.worker(counted)
+        address = await house.create(plan(*(Task(name=f"t{n}", agent="counted", idempotent=True) for n in range(8))))
+
+        assert (await house.ended(address)).status == "completed"
+        assert most == [concurrency]
 
 
 async def test_inputs_that_cannot_be_put_together_fail_their_step(opened: Any) -> None:
