@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MAX_BATCH: Final = 512
 MAX_STEPS_KEPT: Final = 100_000
-_PAUSE_S: Final = 0.025
+_PAUSE_S: Final = 0.05
 """Between two transactions while the log is quiet enough: what comes meanwhile shares the next one."""
 _BUSY_S: Final = 0.1
 _BUSY_MOST_S: Final = 5.0
