@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from planmesh.connection import Connection, StoredMessage
-from planmesh.errors import Busy, Conflict
+from planmesh.errors import Busy, Conflict, Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.events import AnyEvent, Cause, Commit, hash_of
@@ -60,18 +61,49 @@ def misfit(state: PlanState, commit: Commit) -> str:
 
 
 def read_line(recorded: Recorded, sequence: int, data: bytes) -> tuple[Recorded, Line | None]:
-    """Fold one stored message. What does not fit is junk: skipped, alarmed, its sequence counted."""
+    """Fold one stored message. What does not fit is junk: skipped, alarmed, its sequence counted.
+
+    Raises:
+        Unusable: It is the next commit, and this version cannot read it.
+    """
     address = recorded.state.address
     try:
         commit = codec.commit.decode(data)
         wrong = misfit(recorded.state, commit)
     except DecodeError as error:
+        if _continues(recorded.state, data):
+            # Skipping it would fork the log: this reader is older than whoever wrote it.
+            raise Unusable(
+                f"commit {recorded.state.number + 1} of {address} (message {sequence}) cannot be read: {error}; "
+                "a newer planmesh has written it, so upgrade this one"
+            ) from error
         wrong = str(error)
     if wrong:
         log.error("log.junk", space=address.space, plan=address.plan, sequence=sequence, error=wrong)
         return Recorded(recorded.state, sequence), None
     line = Line(commit, sequence, hash_of(data))
     return Recorded(apply(recorded.state, commit, line.hash), sequence), line
+
+
+class _Link(msgspec.Struct):
+    """As much of a commit as says where it belongs, whatever else a later version may put into it."""
+
+    space: str
+    plan: str
+    number: int
+    previous: str
+
+
+_decode_link: Final = msgspec.json.Decoder(_Link).decode
+
+
+def _continues(state: PlanState, data: bytes) -> bool:
+    try:
+        link = _decode_link(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    found = (link.space, link.plan, link.number, link.previous)
+    return found == (*state.address, state.number + 1, state.head)
 
 
 class EventLog:
