@@ -1,14 +1,14 @@
 """Gates: what one would release, exactly; the digest that a vote must quote; and who may decide. Pure."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from planmesh.executor.turn import Turn
-from planmesh.schemas.commands import CastVote
+from planmesh.schemas.commands import CastVote, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import Gate, Permissions, Task
+from planmesh.schemas.plan import LEVELS, Gate, Level, Permissions, Task
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
@@ -59,9 +59,50 @@ def open_gate_again(turn: Turn, gate: Gate, revised: PlanRevised) -> None:
     open_gate(turn, gate, because[:1_000], abridged(revised.changes[:_MAX_LISTED], _CHANGES_BYTES))
 
 
+class Standing(NamedTuple):
+    """As what somebody answers a gate.
+
+    Attributes:
+        level: How they have shown who they are.
+        groups: Those of the gate's reviewers that the gatekeeper says they are; None for an operator, whom it does
+            not speak for.
+    """
+
+    level: Level = "operator"
+    groups: tuple[str, ...] | None = None
+
+
+OPERATOR = Standing()
+
+
+class _Ballot(NamedTuple):
+    step: str
+    digest: str
+    decision: Literal["approve", "reject"]
+    reason: str
+    standing: Standing
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What its events say of whoever answered. The server vouches for an operator; there is nothing to add."""
+        groups = self.standing.groups
+        return {} if groups is None else {"level": self.standing.level, "groups": groups}
+
+
 def vote(turn: Turn, command: CastVote) -> None:
+    """Judge the vote of an operator."""
+    _judge(turn, _Ballot(command.step, command.digest, command.decision, command.reason, OPERATOR))
+
+
+def review(turn: Turn, command: ReviewGate, decision: Literal["approve", "reject"]) -> None:
+    """Judge the vote of somebody whom the gatekeeper has identified."""
+    standing = Standing(command.level, command.groups)
+    _judge(turn, _Ballot(command.step, command.digest, decision, command.reason, standing))
+
+
+def _judge(turn: Turn, command: _Ballot) -> None:
     """Judge a vote: once, for every channel that it may have come by."""
-    if not may_answer(turn, command.step):
+    if not may_answer(turn, command.step, command.standing):
         return
     step, gate = turn.state.steps[command.step], turn.state.graph.steps[command.step]
     assert isinstance(gate, Gate)  # or it could not be answered
@@ -84,9 +125,12 @@ def vote(turn: Turn, command: CastVote) -> None:
         turn.refuse("stale", f"the vote quotes another digest than gate {command.step} has now", command.step)
         return
     if command.decision == "reject":
-        turn.record(GateRejected(step=command.step, round=step.attempt, by=turn.by, reason=command.reason))
+        rejected = GateRejected(
+            step=command.step, round=step.attempt, by=turn.by, reason=command.reason, **command.said
+        )
+        turn.record(rejected)
         return
-    turn.record(VoteCast(step=command.step, round=step.attempt, by=turn.by, reason=command.reason))
+    turn.record(VoteCast(step=command.step, round=step.attempt, by=turn.by, reason=command.reason, **command.said))
     votes = turn.state.steps[command.step].votes
     if len(votes) >= gate.quorum:
         turn.record(
@@ -94,25 +138,32 @@ def vote(turn: Turn, command: CastVote) -> None:
         )
 
 
-def may_answer(turn: Turn, name: str) -> bool:
-    """Whether the gate is open, and whoever asks is a reviewer; if not, the command is refused."""
+def may_answer(turn: Turn, name: str, standing: Standing = OPERATOR) -> bool:
+    """Whether the gate is open, and whoever asks is a reviewer who is known well enough; if not, the command is
+    refused."""
     step, gate = turn.state.steps.get(name), turn.state.graph.steps.get(name)
     if step is None or turn.state.status in ENDED:
         turn.refuse_unknown_step(name)
     elif not isinstance(gate, Gate) or not is_open(turn.state, name):
         turn.refuse("not_open", f"step {name} is {step.status}, not an open gate", name)
-    elif not may_decide(gate, turn.by):
+    elif not may_decide(gate, turn.by, standing.groups):
         turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of gate {name}", name)
+    elif LEVELS.index(standing.level) < LEVELS.index(gate.least_level):
+        least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[gate.least_level]
+        turn.refuse("level", f"gate {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)
     else:
         return True
     return False
 
 
-def may_decide(gate: Gate, person: str) -> bool:
-    """Whether *person*, as the server knows them, is among the reviewers.
+def may_decide(gate: Gate, person: str, groups: tuple[str, ...] | None = None) -> bool:
+    """Whether *person* is among the reviewers.
 
-    The server lets only operators, and the gatekeeper for people whom it has identified, publish a vote.
+    The server lets an operator publish a vote as themselves, and only the gatekeeper one that names groups: for
+    somebody whom it has identified.
     """
+    if groups is not None:
+        return not set(groups).isdisjoint(gate.reviewers)
     return "role:operator" in gate.reviewers or f"person:{person}" in gate.reviewers
 
 

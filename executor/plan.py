@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final, NamedTuple, assert_never
 
 from planmesh.executor.advance import advance, cancel_all_but, failed, unsettled
-from planmesh.executor.gates import vote
+from planmesh.executor.gates import Standing, review, vote
 from planmesh.executor.revision import propose, redirect, revise
 from planmesh.executor.turn import PLANMESH, Turn, described
 from planmesh.schemas import commands as asks
@@ -82,6 +82,8 @@ def decide(
             _resolve(turn, what)
         case asks.CastVote():
             vote(turn, what)
+        case asks.ReviewGate():
+            _review(turn, what)
         case asks.RevisePlan():
             revise(turn, what)
         case asks.RedirectPlan():
@@ -154,6 +156,20 @@ def _start(turn: Turn, command: asks.StartPlan) -> None:
         turn.refuse("not_a_draft", f"only a draft can be started; the plan is {turn.state.status}")
         return
     turn.record(events.PlanStarted(by=turn.by, reason=command.reason))
+
+
+def _review(turn: Turn, command: asks.ReviewGate) -> None:
+    if command.decision != "redirect":
+        review(turn, command, command.decision)
+        return
+    asked = asks.RedirectPlan(
+        id=command.id,
+        step=command.step,
+        digest=command.digest,
+        instruction=command.instruction,
+        reason=command.reason,
+    )
+    redirect(turn, asked, Standing(command.level, command.groups))
 
 
 def _pause(turn: Turn, command: asks.PausePlan) -> None:

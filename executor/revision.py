@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from planmesh.executor.advance import fail_now
-from planmesh.executor.gates import is_open, may_answer, open_gate, open_gate_again, release_digest
+from planmesh.executor.gates import OPERATOR, Standing, is_open, may_answer, open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
@@ -18,7 +18,7 @@ from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Check, Decide, Gate, Permissions, Plan, Step, Task
+from planmesh.schemas.plan import LEVELS, Check, Decide, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.revision import abridged, difference
 from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_gates
 from planmesh.schemas.work import PlannerWork
@@ -58,9 +58,9 @@ def revise(turn: Turn, command: RevisePlan) -> None:
         )
 
 
-def redirect(turn: Turn, command: RedirectPlan) -> None:
+def redirect(turn: Turn, command: RedirectPlan, standing: Standing = OPERATOR) -> None:
     """The same, from a gate, by one of its reviewers. It asks again when the answer is there."""
-    if not may_answer(turn, command.step):
+    if not may_answer(turn, command.step, standing):
         return
     step = turn.state.steps[command.step]
     assert step.opened is not None  # it is open, or it could not be answered
@@ -330,6 +330,7 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
     return (
         not set(new.reviewers) <= set(old.reviewers)
         or new.quorum < old.quorum
+        or LEVELS.index(new.least_level) < LEVELS.index(old.least_level)
         or (old.four_eyes and not new.four_eyes)
         or (old.require_reason and not new.require_reason)
         or (new.optional and not old.optional)

@@ -205,6 +205,7 @@ def services() -> tuple[User, ...]:
                 "poison.gatekeeper.*",
                 *_ask("gatekeeper", "gatekeeper"),
                 *_ask("person", "*"),  # as whom it has identified
+                subjects.query("gates"),  # what somebody's inbox shows
                 *_pull(PLANS, GATEKEEPER),
                 *_read(PLANS),
                 *_read(BLOBS),

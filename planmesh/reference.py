@@ -26,7 +26,7 @@ from planmesh.schemas.events import AnyEvent
 
 _PUBLISHERS: Final = {
     "operator": "an operator, as themselves",
-    "person": "an operator, as themselves; the gatekeeper, for whom it has identified",
+    "person": "the gatekeeper, as whom it has identified",
 }
 
 _HEAD: Final = """\

@@ -27,13 +27,14 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from planmesh.directory import Directory
 from planmesh.errors import Unusable
 
 DEFAULT_FILE: Final = "planmesh.toml"
 _PREFIX: Final = "PLANMESH_"
 _CONFIG: Final = "PLANMESH_CONFIG"
 _DURATION: Final = re.compile(r"[1-9][0-9]{0,8}(ms|s|m|h)")
-_SECRET: Final = frozenset({"database_url", "notify_urls"})
+_SECRET: Final = frozenset({"database_url", "notify_urls", "directory", "sign_in"})
 
 
 class Limits(BaseModel):
@@ -53,6 +54,28 @@ class Limits(BaseModel):
     """The largest message of the embedded server, and so the largest blob."""
     concurrency: int = Field(default=100, gt=0)
     """How many steps of a plan that says nothing else may run at once."""
+
+
+class SignIn(BaseModel):
+    """Single sign-on, by a proxy in front of the review pages that tells who has signed in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    user_header: str = Field(default="X-Forwarded-Email", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The header in which the proxy says who it is: a person's e-mail address or id."""
+    secret_header: str = Field(default="X-Planmesh-Proxy-Secret", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    """The header in which the proxy proves that it is the proxy."""
+    secret: SecretStr | None = None
+    """What only the proxy knows, 32 characters at least. None: nobody can sign in."""
+    url: str | None = Field(default=None, pattern=r"^https?://[^\s\"'<>]{1,500}$")
+    """Where people sign in, for a page to say so. None: at `public_url`."""
+
+    @field_validator("secret")
+    @classmethod
+    def _long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 32:
+            raise ValueError("expected at least 32 characters, such as `openssl rand -hex 32` gives")
+        return value
 
 
 def _data_dir() -> Path:
@@ -95,6 +118,17 @@ class Settings(BaseSettings):
     """Where notices of gates go: Apprise URLs. In the environment, spaces between them: URLs may contain commas."""
     gate_sla_s: float = Field(default=4 * 3600.0, gt=0)
     """How long a gate that does not say may wait before its reviewers are reminded."""
+    directory: Directory = Directory()
+    """Who decides, and how they are told."""
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@\"'<>]+(/[^\s?#\"'<>]*)?$")
+    """Where people find the review pages, such as ``https://plans.example.org``: what links in notices begin with."""
+    web_host: str = "127.0.0.1"
+    """The address on which the gatekeeper serves the review pages."""
+    web_port: int | None = Field(default=None, ge=1, le=65_535)
+    """The port of the review pages. None, or ``off``: there are none."""
+    link_lifetime_s: float = Field(default=7 * 86_400.0, gt=0, le=366 * 86_400)
+    """How long a link in a notice is good for."""
+    sign_in: SignIn = SignIn()
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -103,6 +137,13 @@ class Settings(BaseSettings):
     @property
     def credentials_dir(self) -> Path:
         return self.credentials or self.data_dir / "credentials"
+
+    @property
+    def pages_url(self) -> str | None:
+        """Where people find the review pages, without a slash at the end. None: there are none."""
+        if self.web_port is None:
+            return None
+        return (self.public_url or f"http://{self.web_host}:{self.web_port}").rstrip("/")
 
     @property
     def database(self) -> str:
@@ -124,6 +165,11 @@ class Settings(BaseSettings):
         if value not in (1, 3, 5):
             raise ValueError("expected 1, 3 or 5")
         return value
+
+    @field_validator("web_port", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return None if value == "off" else value
 
     @field_validator("data_dir", "credentials")
     @classmethod
@@ -209,8 +255,10 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
     else:
         where = f"{key} in {file}"
     if error["type"] == "extra_forbidden":
-        there = Limits.model_fields if first == "limits" and rest else Settings.model_fields
-        close = difflib.get_close_matches((rest or [first])[0], there, 1)
+        tables: dict[str, type[BaseModel]] = {"limits": Limits, "directory": Directory, "sign_in": SignIn}
+        there = tables[first].model_fields if len(rest) == 1 and first in tables else Settings.model_fields
+        close = difflib.get_close_matches(rest[0], there, 1) if len(rest) == 1 else []
+        close = close if rest else difflib.get_close_matches(first, there, 1)
         return f"{where}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     found = "" if first in _SECRET else f", found {error['input']!r:.80}"
@@ -220,7 +268,8 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
 def _misspelt_environment() -> list[str]:
     """Variables that look like ours and are not. Others may share our prefix (Kubernetes makes such ones)."""
     known = [_CONFIG, *(_variable(name) for name in Settings.model_fields)]
-    known += (_variable("limits", name) for name in Limits.model_fields)
+    for table, fields in (("limits", Limits), ("directory", Directory), ("sign_in", SignIn)):
+        known += (_variable(table, name) for name in fields.model_fields)
     found = (name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
     close = ((name, difflib.get_close_matches(name.upper(), known, 1, cutoff=0.9)) for name in sorted(found))
     return [

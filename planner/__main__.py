@@ -47,7 +47,7 @@ async def _run(configured: settings.Settings) -> None:
             steps=configured.limits.steps,
             concurrency=configured.limits.concurrency,
         )
-        await plan_goals(core, edge, stop, limits=limits, on_ready=notify_ready)
+        await plan_goals(core, edge, stop, limits=limits, directory=configured.directory, on_ready=notify_ready)
 
 
 if __name__ == "__main__":

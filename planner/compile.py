@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from planmesh.directory import OPERATORS, Directory
 from planmesh.planner.complete import complete
 from planmesh.planner.decode import StepDraft, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
@@ -42,6 +43,7 @@ def compile_plan(
     values: Mapping[str, Any] | None = None,
     *,
     limits: Limits = LIMITS,
+    directory: Directory | None = None,
 ) -> Compiled | list[Problem]:
     """Check and complete a plan document. Costs time in proportion to its size. Raises nothing.
 
@@ -54,6 +56,8 @@ def compile_plan(
         document: The plan as text (YAML or JSON), or as an object.
         agents: The agents of the mesh by name. None: whoever is named exists, and declares nothing.
         values: The goal's values for the inputs of the plan; None: they are not checked, and defaults stand in.
+
+        directory: Who can be asked to decide. None, or an empty one: whoever is named exists.
 
     Returns:
         The plan and its inputs; or, if anything is wrong, every problem, in the order of the document. Their codes are
@@ -69,7 +73,7 @@ def compile_plan(
     scope = read_scope(draft, problems, limits)
     flow = read_flow(scope, problems, limits)
     for one in draft.steps:
-        _check_step(one, agents, problems)
+        _check_step(one, agents, directory, problems)
     check_defaults(scope.inputs, problems)
     inputs: dict[str, Any] = {}
     if draft.inputs is not None:
@@ -98,7 +102,7 @@ def compile_plan(
 # --- steps by themselves -----------------------------------------------------------------------------------
 
 
-def _check_step(one: StepDraft, agents: Agents | None, problems: Problems) -> None:
+def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | None, problems: Problems) -> None:
     match one.step:
         case Task(agent=agent) if agents is not None and "agent" not in one.unread:
             if agent in agents:
@@ -116,7 +120,7 @@ def _check_step(one: StepDraft, agents: Agents | None, problems: Problems) -> No
                     hint=hint,
                 )
         case Gate() as gate:
-            _check_reviewers(one, gate, problems)
+            _check_reviewers(one, gate, directory, problems)
 
 
 def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:
@@ -135,20 +139,31 @@ def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, pro
         problems.add("missing_input", said, "steps", one.index, "inputs", hint=f"it takes {listed(parameters)}")
 
 
-def _check_reviewers(one: StepDraft, gate: Gate, problems: Problems) -> None:
+def _check_reviewers(one: StepDraft, gate: Gate, directory: Directory | None, problems: Problems) -> None:
+    known = None if directory is None or directory.is_empty else directory
+    unknown = False
     for index, reviewer in enumerate(gate.reviewers):
+        if known is not None and known.knows(reviewer):
+            continue
         kind, _, name = reviewer.partition(":")
-        if reviewer != "role:operator" and not (kind == "person" and is_token(name)):
-            at = ("reviewers",) if "reviewers" in one.unread else ("reviewers", index)
-            problems.add(
-                "unknown_reviewer",
-                f"nobody is found under the reviewer {quoted(reviewer)}",
-                "steps",
-                one.index,
-                *at,
-                hint="write person:NAME, or role:operator for everyone with an operator's credentials",
-            )
-    people = len(set(gate.reviewers))
-    if "role:operator" not in gate.reviewers and not one.unread & {"reviewers", "quorum"} and gate.quorum > people:
+        if known is None and (reviewer == OPERATORS or (kind == "person" and is_token(name))):
+            continue
+        unknown = True
+        hint = "write person:NAME, or role:operator for everyone with an operator's credentials"
+        if known is not None:
+            hint = problems.nearest(reviewer, known.reviewers, "`planmesh reviewers list` shows who there is")
+        at = ("reviewers",) if "reviewers" in one.unread else ("reviewers", index)
+        problems.add(
+            "unknown_reviewer",
+            f"nobody is found under the reviewer {quoted(reviewer)}",
+            "steps",
+            one.index,
+            *at,
+            hint=hint,
+        )
+    people = len(set(gate.reviewers) if known is None else known.everybody(gate.reviewers))
+    if known is not None and unknown:
+        return  # how many there are is not known before they are
+    if OPERATORS not in gate.reviewers and not one.unread & {"reviewers", "quorum"} and gate.quorum > people:
         said = f"this gate takes {gate.quorum} approvals and has {people} who can give one, so it could never open"
         problems.add("too_few_reviewers", said, "steps", one.index, "quorum", hint="name more reviewers, or lower it")

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
+from planmesh.directory import Directory
 from planmesh.planner.compile import Agents, Compiled, compile_plan
 from planmesh.planner.decode import read_goal
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document, refuse_duplicates
@@ -22,7 +23,12 @@ UNKNOWN_AGENT: Final = "unknown_agent"
 
 
 def consider(
-    data: bytes, agents: Agents, *, traceparent: str | None = None, limits: Limits = LIMITS
+    data: bytes,
+    agents: Agents,
+    *,
+    traceparent: str | None = None,
+    limits: Limits = LIMITS,
+    directory: Directory | None = None,
 ) -> CreatePlan | RefuseGoal:
     """Make a plan of a goal, or say why not. Raises nothing.
 
@@ -34,16 +40,17 @@ def consider(
         data: The message, a `Goal`; whatever else it is, is refused.
         agents: The agents of the mesh by name.
         traceparent: From the message's headers; a valid one counts for more than the goal's own.
+        directory: Who can be asked to decide.
     """
     problems = Problems()
     try:
         goal = codec.goal.decode(data)
     except DecodeError as error:
-        return _refuse_unread(data, agents, error, traceparent, limits)
+        return _refuse_unread(data, agents, error, traceparent, limits, directory)
     goal_digest = _digest(goal)
     traceparent = _traceparent(traceparent, goal.traceparent)
     _check_goal(data, {"goal": goal.goal, "inputs": goal.inputs}, problems)
-    compiled = compile_plan(goal.plan, agents, goal.inputs, limits=limits)
+    compiled = compile_plan(goal.plan, agents, goal.inputs, limits=limits, directory=directory)
     if isinstance(compiled, Compiled) and not problems:
         return CreatePlan(
             id=goal_digest,
@@ -72,7 +79,12 @@ def _traceparent(*candidates: object) -> str | None:
 
 
 def _refuse_unread(
-    data: bytes, agents: Agents, error: DecodeError, traceparent: str | None, limits: Limits
+    data: bytes,
+    agents: Agents,
+    error: DecodeError,
+    traceparent: str | None,
+    limits: Limits,
+    directory: Directory | None,
 ) -> RefuseGoal:
     """Refuse what is no goal, and say what else is wrong with it as far as it can be read."""
     problems = Problems()
@@ -88,7 +100,7 @@ def _refuse_unread(
         problems.add("malformed", f"expected a goal; {error}")
     found = problems.listed()
     if "plan" in values:
-        compiled = compile_plan(values["plan"], agents, values.get("inputs"), limits=limits)
+        compiled = compile_plan(values["plan"], agents, values.get("inputs"), limits=limits, directory=directory)
         found += compiled if isinstance(compiled, list) else []
     return _refusal(
         digest(raw),

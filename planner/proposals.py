@@ -11,6 +11,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from planmesh.connection import Connection
+from planmesh.directory import Directory
 from planmesh.errors import Busy, PlanmeshError, Poison
 from planmesh.planner.catalogue import Catalogue
 from planmesh.planner.document import Limits
@@ -28,7 +29,13 @@ _question: Final = Codec[PlannerWork](PlannerWork)  # from people, and so not tr
 log = structlog.get_logger()
 
 
-async def serve(core: Connection, catalogue: Catalogue, limits: Limits, stop: asyncio.Event) -> None:
+async def serve(
+    core: Connection,
+    catalogue: Catalogue,
+    limits: Limits,
+    stop: asyncio.Event,
+    directory: Directory | None = None,
+) -> None:
     """Answer until *stop*. What is wrong comes as a service error (ADR-32): 4xx if it can never work, 503 if it may."""
     running: set[asyncio.Task[None]] = set()
     at_once = asyncio.Semaphore(_AT_ONCE)
@@ -38,7 +45,8 @@ async def serve(core: Connection, catalogue: Catalogue, limits: Limits, stop: as
             work = _question.decode(message.data)
             async with at_once:
                 # A thread lets the loop keep its deliveries alive while a large plan takes a second.
-                proposal = await asyncio.to_thread(propose, work, await catalogue.agents_now(), limits=limits)
+                agents = await catalogue.agents_now()
+                proposal = await asyncio.to_thread(propose, work, agents, limits=limits, directory=directory)
             core.send(message.reply, encode(proposal))
         except Exception as error:
             _refuse(core, message, error)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from planmesh.directory import Directory
 from planmesh.planner.compile import Agents, compile_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.goals import UNKNOWN_AGENT
@@ -23,16 +24,18 @@ _STEP: Final = re.compile(r"/steps/([0-9]+)")
 _SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent"})
 
 
-def propose(work: PlannerWork, agents: Agents, *, limits: Limits = LIMITS) -> ProposeRevision:
+def propose(
+    work: PlannerWork, agents: Agents, *, limits: Limits = LIMITS, directory: Directory | None = None
+) -> ProposeRevision:
     """Work out what *work* wants. The command's id is that of the request: asked twice, it is one answer."""
-    found = _revised(work, agents, limits)
+    found = _revised(work, agents, limits, directory)
     identity = f"p-{work.request}"[:64]
     if isinstance(found, Plan):
         return ProposeRevision(id=identity, request=work.request, plan=found)
     return ProposeRevision(id=identity, request=work.request, problems=tuple(found))
 
 
-def _revised(work: PlannerWork, agents: Agents, limits: Limits) -> Plan | list[Problem]:
+def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Directory | None) -> Plan | list[Problem]:
     problems = Problems()
     left_out = 0
     if work.kind == "retry":
@@ -50,7 +53,7 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits) -> Plan | list[P
             document, left_out = _merged(work, read_document(work.document, problems, limits), problems)
         except Unreadable:
             return problems.listed()
-    compiled = compile_plan(document, _known(work, document, agents), limits=limits)
+    compiled = compile_plan(document, _known(work, document, agents), limits=limits, directory=directory)
     if isinstance(compiled, list):
         return [*problems.listed(), *_as_written(compiled, left_out)]
     return problems.listed() or _with_what_has_started(work, compiled.plan)

@@ -9,6 +9,7 @@ import structlog
 
 from planmesh.connection import Connection
 from planmesh.delivery import Message, consume
+from planmesh.directory import Directory
 from planmesh.planner.catalogue import Catalogue
 from planmesh.planner.compile import Agents
 from planmesh.planner.document import LIMITS, Limits
@@ -36,6 +37,7 @@ async def plan_goals(
     stop: asyncio.Event,
     *,
     limits: Limits = LIMITS,
+    directory: Directory | None = None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Answer goals until *stop*; then finish those that have been begun.
@@ -43,13 +45,14 @@ async def plan_goals(
     Args:
         core: The connection as `planner`: reads the catalogue, publishes commands.
         edge: The connection as `planner-edge`: receives goals.
+        directory: Who can be asked to decide.
         on_ready: Called when goals are about to be received.
 
     Raises:
         Unusable: A connection is gone for good.
     """
     catalogue = Catalogue(core)
-    planner = Planner(core, catalogue, limits)
+    planner = Planner(core, catalogue, limits, directory)
     log.info("planner.ready")
     on_ready()
     await asyncio.gather(
@@ -68,17 +71,20 @@ async def plan_goals(
         consume(
             core, WORK, PLANNER, planner.revise, service=ACTOR, batch=_REVISIONS, concurrency=_REVISIONS, stop=stop
         ),
-        serve(core, catalogue, limits, stop),
+        serve(core, catalogue, limits, stop, directory),
     )
 
 
 class Planner:
     """Answers goals, one at a time or several at once."""
 
-    def __init__(self, core: Connection, catalogue: Catalogue, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, core: Connection, catalogue: Catalogue, limits: Limits = LIMITS, directory: Directory | None = None
+    ) -> None:
         self._core = core
         self._catalogue = catalogue
         self._limits = limits
+        self._directory = directory
 
     async def answer(self, message: Message) -> None:
         """Publish the command that answers a goal, and wait until it is stored.
@@ -107,11 +113,12 @@ class Planner:
         Raises: as for `answer`; DecodeError, if it is not a request.
         """
         work = codec.planner_work.decode(message.data)
-        command = await asyncio.to_thread(propose, work, await self._catalogue.agents_now(), limits=self._limits)
+        agents = await self._catalogue.agents_now()
+        command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._directory)
         await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
         log.info("revision.proposed", space=work.space, plan=work.plan, kind=work.kind, problems=len(command.problems))
 
     async def _consider(self, data: bytes, agents: Agents, traceparent: str | None) -> CreatePlan | RefuseGoal:
-        work = partial(consider, data, agents, traceparent=traceparent, limits=self._limits)
+        work = partial(consider, data, agents, traceparent=traceparent, limits=self._limits, directory=self._directory)
         # A thread lets the loop keep the deliveries alive while a large plan takes a second.
         return work() if len(data) <= _SMALL_BYTES else await asyncio.to_thread(work)

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Line, Name, Plan, Text, Token
+from planmesh.schemas.plan import Level, Line, Name, Plan, Text, Token
 from planmesh.schemas.work import Failure, Result
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
@@ -106,12 +106,29 @@ class ResolveStep(Command, frozen=True, kw_only=True, tag="resolve"):
 
 
 class CastVote(Command, frozen=True, kw_only=True, tag="vote"):
-    """Approve or reject what a gate would release, as the person in the subject."""
+    """Approve or reject what a gate would release, as the operator in the subject."""
 
     step: Name
     digest: str
     """The digest of what was shown: if it has changed since, the vote is refused and the gate asks again."""
     decision: Literal["approve", "reject"]
+    reason: Reason = ""
+
+
+class ReviewGate(Command, frozen=True, kw_only=True, tag="review"):
+    """Answer a gate as the person in the subject, whom the gatekeeper has identified. Nobody else may publish it:
+    an operator's own vote claims no groups."""
+
+    step: Name
+    digest: str
+    """As in `CastVote`."""
+    decision: Literal["approve", "reject", "redirect"]
+    groups: Annotated[tuple[Line, ...], Meta(max_length=100)]
+    """Those of the gate's reviewers that the person is, or is in."""
+    level: Level
+    """How the person has shown who they are."""
+    instruction: Text = ""
+    """Of a redirection: what to change, in words."""
     reason: Reason = ""
 
 
@@ -187,6 +204,7 @@ AnyCommand: TypeAlias = (
     | SkipStep
     | ResolveStep
     | CastVote
+    | ReviewGate
     | RevisePlan
     | RedirectPlan
     | ProposeRevision
@@ -228,7 +246,7 @@ class Verb(NamedTuple):
 
     Attributes:
         command: The message.
-        publishers: Who may publish it. `person` is an operator as itself, or the gatekeeper for whom it has identified.
+        publishers: Who may publish it. `person` is the gatekeeper, as whom it has identified.
         answers: The events that can answer it, besides those of the steps that it sets going.
     """
 
@@ -249,18 +267,30 @@ VERBS: Final[dict[str, Verb]] = {
     "resolve": Verb(ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)),
     "vote": Verb(
         CastVote,
-        ("person",),
+        ("operator",),
         (events.VoteCast, events.GateApproved, events.GateRejected, events.GateOpened, events.CommandRefused),
     ),
+    "review": Verb(
+        ReviewGate,
+        ("person",),
+        (
+            events.VoteCast,
+            events.GateApproved,
+            events.GateRejected,
+            events.GateOpened,
+            events.RevisionRequested,
+            events.CommandRefused,
+        ),
+    ),
     "revise": Verb(RevisePlan, ("operator",), (events.RevisionRequested, events.CommandRefused)),
-    "redirect": Verb(RedirectPlan, ("person",), (events.RevisionRequested, events.CommandRefused)),
+    "redirect": Verb(RedirectPlan, ("operator",), (events.RevisionRequested, events.CommandRefused)),
     "propose": Verb(ProposeRevision, ("planner",), (events.PlanRevised, events.RevisionRefused)),
     "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
     "unfit": Verb(ReportUnfit, ("executor",), (events.StepFailed,)),
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),
 }
 
-OPERATOR_VERBS: Final = tuple(name for name, verb in VERBS.items() if {"operator", "person"} & set(verb.publishers))
+OPERATOR_VERBS: Final = tuple(name for name, verb in VERBS.items() if "operator" in verb.publishers)
 
 
 def verb_of(command: AnyCommand) -> str:

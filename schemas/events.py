@@ -276,6 +276,10 @@ class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):
     round: int
     by: str
     reason: str = ""
+    level: str = ""
+    """How the gatekeeper knew them: `link` or `login`; empty for whoever voted with an operator's credentials."""
+    groups: tuple[str, ...] = ()
+    """Those of the gate's reviewers that the gatekeeper found them to be."""
 
 
 class GateOverdue(Event, frozen=True, kw_only=True, tag="gate.overdue"):
@@ -302,6 +306,9 @@ class GateRejected(Event, frozen=True, kw_only=True, tag="gate.rejected"):
     round: int
     by: str
     reason: str = ""
+    level: str = ""
+    """As in `VoteCast`."""
+    groups: tuple[str, ...] = ()
 
 
 class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):

@@ -122,11 +122,19 @@ class Task(StepBase, frozen=True, kw_only=True, tag="task"):
     """`ignore`: when it has failed for good, the step counts as skipped, with null as its output."""
 
 
+Level: TypeAlias = Literal["link", "login", "operator"]
+"""How somebody has shown who they are, from weakest to strongest: they hold a link that was sent to them, they have
+signed in, or they have an operator's credentials."""
+
+LEVELS: Final[tuple[Level, ...]] = ("link", "login", "operator")
+
+
 class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """A hard stop: nothing that needs it starts before it is approved."""
 
     reviewers: Annotated[tuple[Line, ...], Meta(min_length=1)] = ("role:operator",)
-    """Who may decide: `person:NAME`, or `role:operator` for everyone with an operator's credentials."""
+    """Who may decide: `person:NAME`, an e-mail address, `role:NAME` or `team:NAME`, as the directory of the mesh has
+    them; or `role:operator` for everyone with an operator's credentials."""
     quorum: Annotated[int, Meta(ge=1, le=100)] = 1
     """Approvals that it takes. One rejection is enough."""
     four_eyes: bool = False
@@ -135,9 +143,16 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """Whether a rejection must say why."""
     sla_s: Seconds | None = None
     """When the gate counts as overdue, in seconds after it opened. It stays closed all the same."""
+    level: Level | None = None
+    """How whoever decides must have shown who they are, at least. Unless given, `link`; and `login` where it takes
+    several approvals or `four_eyes`."""
     prompt: Text = ""
     show: tuple[Text, ...] = ()
     """What leads the review, such as `{report.text}`."""
+
+    @property
+    def least_level(self) -> Level:
+        return self.level or ("login" if self.four_eyes or self.quorum > 1 else "link")
 
 
 class Case(Document, frozen=True, kw_only=True):

@@ -203,10 +203,13 @@ def test_only_the_executor_writes_the_log() -> None:
     assert writers == ["executor"]
 
 
-def test_only_people_and_the_gatekeeper_vote() -> None:
-    voters = [user.name for user in USERS if any(covers(pattern, "commands.s.p.vote.ada") for pattern in user.publish)]
+def test_only_operators_vote_as_themselves_and_only_the_gatekeeper_answers_for_others() -> None:
+    def may(verb: str) -> list[str]:
+        subject = f"commands.s.p.{verb}.ada"
+        return [user.name for user in USERS if any(covers(pattern, subject) for pattern in user.publish)]
 
-    assert voters == ["gatekeeper", "operator-ada"]
+    assert [may(verb) for verb in ("vote", "redirect")] == [["operator-ada"], ["operator-ada"]]
+    assert may("review") == ["gatekeeper"]
 
 
 def test_every_user_has_its_own_inbox_and_nobody_reads_another_one() -> None:

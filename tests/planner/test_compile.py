@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planmesh import planner
+from planmesh.directory import Directory
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Limits
 from planmesh.planner.problems import RULES
@@ -813,3 +814,23 @@ def test_no_document_raises_and_every_problem_has_a_rule_and_can_be_stored(docum
         assert all(one.code in RULES for one in found)
         assert all(one.message.isprintable() for one in found)
         msgspec.json.encode(found)
+
+
+def test_reviewers_are_those_of_the_directory_where_there_is_one() -> None:
+    directory = Directory.model_validate(
+        {"people": {"ada": {"email": "ada@example.org"}}, "teams": {"finance": {"members": ["ada"]}}}
+    )
+    good = ["person:ada", "ada@example.org", "team:finance", "role:operator"]
+    gate = {"name": "g", "kind": "gate", "reviewers": good}
+    assert isinstance(compile_plan(plan(gate), AGENTS, directory=directory), Compiled)
+
+    found = compile_plan(plan({**gate, "reviewers": ["team:finanse", "person:bob"]}), AGENTS, directory=directory)
+    few = compile_plan(plan({**gate, "reviewers": good[:3], "quorum": 2}), AGENTS, directory=directory)
+
+    assert isinstance(found, list)
+    assert [(one.code, one.pointer, one.hint) for one in found] == [
+        ("unknown_reviewer", "/steps/0/reviewers/0", "did you mean team:finance?"),
+        ("unknown_reviewer", "/steps/0/reviewers/1", "did you mean person:ada?"),
+    ]
+    assert isinstance(few, list)
+    assert [one.code for one in few] == ["too_few_reviewers"]
