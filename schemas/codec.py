@@ -22,7 +22,9 @@ T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
-_BRACKET_OR_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+# A string without an end reaches to the end of the text, and nothing is tried twice: otherwise each quote in it would
+# be read on from, and a message of quotes would take hours.
+_BRACKET_OR_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
 
 
 class DecodeError(ValueError):
