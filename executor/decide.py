@@ -18,13 +18,15 @@ from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Conflict, Poison
 from planmesh.eventlog import EventLog, Recorded
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.news import OUTCOME_BYTES, latest
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S, decide
 from planmesh.executor.plans import Plans
 from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, verb_of
 from planmesh.schemas.events import AnyEvent, Cause, CommandRefused, GateOpened, PlanCompleted, StepCompleted
 from planmesh.schemas.expressions import NeedsBlob
-from planmesh.schemas.payload import INLINE_OUTPUT_BYTES
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Payload
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
 
@@ -190,6 +192,8 @@ class Decider:
                 continue
             if not proposal.events:
                 self._plans.put(recorded)
+                if isinstance(parts[0].asked.what, CreatePlan | RefuseGoal):
+                    await self._tell_again(recorded.state)
                 return
             events, state = await self._check_in(recorded.state, proposal)
             try:
@@ -249,6 +253,15 @@ class Decider:
                 )
                 return msgspec.structs.replace(event, shown=shown)
         return event
+
+    async def _tell_again(self, state: PlanState) -> None:
+        """The same goal was published again: whoever did so may have heard nothing yet."""
+        result, blob = state.result, state.result.blob
+        if blob is not None and blob.size_bytes <= OUTCOME_BYTES:
+            result = Payload(value=await self._blobs.value(blob.sha256))
+        outcome = latest(state, result)
+        if outcome is not None:
+            await self._core.publish(subjects.outcome(state.address), encode(outcome))
 
     def _tell(self, address: Address, recorded: Recorded, proposal: _Proposal) -> None:
         log.debug(

@@ -18,23 +18,22 @@ from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Poison
 from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
 from planmesh.executor.revision import wanted
 from planmesh.executor.timers import utc_now
-from planmesh.schemas import codec, events, goals, subjects
+from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportUnfit
 from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
-from planmesh.schemas.goals import OutcomeBase
-from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload
+from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
 from planmesh.schemas.plan import Permissions, Task
 from planmesh.schemas.state import Names, PlanState, StepStatus, apply
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
 
 SERVICE: Final = "executor"
-OUTCOME_BYTES: Final = 1024 * 1024  # a result up to this size travels in the outcome: submitters cannot fetch blobs
 _LATE_S: Final = 60.0
 _SIGNALS: Final = 3
 _SIGNAL_PAUSE_S: Final = 0.5
@@ -182,11 +181,9 @@ class Dispatcher:
                 value = (blobs or {}).get(blob.sha256) if blob is not None else None
                 if blob is not None and blob.size_bytes <= OUTCOME_BYTES and value is None:
                     raise NeedsBlob(Unloaded(blob.sha256, blob.size_bytes))
-                result = event.result if value is None else Payload(value=value)
-                return self._announce(commit, index, _completed(commit, event, result))
+                return self._announce(commit, index, event, event.result if value is None else Payload(value=value))
             case _:
-                outcome = news(state, commit, event)
-                return None if outcome is None else self._announce(commit, index, outcome)
+                return self._announce(commit, index, event, NOTHING)
 
     def _hand_out(
         self,
@@ -276,7 +273,10 @@ class Dispatcher:
             subjects.planner_work(commit.address), work, message_id=_message_id(commit, index)
         )
 
-    def _announce(self, commit: Commit, index: int, outcome: OutcomeBase) -> "asyncio.Future[Ack]":
+    def _announce(self, commit: Commit, index: int, event: AnyEvent, result: Payload) -> "asyncio.Future[Ack] | None":
+        outcome = news(commit, event, result)
+        if outcome is None:
+            return None
         return self._core.publish_soon(
             subjects.outcome(commit.address), encode(outcome), message_id=_message_id(commit, index)
         )
@@ -329,41 +329,6 @@ def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[async
 
     for future in sent:
         future.add_done_callback(on_done)
-
-
-def news(state: PlanState, commit: Commit, event: AnyEvent) -> goals.Outcome | None:
-    """What the requester hears of *event*, if anything."""
-    about: dict[str, Any] = {
-        "space": commit.space,
-        "goal": commit.plan,
-        "at": commit.at,
-        "number": commit.number,
-    }
-    match event:
-        case events.PlanCreated():
-            started = any(isinstance(other, events.PlanStarted) for other in commit.events)
-            return goals.Accepted(**about, name=event.plan.name, steps=len(event.plan.steps), draft=not started)
-        case events.PlanRefused():
-            return goals.Refused(**about, problems=event.problems)
-        case events.CommandRefused(verb="create" | "refuse"):
-            return goals.Refused(**about, problems=(goals.Problem(code=event.code, message=event.reason),))
-        case events.PlanWaiting() if event.gates:
-            return goals.Waiting(**about, gates=event.gates)
-        case events.PlanPaused():
-            return goals.Paused(**about, at_steps=event.at_steps, reason=event.reason)
-        case events.PlanResumed():
-            return goals.Resumed(**about)
-        case events.PlanFailed():
-            return goals.Failed(**about, step=event.step, reason=event.reason)
-        case events.PlanCancelled():
-            return goals.Cancelled(**about, by=event.by, reason=event.reason)
-    return None
-
-
-def _completed(commit: Commit, event: events.PlanCompleted, result: Payload) -> goals.Completed:
-    return goals.Completed(
-        space=commit.space, goal=commit.plan, at=commit.at, number=commit.number, name=event.outcome, result=result
-    )
 
 
 def _message_id(commit: Commit, index: int) -> str:

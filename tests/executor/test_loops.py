@@ -8,7 +8,9 @@ import pytest
 from plays import gate, plan
 
 from planmesh import Context, Rejected, agent
-from planmesh.schemas.commands import CancelPlan, CastVote, RetryStep
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.commands import CancelPlan, CastVote, CreatePlan, RetryStep
+from planmesh.schemas.goals import Completed
 from planmesh.schemas.plan import Check, Emit, Parameter, Retry, Task
 
 
@@ -132,6 +134,28 @@ async def test_large_outputs_travel_as_claim_checks_and_arrive_as_values(opened:
         assert state.steps["big"].output.blob is not None
         assert state.steps["length"].output.value == 400_000
         assert state.result.blob is not None
+
+
+async def test_whoever_publishes_the_same_goal_again_hears_where_it_is(opened: Any) -> None:
+    document = plan(
+        Task(name="big", agent="big", inputs={"size": 20_000}, idempotent=True),
+        Emit(name="done", after=("big",), outcome="Done", result="{big}"),
+    )
+    async with opened("big") as house:
+        await house.executor()
+        await house.worker(big)
+        address = await house.create(document)
+        await house.ended(address)
+        submitter = await house.connected("submitter-tester")
+        heard: asyncio.Queue[Any] = asyncio.Queue()
+        await submitter.listen(subjects.outcome(address), lambda message: heard.put_nowait(message.data))
+
+        again = CreatePlan(id="again", plan=document, goal_digest="d")
+        await house.ask(address, again, "planner")
+
+        outcome = codec.outcome.decode(await asyncio.wait_for(heard.get(), 10))
+        assert isinstance(outcome, Completed)
+        assert outcome.result.value["size"] == 20_000
 
 
 async def test_inputs_that_are_large_without_any_blob_travel_as_a_claim_check(opened: Any) -> None:
