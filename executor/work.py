@@ -11,9 +11,11 @@ import os
 import socket
 import threading
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +24,7 @@ import structlog
 from planmesh.agents import Agent, Context, Rejected
 from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Message, subscribe
-from planmesh.errors import Busy, Conflict, Poison
+from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload, blob_of, canonical
@@ -35,13 +37,13 @@ from planmesh.schemas.work import (
     Failure,
     Progress,
     Result,
-    Results,
     StepWork,
 )
 
 ACK_WAIT_S: Final = 2.0
 MOST_IN_A_BUNDLE: Final = 120
 _BUNDLE_BYTES: Final = 2 * 1024 * 1024
+_RESULT_DEPTH: Final = 4  # what a message of results puts around an output
 _STUCK_S: Final = 30.0
 _TRACEBACK_CHARACTERS: Final = 8_000
 _MESSAGE_CHARACTERS: Final = 4_000
@@ -195,7 +197,14 @@ class Host:
         _check_inputs(agent, inputs)
         try:
             async with asyncio.timeout(work.timeout_s) as limit:
-                return await self._rooms.call(agent, inputs)
+                try:
+                    return await self._rooms.call(agent, inputs)
+                except asyncio.CancelledError as error:
+                    task = asyncio.current_task()
+                    if task is not None and task.cancelling():
+                        raise  # by us: it takes too long, or the worker ends
+                    # Passed on, it would end this task in silence, and the work would stay ours for ever.
+                    raise RuntimeError("something that the agent waited for was cancelled") from error
         except TimeoutError as error:
             if not limit.expired():
                 raise _AgentTimeout(str(error)) from error  # the agent's own time-out is its own failure
@@ -221,7 +230,7 @@ class Host:
         except (TypeError, msgspec.MsgspecError) as error:
             raise Poison(f"an agent returns JSON, and this is not: {error}") from error
         codec.check_depth(data)
-        if len(data) <= self._inline_output_bytes:
+        if len(data) <= self._inline_output_bytes and _fits_in_a_result(data):
             return Payload(value=msgspec.Raw(data))
         return Payload(blob=await self._put(data))
 
@@ -278,15 +287,26 @@ class Rooms:
 async def _awaited(agent: Agent, inputs: Mapping[str, Any]) -> object:
     try:
         return await agent.function(**inputs)
-    except SystemExit as error:
-        raise RuntimeError(f"the agent called sys.exit({error.code!r})") from error
+    except (Exception, asyncio.CancelledError):
+        raise
+    except BaseException as error:
+        raise _ended(error) from error
 
 
 def _called(agent: Agent, inputs: Mapping[str, Any]) -> object:
     try:
         return agent.function(**inputs)
-    except SystemExit as error:
-        raise RuntimeError(f"the agent called sys.exit({error.code!r})") from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _ended(error) from error
+
+
+def _ended(error: BaseException) -> RuntimeError:
+    """What is meant to end a process or a task ends an attempt, and no more."""
+    if isinstance(error, SystemExit):
+        return RuntimeError(f"the agent called sys.exit({error.code!r})")
+    return RuntimeError(f"the agent ended with {type(error).__name__}")
 
 
 class _AgentTimeout(Exception):
@@ -302,11 +322,11 @@ class _Outbox:
     def __init__(self, agent: str, connection: Connection) -> None:
         self._subject = subjects.results(agent)
         self._connection = connection
-        self._waiting: list[tuple[Result, Message]] = []
+        self._waiting: deque[tuple[msgspec.Raw, Message]] = deque()
         self._sending: asyncio.Task[None] | None = None
 
     def put(self, result: Result, message: Message) -> None:
-        self._waiting.append((result, message))
+        self._waiting.append((msgspec.Raw(encode(result)), message))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
@@ -317,13 +337,23 @@ class _Outbox:
     async def _send(self) -> None:
         try:
             while self._waiting:
-                bundle, self._waiting = self._waiting[:MOST_IN_A_BUNDLE], self._waiting[MOST_IN_A_BUNDLE:]
-                await self._publish(bundle)
+                await self._publish(self._bundle())
         finally:
             self._sending = None
 
-    async def _publish(self, bundle: list[tuple[Result, Message]]) -> None:
-        data = encode(Results(results=tuple(result for result, _ in bundle)))
+    def _bundle(self) -> list[tuple[msgspec.Raw, Message]]:
+        """What goes into one message: the first that wait, and never more than the server takes."""
+        bundle = [self._waiting.popleft()]
+        size_bytes = len(bytes(bundle[0][0]))
+        while self._waiting and len(bundle) < MOST_IN_A_BUNDLE:
+            size_bytes += len(bytes(self._waiting[0][0]))
+            if size_bytes > _BUNDLE_BYTES:
+                break
+            bundle.append(self._waiting.popleft())
+        return bundle
+
+    async def _publish(self, bundle: list[tuple[msgspec.Raw, Message]]) -> None:
+        data = encode({"results": [result for result, _ in bundle]})
         pause_s = 0.1
         while True:
             try:
@@ -334,6 +364,12 @@ class _Outbox:
                 log.warning("results.later", subject=self._subject, results=len(bundle), error=str(error))
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
+            except Unusable as error:
+                # Kept alive here, the work would never come back to a worker that may say what became of it.
+                log.error("results.refused", subject=self._subject, results=len(bundle), error=str(error))
+                for _, message in bundle:
+                    message.nak(_STUCK_S)
+                return
         for _, message in bundle:
             message.ack()
 
@@ -376,6 +412,15 @@ def _check_inputs(agent: Agent, inputs: Mapping[str, Any]) -> None:
         raise _BadInputs(f"agent {described.name} takes {', '.join(sorted(known)) or 'no inputs'}: {found}")
 
 
+def _fits_in_a_result(data: bytes) -> bool:
+    """Whether JSON that may be in a message may be in one of results: deeper, it would spoil all that are in there."""
+    try:
+        codec.check_depth(data, codec.MAX_DEPTH - _RESULT_DEPTH)
+    except DecodeError:
+        return False
+    return True
+
+
 class _BadInputs(Rejected):
     pass
 
@@ -396,7 +441,7 @@ def _failure(error: Exception, work: StepWork) -> Failure:
             return Failure(code="bad_output", message=_clipped(str(error)), type=kind, retryable=False)
         case _AgentTimeout() if error.__cause__ is not None:
             error, kind = error.__cause__, "TimeoutError"  # type: ignore[assignment]
-    lines = "".join(traceback.format_exception(error))
+    lines = "".join(traceback.format_exception(type(error), error, _agents_own(error.__traceback__)))
     return Failure(
         code="rejected" if isinstance(error, Rejected) else "agent_error",
         message=_clipped(str(error) or kind),
@@ -404,6 +449,16 @@ def _failure(error: Exception, work: StepWork) -> Failure:
         traceback=lines[-_TRACEBACK_CHARACTERS:],
         retryable=not isinstance(error, Rejected),
     )
+
+
+def _agents_own(frames: TracebackType | None) -> TracebackType | None:
+    """The frames of the agent: what comes after the last one of ours."""
+    own = frames
+    while frames is not None:
+        if frames.tb_frame.f_code.co_filename == __file__:
+            own = frames.tb_next
+        frames = frames.tb_next
+    return own
 
 
 def _clipped(text: str) -> str:

@@ -13,9 +13,9 @@ from planmesh.cli import COMPLETED, FAILED, WAITING
 from planmesh.cli.feed import Feed
 from planmesh.cli.render import WIDEST
 from planmesh.cli.review import review
+from planmesh.cli.sending import send
 from planmesh.cli.session import Session, now
 from planmesh.cli.standing import account
-from planmesh.cli.steer import send
 from planmesh.cli.view import gate_row, of_state
 from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError

@@ -1,5 +1,6 @@
 """Verbs for gates: what waits for a person, and deciding it."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -8,9 +9,12 @@ from planmesh.cli import COMPLETED, FAILED
 from planmesh.cli import review as screens
 from planmesh.cli.follow import read_line, shown_values
 from planmesh.cli.forms import as_one, as_rows
+from planmesh.cli.preview import NO_LOOK, Looking
+from planmesh.cli.revise import redirect as redirect_plan
+from planmesh.cli.sending import send
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import SHORT_DIGEST
-from planmesh.cli.steer import PlanId, StepName, Why, found, send
+from planmesh.cli.steer import CommandId, PlanId, StepName, Why, found
 from planmesh.cli.view import gate_row
 from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
@@ -100,6 +104,36 @@ async def reject(
         if digest:
             _check_digest(session, row, digest)
         return await _vote(session, operator, row, "reject", reason)
+
+
+@app.command
+async def redirect(
+    plan: PlanId,
+    gate: StepName,
+    /,
+    *,
+    file: Annotated[
+        Path | None, Parameter(help="The plan from here on, in YAML or JSON; - for standard input.")
+    ] = None,
+    instruction: Annotated[str, Parameter(help="What to change, in words, for the planner to work out.")] = "",
+    digest: Annotated[str, Parameter(help="Of what was read: it is refused if that has changed.")] = "",
+    reason: Why = "",
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
+    """Answer a gate with another plan from here on: it asks again, and shows what has changed."""
+    return await redirect_plan(
+        plan,
+        gate,
+        file=file,
+        instruction=instruction,
+        digest=digest,
+        reason=reason,
+        look=look,
+        id=id,
+        session=session,
+    )
 
 
 async def _open(operator: Operator, plan: str, gate: str) -> GateRow:

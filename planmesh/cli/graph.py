@@ -91,7 +91,7 @@ def _about(step: Step) -> Text:
 
 
 _SHAPES: Final = {Gate: ("{{", "}}"), Check: ("{", "}"), Decide: ("{", "}"), Emit: ("([", "])"), Task: ("[", "]")}
-_CLASSES: Final = {
+_CLASSES: Final[Mapping[str, str]] = {
     StepStatus.COMPLETED: "fill:#d7f0dd,stroke:#2e7d46",
     StepStatus.DISPATCHED: "fill:#dbe9ff,stroke:#2b62b8",
     StepStatus.WAITING: "fill:#f3e0f7,stroke:#8e3aa6",
@@ -101,8 +101,12 @@ _CLASSES: Final = {
 }
 
 
-def mermaid(plan: Plan, statuses: Mapping[str, StepStatus]) -> str:
+def mermaid(plan: Plan, classes: Mapping[str, str], styles: Mapping[str, str] = _CLASSES) -> str:
     """A Mermaid flowchart, without the edges that others imply. Nodes are numbered: a name could be one of its words.
+
+    Args:
+        classes: The class of each step, such as its status.
+        styles: How those of a class look; classes without a style look like others.
 
     Source: https://mermaid.js.org/syntax/flowchart.html
     """
@@ -119,10 +123,10 @@ def mermaid(plan: Plan, statuses: Mapping[str, StepStatus]) -> str:
         for need in dict.fromkeys((*edges[step.name], *((branch.step,) if branch is not None else ()))):
             taken = f'|"{_quoted(branch.label)}"|' if branch is not None and branch.step == need else ""
             lines.append(f"    {numbers[need]} -->{taken} {numbers[step.name]}")
-    for status, style in _CLASSES.items():
-        members = [numbers[name] for name, found in statuses.items() if found is status]
+    for its_class, style in styles.items():
+        members = [numbers[name] for name, found in classes.items() if found == its_class and name in numbers]
         if members:
-            lines += [f"    classDef {status} {style}", f"    class {','.join(members)} {status}"]
+            lines += [f"    classDef {its_class} {style}", f"    class {','.join(members)} {its_class}"]
     return "\n".join(lines)
 
 

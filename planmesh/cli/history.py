@@ -77,7 +77,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             found = counted(len(event.problems), "problem")
             return Told(f"refused with {found}", _PLANMESH, one_line(event.problems[0].message), _BAD)
         case events.PlanStarted():
-            return Told("started", event.by)
+            return Told("started", event.by, one_line(event.reason))
         case events.PlanWaiting():
             at = listed((*event.gates, *event.retries))
             return Told(f"waiting at {at}", style=_PERSON if event.gates else "")
@@ -113,7 +113,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.BranchTaken():
             return Told(f"took the branch {one_line(event.label, 60)}", style=_GOOD)
         case events.StepsCancelled():
-            return Told(f"cancelled {counted(len(event.steps), 'step')}", why=listed(event.steps), style=_QUIET)
+            gone = f"cancelled {counted(len(event.steps), 'step')} ({listed(event.steps)})"
+            return Told(gone, event.by, one_line(event.reason), _BAD if event.by else _QUIET)
         case events.GateOpened():
             again = f" again (round {event.round})" if event.round > 1 else ""
             why = one_line(event.because) or one_line(event.prompt)
@@ -135,8 +136,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.StepResumed():
             return Told("goes on", event.by, one_line(event.reason))
         case events.RevisionRequested():
-            asked = one_line(event.reason or event.instruction)
-            return Told(f"to be revised ({event.kind})", event.by, asked, _PERSON)
+            what = {"revise": "to be revised", "retry": "to be retried with other means", "redirect": "redirected"}
+            return Told(what[event.kind], event.by, one_line(event.reason or event.instruction), _PERSON)
         case events.PlanRevised():
             changed = counted(len(event.changes), "change")
             return Told(f"revised ({changed}, revision {event.revision})", event.by, one_line(event.reason))

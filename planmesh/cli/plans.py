@@ -1,7 +1,5 @@
 """Verbs that look at plans of the mesh. Lists come from the auditor; one plan can also be read from its log."""
 
-import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -16,6 +14,7 @@ from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.steer import PlanId
 from planmesh.cli.text import clock, defuse, duration, listed, one_line, paragraph, size, value
 from planmesh.cli.view import PlanView, of_answers, of_state
+from planmesh.cli.where import moment
 from planmesh.client import Operator
 from planmesh.schemas.codec import encode
 from planmesh.schemas.payload import NOTHING, Payload
@@ -254,20 +253,3 @@ async def log(
 def _print_rows(session: Session, rows: list[Any]) -> None:
     for text in as_rows(rows, session.output):
         print(text)
-
-
-_SPAN = re.compile(r"([0-9]{1,6})\s*([smhdw])")
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def moment(said: str, at: datetime) -> datetime:
-    """``2h`` before *at*, or a date or time in ISO 8601, here where it says no zone. Raises: NotUnderstood."""
-    span = _SPAN.fullmatch(said.strip())
-    try:
-        if span is not None:
-            return at - timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return datetime.fromisoformat(said.strip()).astimezone(UTC)
-    except (ValueError, OverflowError, OSError):
-        raise NotUnderstood(
-            f"expected a time such as 30m, 2h, 3d, 2026-11-22 or 2026-11-22T09:00; not {said[:40]!a}"
-        ) from None

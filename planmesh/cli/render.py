@@ -83,6 +83,8 @@ def header(view: PlanView, now: datetime) -> list[Text]:
     parts = [row.plan, f"{row.settled} of {counted(row.steps, 'step')}", duration(lasted_s(row, now))]
     if row.running:
         parts.insert(2, f"{row.running} running")
+    if row.revision > 1:
+        parts.append(f"revision {row.revision}")
     return [title, Text("  ").append(_SEPARATOR.join(parts), "dim")]
 
 
@@ -171,6 +173,15 @@ def steps(
     if left_out:
         lines.append(_left_out(left_out))
     return lines
+
+
+def taken_out(view: PlanView) -> list[Text]:
+    """The steps that revisions took out of a plan."""
+    gone = [row.step for row in view.steps if row.status is StepStatus.SUPERSEDED]
+    if not gone:
+        return []
+    said = f"  {STEP[StepStatus.SUPERSEDED].sign} taken out by revisions: {listed(gone, 8)}"
+    return [Text(said, style="dim").append(f" (planmesh diff {view.plan.plan})", "dim")]
 
 
 def _line(row: StepRow, document: Step, place: Place, name_cells: int, now: datetime, hint: str) -> Text:

@@ -234,7 +234,7 @@ def whole(view: PlanView, session: Session, most: int | None = None) -> list[Tex
     at = now()
     lines = [Text(), *render.header(view, at), Text()]
     if view.document is not None:
-        lines += [*render.steps(view, render.places(view.document), at, most=most), Text()]
+        lines += [*render.steps(view, render.places(view.document), at, most=most), *render.taken_out(view), Text()]
     lines += [Text().append("  ✗ ", "red").append(problem.message) for problem in view.problems]
     ending = account(view, at, session.out.width, None if session.passing else session.command)
     if ending and session.passing:

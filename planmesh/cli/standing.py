@@ -3,16 +3,18 @@
 Pure. What it offers is what `planmesh.executor.plan.decide` would carry out; the tests hold one against the other.
 """
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import PurePath
 from typing import Final
 
 from rich.text import Text
 
 from planmesh.cli.render import WIDEST, failed
-from planmesh.cli.text import ago, clock, counted, listed, one_line, paragraph, until, whole
+from planmesh.cli.text import ago, clock, counted, defuse, listed, one_line, paragraph, until, whole
 from planmesh.cli.view import PlanView
 from planmesh.schemas.plan import Task
 from planmesh.schemas.queries import GateRow, StepRow
@@ -123,7 +125,7 @@ def _trouble(step: StepRow, attempts: int, command: str, of: str) -> Stop:
             failure = step.failure
             said = failed(failure) if failure is not None else "It failed."
             tried = f" (attempt {step.attempt} of {max(attempts, step.attempt)})" if step.attempt > 1 else ""
-            why = said + tried
+            why = said + tried + (innermost(failure.traceback) if failure is not None else "")
     again = "ask again" if is_gate else "try it again, though it may have been done" if remedies else "try it again"
     remedies.append(Remedy(f"{command} retry {of} {name}", again))
     if step.optional:
@@ -140,7 +142,7 @@ def account(view: PlanView, now: datetime, width: int, command: str | None = "pl
     """
     found = stops(view, command or "planmesh")
     if not found:
-        return list(_retries(view, now))
+        return list(_failed(view, width, command) if view.plan.status is PlanStatus.FAILED else _retries(view, now))
     lines: list[Text] = []
     for stop in found[:_MOST]:
         since = f", since {clock(stop.since, now)} ({ago(stop.since, now)})" if stop.since is not None else ""
@@ -171,6 +173,41 @@ def offer(remedies: list[Remedy], width: int) -> list[Text]:
         else:
             lines += [Text(f"    # {remedy.effect}", style="dim"), command]
     return lines
+
+
+_FRAME: Final = re.compile(r'^ *File "(.*)", line (\d+), in (.*)$', re.MULTILINE)
+_TRACEBACK_LINES: Final = 20
+
+
+def innermost(traceback: str) -> str:
+    """Where in the agent's code it went wrong, as `` (oncall.py:10, in fetch)``; empty if nobody knows."""
+    frames = _FRAME.findall(traceback)
+    if not frames:
+        return ""
+    file, line, function = frames[-1]
+    return f" ({one_line(PurePath(file).name, 60)}:{line}, in {one_line(function, 60)})"
+
+
+def _failed(view: PlanView, width: int, command: str | None) -> Iterator[Text]:
+    """How a plan ended that has failed: at which step, by what, after how many attempts."""
+    step = view.by_name.get(view.plan.by)
+    yield Text("  Failed at   ", style="bold").append(view.plan.by or "(nobody says)", "red bold")
+    if step is None or step.failure is None:
+        yield from paragraph(view.plan.reason, min(width, WIDEST), " " * 14)
+        return
+    by = f" by {step.agent}" if step.agent else ""
+    yield Text("  Tried       ", style="bold").append(f"{counted(max(step.attempt, 1), 'time')}{by}", "not bold")
+    why = paragraph(failed(step.failure), min(width, WIDEST), " " * 14)
+    why[0] = Text("  Why         ", style="bold").append(why[0].plain[14:], "not bold")
+    yield from why
+    lines = defuse(step.failure.traceback).splitlines()
+    if lines:
+        yield Text()
+        yield from (Text(f"    {line}", style="dim") for line in lines[-_TRACEBACK_LINES:])
+    if command is not None:
+        yield Text()
+        more = Remedy(f"{command} steps {shlex.quote(view.plan.plan)} {step.step}", "what it was given, and all of it")
+        yield from offer([more], width)
 
 
 def _retries(view: PlanView, now: datetime) -> Iterator[Text]:

@@ -1,25 +1,25 @@
-"""Verbs that steer a plan: each is one command, and says which line of the log answers it."""
+"""Verbs that steer a plan, or many at once: each is one command, and says which line of the log answers it."""
 
 import difflib
-import shlex
 from collections.abc import Callable
-from typing import Annotated, Final
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.text import Text
 
-from planmesh.cli import COMPLETED, FAILED
-from planmesh.cli import VERBS as VERBS_HERE
-from planmesh.cli.forms import as_one
-from planmesh.cli.history import entries
+from planmesh.cli import document
+from planmesh.cli.bulk import ONE, Many, id_of, steer_many
+from planmesh.cli.preview import NO_LOOK, Looking, show
+from planmesh.cli.sending import send
 from planmesh.cli.session import NotUnderstood, OfSession, Session
-from planmesh.cli.text import one_line, whole
-from planmesh.client import Operator, Refused, new_command_id
+from planmesh.cli.where import Where, failed_steps
+from planmesh.client import new_command_id
+from planmesh.planner.document import Unreadable, read_document
+from planmesh.planner.problems import Problems
+from planmesh.planner.secrets import find_secret
 from planmesh.schemas import codec
-from planmesh.schemas.codec import DecodeError
+from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.commands import (
-    VERBS,
     AnyCommand,
     CancelPlan,
     PausePlan,
@@ -28,71 +28,184 @@ from planmesh.schemas.commands import (
     RetryStep,
     SkipStep,
     StartPlan,
-    verb_of,
 )
-from planmesh.schemas.events import CommandRefused, Commit
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.state import PlanState, StepState
-from planmesh.schemas.subjects import Address
-
-_OF_COURSE: Final = frozenset({"plan.resumed", "plan.waiting"})  # they follow from the rest
+from planmesh.schemas.plan import Task
+from planmesh.schemas.state import PlanState, PlanStatus, StepState
 
 PlanId = Annotated[str, Parameter(help="Its id; or SPACE.ID, where several spaces have a plan with this id.")]
 StepName = Annotated[str, Parameter(help="The step's name.")]
 OneStep = Annotated[str, Parameter(help="Only this step.")]
 Why = Annotated[str, Parameter(help="Why. The log keeps it.")]
+CommandId = Annotated[
+    str, Parameter(name="--id", help="An id of your own: the same command sent twice with it is carried out once.")
+]
+
+_ONE_PLAN = Annotated[str, Parameter(help="Its id, or SPACE.ID; left out with --where.")]
+_ITS_STEP = Annotated[str, Parameter(help="The step's name; left out with --where.")]
+_GO_ON: Final = (PlanStatus.RUNNING, PlanStatus.WAITING, PlanStatus.PAUSED)
 
 
-async def start(plan: PlanId, /, *, reason: Why = "", session: OfSession) -> int:
+async def start(plan: PlanId, /, *, reason: Why = "", id: CommandId = "", session: OfSession) -> int:
     """Start a plan that was submitted as a draft."""
-    return await _steer(session, plan, lambda _: StartPlan(id=new_command_id(), reason=reason))
+    return await _steer(session, plan, lambda _: StartPlan(id=id or new_command_id(), reason=reason))
 
 
-async def pause(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+async def pause(
+    plan: _ONE_PLAN = "",
+    /,
+    step: OneStep = "",
+    *,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
     """Start nothing more of a plan, or nothing behind one step. What is running may finish, and is recorded."""
-    return await _steer(
-        session, plan, lambda state: PausePlan(id=new_command_id(), step=_one(state, step), reason=reason)
-    )
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [] if state.held else [PausePlan(id=id or new_command_id(), reason=reason)]
+
+        return await steer_many(session, many, look, "pause", (PlanStatus.RUNNING, PlanStatus.WAITING), all_of)
+
+    def command(state: PlanState) -> AnyCommand:
+        return PausePlan(id=id or new_command_id(), step=_one(state, step), reason=reason)
+
+    return await _steer(session, plan, command, look)
 
 
-async def resume(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+async def resume(
+    plan: _ONE_PLAN = "",
+    /,
+    step: OneStep = "",
+    *,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
     """Let a plan or a step go on that someone has paused."""
-    return await _steer(
-        session, plan, lambda state: ResumePlan(id=new_command_id(), step=_one(state, step), reason=reason)
-    )
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [ResumePlan(id=id or new_command_id(), reason=reason)] if state.held else []
+
+        return await steer_many(session, many, look, "resume", (PlanStatus.PAUSED,), all_of)
+
+    def command(state: PlanState) -> AnyCommand:
+        return ResumePlan(id=id or new_command_id(), step=_one(state, step), reason=reason)
+
+    return await _steer(session, plan, command, look)
 
 
-async def cancel(plan: PlanId, step: OneStep = "", /, *, reason: Why = "", session: OfSession) -> int:
+async def cancel(
+    plan: _ONE_PLAN = "",
+    /,
+    step: OneStep = "",
+    *,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
     """End a plan; or one step, and all that can only run after it.
 
     What is running is told to stop, and its late result changes nothing.
     """
-    return await _steer(
-        session, plan, lambda state: CancelPlan(id=new_command_id(), step=_one(state, step), reason=reason)
-    )
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [CancelPlan(id=id or new_command_id(), reason=reason)]
+
+        return await steer_many(session, many, look, "cancel", (PlanStatus.DRAFT, *_GO_ON), all_of)
+
+    def command(state: PlanState) -> AnyCommand:
+        return CancelPlan(id=id or new_command_id(), step=_one(state, step), reason=reason)
+
+    return await _steer(session, plan, command, look)
 
 
-async def retry(plan: PlanId, step: StepName, /, *, reason: Why = "", session: OfSession) -> int:
+async def retry(
+    plan: _ONE_PLAN = "",
+    step: _ITS_STEP = "",
+    /,
+    *,
+    agent: Annotated[str, Parameter(help="Let this agent do it. A gate that released the step asks again.")] = "",
+    input: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--input", negative=(), help="Another value for one of its inputs: NAME=VALUE. May be repeated."
+        ),
+    ] = (),
+    inputs: Annotated[
+        Path | None, Parameter(help="A file with other inputs, in YAML or JSON, in place of all that it has.")
+    ] = None,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
     """Try a failed step again, ask a rejected gate again, or repeat a step whose outcome is unknown.
 
-    Steps that have completed are not run again; their outputs stay.
+    Steps that have completed are not run again; their outputs stay. With --where: every failed step of these plans,
+    but none whose outcome is unknown.
     """
+    instead = None if inputs is None else _read_inputs(inputs)
+
+    def again(state: PlanState, step: str, its_id: str) -> AnyCommand:
+        return RetryStep(
+            id=its_id or new_command_id(),
+            step=step,
+            attempt=found(state, step).attempt,
+            agent=agent or None,
+            inputs=_other_inputs(state, step, instead, input),
+            reason=reason,
+        )
+
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [again(state, name, id and id_of(id, name)) for name in failed_steps(state, where)]
+
+        return await steer_many(session, many, look, "retry", _GO_ON, all_of, troubled=True)
+    return await _steer(session, plan, lambda state: again(state, _named(step), id), look)
+
+
+async def skip(
+    plan: _ONE_PLAN = "",
+    step: _ITS_STEP = "",
+    /,
+    *,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
+    """Go on without a step that the plan declares as optional; its output is null. A gate takes a reason.
+
+    With --where: every failed step of these plans that is optional.
+    """
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            names = [name for name in failed_steps(state, where) if state.graph.steps[name].optional]
+            return [
+                SkipStep(id=id_of(id, name) if id else new_command_id(), step=name, reason=reason) for name in names
+            ]
+
+        return await steer_many(session, many, look, "skip", _GO_ON, all_of, troubled=True)
 
     def command(state: PlanState) -> AnyCommand:
-        attempt = found(state, step).attempt
-        return RetryStep(id=new_command_id(), step=step, attempt=attempt, reason=reason)
+        found(state, _named(step))
+        return SkipStep(id=id or new_command_id(), step=step, reason=reason)
 
-    return await _steer(session, plan, command)
-
-
-async def skip(plan: PlanId, step: StepName, /, *, reason: Why = "", session: OfSession) -> int:
-    """Go on without a step that the plan declares as optional; its output is null. A gate takes a reason."""
-
-    def command(state: PlanState) -> AnyCommand:
-        found(state, step)
-        return SkipStep(id=new_command_id(), step=step, reason=reason)
-
-    return await _steer(session, plan, command)
+    return await _steer(session, plan, command, look)
 
 
 async def resolve(
@@ -103,6 +216,8 @@ async def resolve(
     done: Annotated[bool, Parameter(negative="--not-done", help="Whether the step had its effect.")],
     value: Annotated[str | None, Parameter(help="What it gave, as JSON (with --done).")] = None,
     reason: Why = "",
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
     session: OfSession,
 ) -> int:
     """Say what became of a step whose outcome is unknown: it was done, or it was not, and counts as failed."""
@@ -117,17 +232,24 @@ async def resolve(
 
     def command(state: PlanState) -> AnyCommand:
         attempt = found(state, step).attempt
-        return ResolveStep(id=new_command_id(), step=step, attempt=attempt, done=done, output=output, reason=reason)
+        its_id = id or new_command_id()
+        return ResolveStep(id=its_id, step=step, attempt=attempt, done=done, output=output, reason=reason)
 
-    return await _steer(session, plan, command)
+    return await _steer(session, plan, command, look)
 
 
-def _one(state: PlanState, step: str) -> str | None:
-    """The step that is meant, if there is one. Raises: NotUnderstood."""
-    if not step:
-        return None
-    found(state, step)
-    return step
+async def _steer(
+    session: Session, plan: str, command: Callable[[PlanState], AnyCommand], look: Looking = NO_LOOK
+) -> int:
+    async with session.operator() as operator:
+        address = await operator.find(plan)
+        state = await operator.state(address)
+        if look.preview:
+            return await show(session, operator, state, command(state), look)
+        return await send(session, operator, address, command(state))
+
+
+# --- what is meant -----------------------------------------------------------------------------------------
 
 
 def found(state: PlanState, step: str) -> StepState:
@@ -141,74 +263,55 @@ def found(state: PlanState, step: str) -> StepState:
     raise NotUnderstood(f"plan {state.address} has no step {step[:80]!a}{hint}")
 
 
-async def _steer(session: Session, plan: str, command: Callable[[PlanState], AnyCommand]) -> int:
-    async with session.operator() as operator:
-        address = await operator.find(plan)
-        return await send(session, operator, address, command(await operator.state(address)))
+def _is_many(many: Many, plan: str, step: str) -> bool:
+    """Whether it is about many plans. Raises: NotUnderstood, if it is about none, or both."""
+    if many.where and plan:
+        raise NotUnderstood("name a plan, or say which ones with --where, not both")
+    if many.where and step:
+        raise NotUnderstood(f"with --where, a step is named there: --where step={step}")
+    if not many.where and not plan:
+        raise NotUnderstood("which plan? Name one, or say which ones with --where (status=paused,agent=…)")
+    if many.yes and not many.where:
+        raise NotUnderstood("--yes goes with --where: for one plan nobody is asked")
+    return bool(many.where)
 
 
-async def send(
-    session: Session, operator: Operator, address: Address, command: AnyCommand, *, aside: Console | None = None
-) -> int:
-    """Send one command, and print what answers it.
+def _one(state: PlanState, step: str) -> str | None:
+    """The step that is meant, if there is one. Raises: NotUnderstood."""
+    if not step:
+        return None
+    found(state, step)
+    return step
 
-    Args:
-        aside: Where a person reads the answer while something else is the output of this call.
 
-    Returns:
-        The exit code: 0 if it was carried out, 1 if it was refused.
+def _named(step: str) -> str:
+    """Raises: NotUnderstood, if no step is named."""
+    if not step:
+        raise NotUnderstood("which step? Name it after the plan")
+    return step
 
-    Raises:
-        NotUnderstood: It is longer than commands are, or the like.
-        Busy, Unusable: See `Operator.command`.
-    """
+
+def _read_inputs(file: Path) -> dict[str, Any]:
+    problems = Problems()
     try:
-        codec.command.decode(codec.encode(command))
-    except DecodeError as error:
-        raise NotUnderstood(f"{error.pointer.strip('/') or 'this'} is not what a command takes: {error}") from None
-    try:
-        commit = (await operator.command(address, command)).commit
-    except Refused as refused:
-        commit = refused.commit
-        session.say(*refusal(refused.event, address, session.command), to=session.err)
-        code = FAILED
-    else:
-        if aside is not None or session.output == "table":
-            session.say(*answer(commit, command), to=aside)
-        code = COMPLETED
-    if aside is None and session.output != "table":
-        print(as_one(commit, session.output))
-    return code
+        return read_document(document.read(file), problems)
+    except Unreadable:
+        said = "; ".join(problem.message for problem in problems.listed())
+        raise NotUnderstood(f"{file} does not hold inputs, as an object of names and values: {said}") from None
 
 
-def answer(commit: Commit, command: AnyCommand) -> list[Text]:
-    """The event that answers *command*, and what followed from it."""
-    step = getattr(command, "step", None) or ""
-    kinds = {kind.__struct_config__.tag for kind in VERBS[verb_of(command)].answers}
-    told = list(entries(commit, {}))
-    # Of several the last one says most: a vote is given, and with it the gate approved.
-    answers = [number for number, entry in enumerate(told) if entry.type in kinds and entry.step == step]
-    lines = []
-    for number, entry in enumerate(told[answers[-1] :] if answers else told):
-        if number == 0:
-            line = Text().append(f"  {entry.sentence}", entry.told.style or "bold")
-            lines.append(line.append(f"  (no. {commit.number} in the log)", "dim"))
-        elif entry.type not in _OF_COURSE:
-            lines.append(Text(f"  {entry.sentence}", style="dim"))
-    return lines
-
-
-def refusal(event: CommandRefused, address: Address, command: str) -> list[Text]:
-    """Why a command was not carried out, and what would be."""
-    of = f" of {event.step}" if event.step else ""
-    lines = [Text(f"planmesh: {event.verb}{of} was refused ({event.code}): {one_line(event.reason)}", style="red")]
-    plan = shlex.quote(address.plan)
-    step = f" {event.step}" if event.step else ""
-    ours = {verb.name for verb in VERBS_HERE}
-    possible = [f"{verb} {plan}{step}" for verb in event.possible if verb in ours]
-    if "vote" in event.possible:
-        possible.append(f"gates show {plan}{step}")
-    if possible:
-        lines.append(Text("  What would be carried out now:"))
-        lines += [whole(Text("    ").append(f"{command} {one}", "cyan")) for one in possible]
-    return lines
+def _other_inputs(
+    state: PlanState, step: str, instead: dict[str, Any] | None, pairs: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """All inputs that a step is to have; None for those that it has. Raises: NotUnderstood."""
+    if instead is None and not pairs:
+        return None
+    task = state.graph.steps.get(step)
+    if not isinstance(task, Task):
+        found(state, step)
+        raise NotUnderstood(f"step {step} is no task, and has no inputs")
+    before = dict(task.inputs) if instead is None else instead
+    other = {**before, **document.values("", pairs)}
+    if kind := find_secret(encode(other).decode()):
+        raise NotUnderstood(f"these inputs hold what looks like {kind}, and the log keeps them for good")
+    return other

@@ -26,7 +26,7 @@ class PlanView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     problems: tuple[Problem, ...] = ()
     """Why the goal was refused."""
     steps: tuple[StepRow, ...] = ()
-    """In the order of the document."""
+    """In the order of the document; then those that revisions took out."""
     gates: tuple[GateRow, ...] = ()
     """Those that are open."""
 
@@ -90,7 +90,10 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         document=state.plan,
         inputs=state.created.inputs,
         result=state.result,
-        steps=tuple(step_row(state, name) for name in state.graph.steps),
+        steps=(
+            *(step_row(state, name) for name in state.graph.steps),
+            *(_gone(name, step) for name, step in sorted(state.superseded.items())),
+        ),
         gates=tuple(gate_row(state, name) for name in open_gates(state)),
     )
 
@@ -128,6 +131,21 @@ def _step_row(graph: Graph, name: str, step: StepState) -> StepRow:
         finished_at=step.since if step.status in SATISFIED or step.status is StepStatus.FAILED else None,
         duration_s=step.duration_s,
         votes=step.votes,
+    )
+
+
+def _gone(name: str, step: StepState) -> StepRow:
+    """A step that a revision took out: what kind it was, only the auditor's tables know."""
+    return StepRow(
+        step=name,
+        kind="",
+        status=step.status,
+        since=step.since,
+        attempt=step.attempt,
+        agent=step.agent,
+        output=step.output,
+        failure=step.failure,
+        reason=step.reason,
     )
 
 

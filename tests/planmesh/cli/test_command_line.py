@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from planmesh.cli import COMPLETED, FAILED, USAGE, VERBS, main, plans
+from planmesh.cli import COMPLETED, FAILED, USAGE, VERBS, main, where
 from planmesh.cli.session import NotUnderstood
 
 
@@ -92,7 +92,7 @@ def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 def test_times_are_told_in_spans_and_dates() -> None:
     noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
-    assert plans.moment("90m", noon) == noon - timedelta(minutes=90)
-    assert plans.moment("2026-11-01T00:00:00+01:00", noon) == datetime(2026, 10, 31, 23, tzinfo=UTC)
+    assert where.moment("90m", noon) == noon - timedelta(minutes=90)
+    assert where.moment("2026-11-01T00:00:00+01:00", noon) == datetime(2026, 10, 31, 23, tzinfo=UTC)
     with pytest.raises(NotUnderstood):
-        plans.moment("999999w", noon)
+        where.moment("999999w", noon)
