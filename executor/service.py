@@ -27,7 +27,9 @@ LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
 GROUP: Final = "executor"
 """The priority group of the consumers that one executor at a time reads; the others stand by."""
 
-_THREADS: Final = 64
+# Made as they are needed. How many are needed is for the agents' consumers to say: an attempt that waited for one here
+# would be timed, and given up, before it begins.
+_THREADS: Final = 10_000
 
 log = structlog.get_logger()
 

@@ -44,6 +44,7 @@ ACK_WAIT_S: Final = 2.0
 MOST_IN_A_BUNDLE: Final = 120
 _BUNDLE_BYTES: Final = 2 * 1024 * 1024
 _RESULT_DEPTH: Final = 4  # what a message of results puts around an output
+_CLAIMED_S: Final = 29 * 86_400.0  # the stream CLAIMS forgets after 30 days
 _STUCK_S: Final = 30.0
 _TRACEBACK_CHARACTERS: Final = 8_000
 _MESSAGE_CHARACTERS: Final = 4_000
@@ -117,7 +118,18 @@ class Host:
             # The server thinks that we are gone, and we are not: the first delivery goes on.
             self._keeper.discard(message)
             return
-        task = asyncio.create_task(self._attempt(work, message))
+        context = Context(
+            address=work.address,
+            step=work.step,
+            attempt=work.attempt,
+            key=work.key,
+            permissions=work.permissions,
+            traceparent=work.traceparent,
+            report=_Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop()),
+        )
+        # Now, and not when the task begins: the next message may be the same work again.
+        self._running[work.key] = context
+        task = asyncio.create_task(self._attempt(work, context, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -130,19 +142,9 @@ class Host:
         if context is not None:
             context.cancelled.set()
 
-    async def _attempt(self, work: StepWork, message: Message) -> None:
-        context = Context(
-            address=work.address,
-            step=work.step,
-            attempt=work.attempt,
-            key=work.key,
-            permissions=work.permissions,
-            traceparent=work.traceparent,
-            report=_Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop()),
-        )
-        self._running[work.key] = context
+    async def _attempt(self, work: StepWork, context: Context, message: Message) -> None:
         try:
-            result = await self._result(work, context)
+            result = await self._result(work, context, (datetime.now(UTC) - message.timestamp).total_seconds())
         except Busy as error:
             # Before it was begun: blobs or the server are away.
             log.warning("work.later", key=work.key, error=str(error))
@@ -155,8 +157,8 @@ class Host:
         finally:
             del self._running[work.key]
 
-    async def _result(self, work: StepWork, context: Context) -> Result:
-        """Run one attempt. Raises: Busy, before anything was begun."""
+    async def _result(self, work: StepWork, context: Context, waited_s: float) -> Result:
+        """Run one attempt, which was handed out *waited_s* ago. Raises: Busy, before anything was begun."""
         about: dict[str, Any] = {
             "space": work.space,
             "plan": work.plan,
@@ -166,6 +168,9 @@ class Host:
         }
         inputs = await self._inputs(work)
         if not work.idempotent:
+            if waited_s > _CLAIMED_S:
+                reason = "it was handed out so long ago that nobody knows any more whether it was begun"
+                return AttemptUnknown(reason=reason, **about)
             try:
                 await self._claim(work)
             except Conflict:
@@ -322,11 +327,11 @@ class _Outbox:
     def __init__(self, agent: str, connection: Connection) -> None:
         self._subject = subjects.results(agent)
         self._connection = connection
-        self._waiting: deque[tuple[msgspec.Raw, Message]] = deque()
+        self._waiting: deque[tuple[bytes, Message]] = deque()
         self._sending: asyncio.Task[None] | None = None
 
     def put(self, result: Result, message: Message) -> None:
-        self._waiting.append((msgspec.Raw(encode(result)), message))
+        self._waiting.append((encode(result), message))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
@@ -341,19 +346,18 @@ class _Outbox:
         finally:
             self._sending = None
 
-    def _bundle(self) -> list[tuple[msgspec.Raw, Message]]:
-        """What goes into one message: the first that wait, and never more than the server takes."""
-        bundle = [self._waiting.popleft()]
-        size_bytes = len(bytes(bundle[0][0]))
+    def _bundle(self) -> list[tuple[bytes, Message]]:
+        """What goes into one message: the first that wait, and no more than the server takes."""
+        bundle, size_bytes = [self._waiting.popleft()], 0
         while self._waiting and len(bundle) < MOST_IN_A_BUNDLE:
-            size_bytes += len(bytes(self._waiting[0][0]))
-            if size_bytes > _BUNDLE_BYTES:
+            size_bytes += len(bundle[-1][0])
+            if size_bytes + len(self._waiting[0][0]) > _BUNDLE_BYTES:
                 break
             bundle.append(self._waiting.popleft())
         return bundle
 
-    async def _publish(self, bundle: list[tuple[msgspec.Raw, Message]]) -> None:
-        data = encode({"results": [result for result, _ in bundle]})
+    async def _publish(self, bundle: list[tuple[bytes, Message]]) -> None:
+        data = encode({"results": [msgspec.Raw(result) for result, _ in bundle]})
         pause_s = 0.1
         while True:
             try:

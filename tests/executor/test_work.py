@@ -1,0 +1,150 @@
+"""What agents may do to a worker, and it still says what became of each attempt."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from plays import plan
+
+from planmesh import agent
+from planmesh.executor import work
+from planmesh.schemas.plan import Task
+
+
+async def _cancelled_from_within() -> None:
+    child = asyncio.create_task(asyncio.sleep(10))
+    child.cancel()
+    await child
+
+
+async def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def _interrupted_in_a_thread() -> None:
+    raise KeyboardInterrupt
+
+
+def _cancelled_in_a_thread() -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    "function", [_cancelled_from_within, _interrupted, _interrupted_in_a_thread, _cancelled_in_a_thread]
+)
+async def test_what_is_meant_to_end_a_task_or_a_process_fails_an_attempt(
+    opened: Any, function: Callable[..., Any]
+) -> None:
+    ends = agent(name="ends", idempotent=True)(function)
+    async with opened("ends") as house:
+        await house.executor()
+        await house.worker(ends)
+        address = await house.create(plan(Task(name="e", agent="ends", idempotent=True)))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["e"].failure is not None
+        assert state.steps["e"].failure.code == "agent_error"
+
+
+@pytest.mark.parametrize("levels", [28, 29, 32])
+async def test_an_output_as_deep_as_a_message_may_be_arrives(opened: Any, levels: int) -> None:
+    @agent(idempotent=True)
+    def nest() -> Any:
+        value: Any = []
+        for _ in range(levels - 1):
+            value = [value]
+        return value
+
+    async with opened("nest") as house:
+        await house.executor()
+        await house.worker(nest)
+        address = await house.create(plan(Task(name="n", agent="nest", idempotent=True)))
+
+        assert (await house.ended(address)).status == "completed"
+
+
+async def test_an_output_that_is_deeper_fails_its_step(opened: Any) -> None:
+    @agent(idempotent=True)
+    def nest() -> Any:
+        value: Any = []
+        for _ in range(32):
+            value = [value]
+        return value
+
+    async with opened("nest") as house:
+        await house.executor()
+        await house.worker(nest)
+        address = await house.create(plan(Task(name="n", agent="nest", idempotent=True)))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["n"].failure is not None
+        assert state.steps["n"].failure.code == "bad_output"
+
+
+async def test_as_many_agents_run_in_threads_as_there_is_work(opened: Any) -> None:
+    all_here = threading.Barrier(80)
+
+    @agent(idempotent=True)
+    def meet() -> None:
+        all_here.wait(10)
+
+    document = plan(*(Task(name=f"m{n}", agent="meet", idempotent=True) for n in range(80)))
+    async with opened("meet") as house:
+        await house.executor()
+        await house.worker(meet)
+        address = await house.create(document)
+
+        assert (await house.ended(address)).status == "completed"
+
+
+async def test_what_was_handed_out_longer_ago_than_claims_are_kept_is_not_begun(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    @agent
+    def pay() -> None:
+        begun.append(1)
+
+    monkeypatch.setattr(work, "_CLAIMED_S", -1)
+    async with opened("pay") as house:
+        await house.executor()
+        await house.worker(pay)
+        address = await house.create(plan(Task(name="p", agent="pay", idempotent=False)))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert (state.steps["p"].status, begun) == ("outcome_unknown", [])
+
+
+async def test_results_that_are_large_together_go_in_several_messages(opened: Any) -> None:
+    @agent(idempotent=True)
+    def break_down() -> None:
+        raise RuntimeError("\x01" * 4_000)  # six bytes each, in JSON, and three times: in the traceback as well
+
+    document = plan(*(Task(name=f"b{n}", agent="break-down", idempotent=True) for n in range(60)))
+    async with opened("break-down") as house:
+        sizes = []
+        worker = await house.worker(break_down)
+        (connection,) = worker._connections
+        publish = connection.publish
+
+        async def noted(subject: str, payload: bytes, **options: Any) -> Any:
+            if subject.startswith("results."):
+                sizes.append(len(payload))
+                await asyncio.sleep(0.5)  # until all the others have failed
+            return await publish(subject, payload, **options)
+
+        connection.publish = noted
+        await house.executor()
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert len(state.troubled) == 60
+        assert max(sizes) < 2.5 * 1024 * 1024
+        assert len(sizes) < 60
