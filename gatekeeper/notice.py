@@ -87,13 +87,21 @@ def _visible(match: re.Match[str]) -> str:
     return "" if unicodedata.category(char) in _HIDDEN else char
 
 
-def write(address: Address, reviews: Reviews, asked: Round, kind: Kind) -> Notice:
-    """The notice of *kind* about a round of a gate of the plan at *address*."""
+def write(
+    address: Address, reviews: Reviews, asked: Round, kind: Kind, *, link: str = "", is_personal: bool = False
+) -> Notice:
+    """The notice of *kind* about a round of a gate of the plan at *address*.
+
+    Args:
+        link: Where the gate can be read and decided.
+        is_personal: Whether the link alone says who its reader is.
+    """
+    linked = _linked(kind, link, is_personal)
     gate = reviews.gates.get(asked.opened.step) or Gate(name=asked.opened.step)
     name, plan = defuse(gate.label or gate.name, 60), defuse(reviews.name, 60)
     match kind:
         case "decided":
-            return _decided(address, asked, name, plan)
+            return _decided(address, asked, name, plan, linked)
         case "overdue":
             subject = f"Still waiting: {name} ({plan})"
             first = f'Nobody has decided in time: the plan "{plan}" still waits at the gate "{name}".'
@@ -101,8 +109,9 @@ def write(address: Address, reviews: Reviews, asked: Round, kind: Kind) -> Notic
             subject = f"Please decide{'' if asked.before is None else ' again'}: {name} ({plan})"
             first = f'The plan "{plan}" waits at the gate "{name}" for a decision.'
     sections = (
+        linked,
         _question(address, reviews, asked, first),
-        _answering(address, asked, gate),
+        _answering(address, asked, gate, by_command=not link),
         _shown(asked.opened.shown),
         _upstream(asked.opened.upstream),
         _releases(asked),
@@ -116,7 +125,18 @@ def _notice(subject: str, sections: Iterable[Iterable[str]]) -> Notice:
     return Notice(defuse(subject, SUBJECT_CHARACTERS), body)
 
 
-def _decided(address: Address, asked: Round, name: str, plan: str) -> Notice:
+def _linked(kind: Kind, link: str, is_personal: bool) -> tuple[str, ...]:
+    """The link, where it is the first thing to be seen."""
+    if not link:
+        return ()
+    if kind == "decided":
+        return (f"Read what was decided: {link}",)
+    if is_personal:
+        return (f"Read it, and decide: {link}", "The link is yours alone: whoever has it answers in your name.")
+    return (f"Read it, and decide: {link}",)
+
+
+def _decided(address: Address, asked: Round, name: str, plan: str, linked: tuple[str, ...]) -> Notice:
     ending = asked.ending
     assert ending is not None  # that is what the notice is about
     by = _people(ending.by)
@@ -135,7 +155,7 @@ def _decided(address: Address, asked: Round, name: str, plan: str) -> Notice:
     said = [f'{verdict}: the gate "{name}" of the plan "{plan}".']
     if ending.reason:
         said += ["Reason:", *_quoted(ending.reason, _PROMPT_CHARACTERS)]
-    return _notice(f"{verdict}: {name} ({plan})", (said, (follows,), (f"planmesh show {address}",)))
+    return _notice(f"{verdict}: {name} ({plan})", (linked, said, (follows,), (f"planmesh show {address}",)))
 
 
 def _question(address: Address, reviews: Reviews, asked: Round, first: str) -> Iterator[str]:
@@ -186,14 +206,15 @@ def _changed_releases(before: GateOpened, now: GateOpened) -> list[str]:
     return [f"  - {step}" for step in {**known, **found} if known.get(step) != found.get(step)]
 
 
-def _answering(address: Address, asked: Round, gate: Gate) -> Iterator[str]:
+def _answering(address: Address, asked: Round, gate: Gate, by_command: bool) -> Iterator[str]:
     step, opened = gate.name, asked.opened
-    # With the digest, an approval is one of what this notice says, and of nothing else.
-    shown = f"--digest {opened.digest[:GATE_DIGEST_CHARACTERS]}"
-    yield "How to answer:"
-    yield f"  planmesh gates show {address} {step}"
-    yield f"  planmesh gates approve {address} {step} {shown}"
-    yield f"  planmesh gates reject {address} {step}" + (' --reason "..."' if gate.require_reason else "")
+    if by_command:
+        # With the digest, an approval is one of what this notice says, and of nothing else.
+        shown = f"--digest {opened.digest[:GATE_DIGEST_CHARACTERS]}"
+        yield "How to answer:"
+        yield f"  planmesh gates show {address} {step}"
+        yield f"  planmesh gates approve {address} {step} {shown}"
+        yield f"  planmesh gates reject {address} {step}" + (' --reason "..."' if gate.require_reason else "")
     who = f"Who may answer: {_people(opened.reviewers)}."
     if opened.quorum > 1:
         who += f" It takes {opened.quorum} approvals; one rejection is enough."

@@ -27,6 +27,7 @@ TIMEOUT_S: Final = 15.0
 _AT_ONCE: Final = 4
 _MOST_HANGING: Final = 8
 _DETAIL_CHARACTERS: Final = 200
+_NOBODY: Final[Mapping[str, str]] = {}
 
 
 class Delivery(NamedTuple):
@@ -49,12 +50,16 @@ class Channel:
 
     Attributes:
         name: The operator's name for it.
+        person: Whose it is, and nobody else's; empty for one that several people read.
         room: To be held while sending: how many notices may be on their way at once.
         failures: How many notices in a row it has not taken.
     """
 
-    def __init__(self, name: str, apprise: "Apprise", url: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, name: str, apprise: "Apprise", url: str, timeout_s: float = TIMEOUT_S, *, person: str = ""
+    ) -> None:
         self.name = name
+        self.person = person
         self.room = asyncio.Semaphore(_AT_ONCE)
         self.failures = 0
         self._apprise = apprise
@@ -117,8 +122,13 @@ class Channel:
         return defuse(self._secret.sub("***", text), _DETAIL_CHARACTERS)
 
 
-def open_channels(urls: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> list[Channel]:
+def open_channels(
+    urls: Mapping[str, str], *, timeout_s: float = TIMEOUT_S, people: Mapping[str, str] = _NOBODY
+) -> list[Channel]:
     """Make the channels of these Apprise URLs, by name. Nothing is sent yet. Takes a while: Apprise is large.
+
+    Args:
+        people: Whose each channel is, by its name; others are read by several people.
 
     Raises:
         Unusable: A name that cannot stand in the log, or a URL that Apprise does not understand.
@@ -142,14 +152,15 @@ def open_channels(urls: Mapping[str, str], *, timeout_s: float = TIMEOUT_S) -> l
     channels = []
     for name, url in urls.items():
         if not is_token(name):
-            raise Unusable(f"a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, not {name[:80]!a} (notify_urls)")
+            raise Unusable(f"a channel's name is 1 to 64 of A-Z a-z 0-9 _ -, not {name[:80]!a}")
         service = apprise.Apprise(asset=asset)
         if not service.add(url):
             raise Unusable(
-                f"the URL of the channel {name} is none that Apprise understands (notify_urls; the URL is secret and "
-                "not shown): see https://github.com/caronc/apprise/wiki for how yours is written"
+                f"the URL of the channel {name} is none that Apprise understands (see notify_urls, and channels and "
+                "mail of [directory]; the URL is secret and not shown): https://github.com/caronc/apprise/wiki says "
+                "how yours is written"
             )
-        channels.append(Channel(name, service, url, timeout_s))
+        channels.append(Channel(name, service, url, timeout_s, person=people.get(name, "")))
     return channels
 
 

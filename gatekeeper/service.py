@@ -23,7 +23,8 @@ from planmesh.errors import Busy, Unusable
 from planmesh.gatekeeper import rounds
 from planmesh.gatekeeper.notice import write
 from planmesh.gatekeeper.notify import Channel, Delivery
-from planmesh.gatekeeper.rounds import Kind, Reviews, concerns_gates, due, gates_of
+from planmesh.gatekeeper.reach import Links, Reach
+from planmesh.gatekeeper.rounds import Kind, Reviews, Round, concerns_gates, due, gates_of
 from planmesh.readiness import notify_ready
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
@@ -56,14 +57,24 @@ class Gatekeeper:
     Args:
         core: The connection of the user `gatekeeper`.
         channels: Where notices go. Without any there is nobody to tell, and the log is not read.
+        reach: Which of them reach whom; unless given, each of them reaches everybody.
+        links: What leads from a notice to its gate; None: nothing does.
         retry_pauses_s: See `RETRY_PAUSES_S`.
     """
 
     def __init__(
-        self, core: Connection, channels: Sequence[Channel], *, retry_pauses_s: Sequence[float] = RETRY_PAUSES_S
+        self,
+        core: Connection,
+        channels: Sequence[Channel],
+        *,
+        reach: Reach | None = None,
+        links: Links | None = None,
+        retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
     ) -> None:
         self._core = core
         self._channels = channels
+        self._reach = reach
+        self._links = links
         self._pauses_s = retry_pauses_s
         self._plans: OrderedDict[Address, Reviews] = OrderedDict()
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
@@ -137,7 +148,9 @@ class Gatekeeper:
         try:
             reviews = await self._read(address, message.sequence)
             gates = [name for name in gates_of(commit) if name in reviews.rounds]
-            telling = (self._tell(channel, address, gate) for gate in gates for channel in self._channels)
+            telling = (
+                self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])
+            )
             for failure in await asyncio.gather(*telling, return_exceptions=True):
                 if failure is not None:
                     raise failure
@@ -150,6 +163,13 @@ class Gatekeeper:
         else:
             with contextlib.suppress(Unusable):
                 message.ack()
+
+    def _whom(self, asked: Round) -> Sequence[Channel]:
+        """The channels that reach those who are asked."""
+        if self._reach is None:
+            return self._channels
+        names = self._reach.channels_for(asked.opened.reviewers, is_overdue=asked.overdue)
+        return [channel for channel in self._channels if channel.name in names]
 
     async def _tell(self, channel: Channel, address: Address, gate: str) -> None:
         """Tell *channel* what is news to it about *gate*, or find that it cannot be told.
@@ -183,7 +203,10 @@ class Gatekeeper:
     async def _send(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery:
         if self._is_in_the_way(channel) and channel.since_failure_s() < _FAILED_LATELY_S:
             return Delivery(False, f"not tried: the channel failed a moment ago, and {len(self._tasks)} others wait")
-        return await channel.send(write(address, reviews, reviews.rounds[news.gate], news.kind))
+        link = "" if self._links is None else self._links.to(address, news.gate, channel.person)
+        asked = reviews.rounds[news.gate]
+        is_personal = bool(channel.person)
+        return await channel.send(write(address, reviews, asked, news.kind, link=link, is_personal=is_personal))
 
     def _is_in_the_way(self, channel: Channel) -> bool:
         return len(self._tasks) > _CROWDED and channel.failures >= _FAILING

@@ -18,7 +18,7 @@ SERVICES: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "pl
 """Who else acts in a log: no person may be called so."""
 
 _PERSON: Final = "person:"
-_ID: Final = r"^[A-Za-z0-9_-]{1,64}$"
+_ID: Final = r"^[A-Za-z0-9_-]{1,40}$"  # what is longer leaves no room for the names of channels
 _EMAIL: Final = r"^[^\s@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$"
 _LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
 

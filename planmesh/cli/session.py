@@ -101,7 +101,7 @@ class Session:
             # What a power cut would lose goes with this call anyway.
             sync = "2m" if passing else "always"
             # Nor are its database and its reviewers those of another mesh, whatever the environment says.
-            own = {"PLANMESH_DATABASE_URL": f"sqlite:///{directory.absolute()}/auditor.db", "PLANMESH_NOTIFY_URLS": ""}
+            own = {"PLANMESH_DATABASE_URL": f"sqlite:///{directory.absolute()}/auditor.db", "PLANMESH_NOTIFY_URLS": "", "PLANMESH_WEB_PORT": "off"}
             async with local_mesh(
                 directory, agents=tuple(agents), log_dir=directory / "log", sync_interval=sync, environment=own
             ) as mesh:

@@ -1,0 +1,148 @@
+"""What the pages read and write: the log of a plan, answers to its gates, and the list of gates that are open."""
+
+import asyncio
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from planmesh.connection import Connection
+from planmesh.errors import Busy
+from planmesh.eventlog import EventLog
+from planmesh.schemas import codec, events, subjects
+from planmesh.schemas.codec import Codec, DecodeError, encode
+from planmesh.schemas.commands import ReviewGate
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.queries import GatesAnswer, GatesQuery, QueryError
+from planmesh.schemas.state import PlanState, apply
+from planmesh.schemas.subjects import BLOBS, Address
+
+BLOB_BYTES: Final = 256 * 1024
+"""A larger output is named by its digest, and not shown."""
+
+_ANSWER_S: Final = 10.0
+_FIRST_PAUSE_S: Final = 0.01
+_PAUSE_S: Final = 0.1
+_INBOX: Final = 1_000
+_answer: Final = Codec[GatesAnswer | QueryError](GatesAnswer | QueryError)
+
+
+class Fact(NamedTuple):
+    """Something that happened to a gate."""
+
+    at: datetime
+    event: events.AnyEvent
+
+
+class Case(NamedTuple):
+    """A plan, and what has happened to one of its gates.
+
+    Attributes:
+        facts: In order.
+        refusal: Why the command that was asked for was refused, if it was.
+    """
+
+    state: PlanState
+    facts: tuple[Fact, ...]
+    refusal: events.CommandRefused | None = None
+
+
+class Desk:
+    """Args:
+    core: The connection of the user `gatekeeper`.
+    """
+
+    def __init__(self, core: Connection) -> None:
+        self._core = core
+        self._log = EventLog(core)
+
+    async def case(self, address: Address, gate: str, command: str = "") -> Case:
+        """Read a plan and what has happened to *gate*. A plan that nobody knows is absent.
+
+        Raises:
+            Busy, Unusable: The log cannot be read.
+        """
+        state = PlanState(address=address)
+        facts: list[Fact] = []
+        refusal: events.CommandRefused | None = None
+        requests: set[str] = set()
+        async for line in self._log.lines(address):
+            state = apply(state, line.commit, line.hash)
+            for event in line.commit.events:
+                if isinstance(event, events.CommandRefused):
+                    refusal = event if command and event.command == command else refusal
+                elif isinstance(event, events.RevisionRequested) and event.step == gate:
+                    requests.add(event.request)
+                    facts.append(Fact(line.commit.at, event))
+                elif isinstance(event, events.RevisionRefused | events.PlanRevised):
+                    if event.request in requests:
+                        facts.append(Fact(line.commit.at, event))
+                elif _is_about(event, gate):
+                    facts.append(Fact(line.commit.at, event))
+        return Case(state, tuple(facts), refusal)
+
+    async def answer(self, address: Address, person: str, command: ReviewGate) -> Case:
+        """Publish an answer, and wait until it has been judged.
+
+        Raises:
+            Busy: It could not be published, or nobody has judged it yet; it may still count.
+            Unusable: Not allowed, or closed.
+        """
+        await self._core.publish(subjects.command(address, "review", person), encode(command))
+        ends = asyncio.get_running_loop().time() + _ANSWER_S
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            case = await self.case(address, command.step, command.id)
+            if command.id in case.state.answered:
+                return case
+            if asyncio.get_running_loop().time() > ends:
+                raise Busy("the answer is stored, and nobody has judged it yet")
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _PAUSE_S)
+
+    async def open_gates(self) -> GatesAnswer:
+        """The gates of every plan that are open, the longest open first. Raises: Busy, Unusable."""
+        query = encode(GatesQuery(limit=_INBOX))
+        try:
+            found = _answer.decode(await self._core.request(subjects.query("gates"), query, timeout_s=5))
+        except DecodeError as error:
+            raise Busy(f"the auditor's answer cannot be understood: {error}") from error
+        if isinstance(found, QueryError):
+            raise Busy(found.message)
+        return found
+
+    async def text(self, payload: Payload) -> object:
+        """The value of *payload*, if it is short enough to be shown; the payload itself otherwise.
+
+        Raises:
+            Busy, Unusable: It cannot be read.
+        """
+        blob = payload.blob
+        if blob is None:
+            return payload.value
+        if blob.size_bytes > BLOB_BYTES:
+            return payload
+        stored = await self._core.last_on_subject(BLOBS, subjects.blob(blob.sha256))
+        if stored is None:
+            return payload
+        try:
+            return codec.value.decode(stored.data)
+        except DecodeError:
+            return payload
+
+
+def _is_about(event: events.AnyEvent, gate: str) -> bool:
+    match event:
+        case (
+            events.GateOpened()
+            | events.VoteCast()
+            | events.GateOverdue()
+            | events.GateApproved()
+            | events.GateRejected()
+            | events.StepSkipped()
+            | events.StepReopened()
+        ):
+            return event.step == gate
+        case events.StepsCancelled():
+            return gate in event.steps
+        case events.PlanCancelled() | events.PlanFailed() | events.PlanCompleted():
+            return True
+    return False

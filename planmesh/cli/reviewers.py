@@ -1,0 +1,116 @@
+"""``planmesh reviewers``: whom a plan may name to decide, and whether a notice reaches them."""
+
+import asyncio
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from msgspec import Struct
+from rich.text import Text
+
+from planmesh.cli import COMPLETED, FAILED
+from planmesh.cli.forms import as_rows
+from planmesh.cli.render import columns
+from planmesh.cli.session import NotUnderstood, OfSession
+from planmesh.cli.text import defuse
+from planmesh.gatekeeper.notice import Notice
+from planmesh.gatekeeper.notify import open_channels
+from planmesh.gatekeeper.reach import Reach
+
+app = App(name="reviewers", help="See whom a plan may name to decide, and test how they are told.")
+
+
+class ReviewerRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody whom a plan may name.
+
+    Attributes:
+        reviewer: How a plan writes it.
+        people: Who that is.
+        channels: Where they are told, by the names that the log has for it.
+    """
+
+    reviewer: str
+    people: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+class Tried(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a test notice at one channel."""
+
+    channel: str
+    delivered: bool
+    detail: str = ""
+
+
+@app.command(name="list")
+def list_(*, session: OfSession) -> int:
+    """List whom a plan may name to decide, who that is, and where they are told."""
+    directory = session.settings.directory
+    reach = _reach(session)
+    rows = [
+        ReviewerRow(
+            reviewer=reviewer,
+            people=directory.people_of(reviewer),
+            channels=tuple(sorted(reach.channels_for([reviewer]))),
+        )
+        for reviewer in directory.reviewers
+    ]
+    if session.output != "table":
+        print(*as_rows(rows, session.output), sep="\n")
+        return COMPLETED
+    everyone = "everyone with an operator's credentials"
+    cells: list[list[Text | str]] = [
+        [
+            row.reviewer,
+            ", ".join(map(directory.called, row.people)) or everyone,
+            ", ".join(row.channels) or Text("nowhere", "red"),
+        ]
+        for row in rows
+    ]
+    session.say(*columns(("REVIEWER", "WHO", "TOLD AT"), cells))
+    if directory.is_empty:
+        session.say("", "The settings declare nobody: a plan may name person:NAME for an operator called NAME.")
+    return COMPLETED
+
+
+@app.command
+async def test(
+    reviewer: Annotated[str, Parameter(help="As a plan would write it, such as team:finance.")],
+    /,
+    *,
+    session: OfSession,
+) -> int:
+    """Send a test notice to wherever a reviewer is told. The exit code is 1 if a channel does not take it."""
+    directory = session.settings.directory
+    if not directory.knows(reviewer):
+        raise NotUnderstood(f"nobody is found under the reviewer {reviewer[:80]!a}; `planmesh reviewers list`")
+    reach = _reach(session)
+    names = sorted(reach.channels_for([reviewer]))
+    if not names:
+        raise NotUnderstood(f"{reviewer} is told nowhere: set channels for them, or notify_urls for everybody")
+    channels = open_channels({name: reach.urls[name] for name in names})
+    notice = Notice(
+        "A test of planmesh",
+        f"This is a test, and asks for nothing. Gates for {reviewer} will be announced here.",
+    )
+    answers = await asyncio.gather(*(channel.send(notice) for channel in channels))
+    tried = [
+        Tried(channel=channel.name, delivered=answer.delivered, detail=answer.detail)
+        for channel, answer in zip(channels, answers, strict=True)
+    ]
+    if session.output != "table":
+        print(*as_rows(tried, session.output), sep="\n")
+    else:
+        session.say(
+            *(
+                Text("✓ ", "green").append(f"{one.channel} took it", "default")
+                if one.delivered
+                else Text("✗ ", "red").append(f"{one.channel}: {defuse(one.detail)}", "default")
+                for one in tried
+            )
+        )
+    return COMPLETED if all(one.delivered for one in tried) else FAILED
+
+
+def _reach(session: OfSession) -> Reach:
+    settings = session.settings
+    return Reach(settings.directory, (url.get_secret_value() for url in settings.notify_urls))
