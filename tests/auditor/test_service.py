@@ -131,7 +131,7 @@ async def test_a_database_file_that_is_gone_is_waited_for(desk: Any, capsys: pyt
         assert answer.code == "busy"
         assert "is gone" in answer.message
         await desk.until_read(4)
-    assert "put it back; or restart the auditor" in capsys.readouterr().out
+    assert "put it back; or restart the auditor" in capsys.readouterr().err
 
 
 async def test_a_locked_database_is_waited_for(desk: Any) -> None:
@@ -274,6 +274,6 @@ async def test_junk_in_the_log_is_skipped_and_counted(desk: Any, capsys: pytest.
 
     assert position.skipped == 5
     assert (answer.plan.status, answer.plan.number) == ("completed", 4)
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert told.count("log.junk") == 5
     assert "it is number 2, after 2" in told

@@ -72,7 +72,7 @@ async def test_everything_is_made_at_once(mesh_server: MeshServer) -> None:
 
     assert made["PLANS"] == {"dispatch", "auditor", "gatekeeper"}
     assert made["COMMANDS"] == {"decide"}
-    assert made["WORK"] == {"timers"}
+    assert made["WORK"] == {"planner", "timers"}
     assert made["OUTCOMES"] == {"submitter-tester"}
 
 
