@@ -8,10 +8,14 @@ import pytest
 from plays import gate, plan
 
 from planmesh import Context, Rejected, agent
+from planmesh.agents import _MARK
+from planmesh.delivery import subscribe
+from planmesh.executor.work import Host, Rooms
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import CancelPlan, CastVote, CreatePlan, RetryStep
 from planmesh.schemas.goals import Completed
 from planmesh.schemas.plan import Check, Emit, Parameter, Retry, Task
+from planmesh.schemas.subjects import WORK, agent_consumer
 
 
 @agent(idempotent=True, version="7")
@@ -303,6 +307,29 @@ async def test_work_of_a_worker_that_dies_runs_elsewhere(opened: Any) -> None:
         state = await house.ended(address)
 
         assert (state.status, started, state.steps["p"].attempt) == ("completed", ["first", "second"], 1)
+
+
+async def test_work_that_comes_twice_at_once_is_begun_once(opened: Any) -> None:
+    started: list[str] = []
+
+    @agent(idempotent=True)
+    async def once(context: Context) -> str:
+        started.append(context.key)
+        return "done"
+
+    async with opened("once") as house:
+        await house.executor()
+        address = await house.create(plan(Task(name="p", agent="once", idempotent=True)))
+        connection = await house.connected("agent-once")
+        async with await subscribe(connection, WORK, agent_consumer("once")) as work:
+            (message,) = await work.receive()
+        with Rooms(1) as rooms:
+            host = Host(getattr(once, _MARK), connection, rooms)
+            host._take(message)
+            host._take(message)
+            state = await house.ended(address)
+
+        assert (state.status, started) == ("completed", [f"{address}.p.1"])
 
 
 async def test_a_step_that_is_not_idempotent_is_never_begun_twice(opened: Any) -> None:
