@@ -42,6 +42,10 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """JSON Pointer (RFC 6901) into the plan document; into the goal where it starts with `/inputs` and has no plan."""
     hint: str = ""
     """What to do, such as the nearest name that exists."""
+    line: int = 0
+    """In the script that the document was made of, from 1; 0 if there is none, or all of it is meant."""
+    column: int = 0
+    """In that line, in characters from 1."""
 
 
 class OutcomeBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):

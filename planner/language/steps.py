@@ -1,0 +1,545 @@
+"""A step of a script to a step of the plan document: one function a kind.
+
+A kind, or a field, that the engine does not have yet is written all the same, in the form that it will have; whoever
+puts the plan together sees that `planmesh.schemas.plan` knows no such thing, and says so.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, Union
+
+from planmesh.planner.language.fields import MISSING, Fields
+from planmesh.planner.language.findings import Findings, quoted
+from planmesh.planner.language.names import Names
+from planmesh.planner.language.scope import Scope
+from planmesh.planner.language.source import Span
+from planmesh.planner.language.tree import (
+    Action,
+    Broken,
+    BrokenPart,
+    Entries,
+    Field,
+    Formula,
+    Items,
+    Node,
+    OnError,
+    OnOutcome,
+    Otherwise,
+    Outputs,
+    Step,
+    Text,
+    Value,
+    When,
+)
+from planmesh.schemas.expressions import ExpressionError, parse
+
+Place: TypeAlias = Union[Node, Span, Mapping[str, "Place"], "list[Place]"]
+"""Where something of the document stands in the script: a node, or the places of what is inside of it."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A step of the document, in the making.
+
+    Attributes:
+        head: Where the step begins in the script.
+        document: What is known of it.
+        places: Where its fields stand in the script.
+        waits: The steps that it reads or names.
+        body: Of an `each`: the steps in it.
+    """
+
+    head: Span
+    document: dict[str, Any]
+    places: dict[str, Place] = field(default_factory=dict)
+    waits: set[str] = field(default_factory=set)
+    body: "list[Draft]" = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return str(self.document["name"])
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the steps of a script share.
+
+    Attributes:
+        reviewers: Who is asked where a step names nobody; None if the script names nobody.
+    """
+
+    scope: Scope
+    names: Names
+    findings: Findings
+    reviewers: list[str] | None = None
+
+
+_STEP: Final = ("name", "after", "optional")
+_WORK: Final = (*_STEP, "timeout", "retry", "permissions", "idempotent", "inputs")
+_REVIEW: Final = ("reviewer", "quorum", "sla", "escalate")
+_OUTCOME_ACTIONS: Final = {"go_on": "continue"}
+
+
+def begin(step: Step, around: Surroundings) -> "StepWriter":
+    """What writes *step*."""
+    draft = Draft(step.head.span, {"kind": step.head.kind, "name": around.names.of[step.span.start]})
+    return StepWriter(step, around, step.each(Field), draft)
+
+
+def write_output(output: Outputs, around: Surroundings) -> "Draft":
+    """The last step of a script that has an `output` block: an emit."""
+    name = around.names.free("output", output.span)
+    draft = Draft(output.span, {"kind": "emit", "name": name, "outcome": "completed", "result": {}})
+    places: dict[str, Place] = {}
+    with around.scope.reading() as reads:
+        for one in output.fields:
+            if one.name.text in places:
+                said = f"there is an output {quoted(one.name.text)} already"
+                around.findings.add("duplicate_field", said, one.name.span)
+            draft.document["result"][one.name.text] = around.scope.template(one.value)
+            places[one.name.text] = one.value
+    draft.places["result"] = places
+    draft.waits |= reads
+    return draft
+
+
+class StepWriter:
+    """Writes one step.
+
+    Attributes:
+        approval: A gate that this step waits for, and nothing else does.
+    """
+
+    def __init__(self, step: Step, around: Surroundings, fields: Iterable[Field], draft: Draft) -> None:
+        self.step = step
+        self.around = around
+        self.scope = around.scope
+        self.findings = around.findings
+        self.fields = Fields(fields, around.scope, around.findings)
+        self.draft = draft
+        self.approval: Draft | None = None
+
+    def write(self) -> Draft:
+        """The step, all but what control adds to it. What is wrong with it is said."""
+        self.fields.take("name")
+        head, draft = self.step.head, self.draft
+        draft.places["name"] = head.label or head.span
+        if head.label is not None:
+            self.put("label", head.label.text, head.label)
+        if (binding := self.step.binding) is not None:
+            self.put("binding", binding.text, binding)
+        self._after()
+        self.constant("optional")
+        with self.scope.reading() as reads:
+            KINDS[head.kind](self)
+        draft.waits |= reads
+        return draft
+
+    # --- putting fields into the document ------------------------------------------------------------------
+
+    def put(self, key: str, value: Any, place: Place) -> None:
+        """Set a field of the document."""
+        self.draft.document[key] = value
+        self.draft.places[key] = place
+
+    def template(self, name: str, key: str = "", *, default: object = MISSING, required: bool = False) -> None:
+        """Put a field, in which expressions may stand."""
+        found = self.fields.take(name)
+        if found is not None:
+            self.put(key or name, self.scope.template(found.value), found.value)
+        elif required:
+            self.missing(name)
+        elif default is not MISSING:
+            self.draft.document[key or name] = default
+
+    def constant(self, name: str, key: str = "") -> Any:
+        """Put a field that is settled before the plan runs; return what it is, or `MISSING`."""
+        found = self.fields.take(name)
+        value = MISSING if found is None else self.fields.constant(found.value)
+        if found is not None and value is not MISSING:
+            self.put(key or name, value, found.value)
+        return value
+
+    def seconds(self, name: str, key: str) -> None:
+        """Put a duration."""
+        found = self.fields.take(name)
+        if found is not None and (seconds := self.fields.seconds(found.value)) is not None:
+            self.put(key, seconds, found.value)
+
+    def texts(self, name: str, key: str) -> None:
+        """Put a list of texts, which may be written as one text."""
+        found = self.fields.take(name)
+        if found is not None and (texts := self.fields.names(found.value)) is not None:
+            self.put(key, texts, found.value)
+
+    def choice(self, name: str, among: Iterable[str], key: str = "") -> None:
+        """Put one of several words."""
+        found = self.fields.take(name)
+        if found is None:
+            return
+        chosen, words = self.fields.text(found.value), list(among)
+        if chosen is not None and chosen not in words:
+            hint = self.findings.nearest(chosen, words)
+            said = f"expected one of {', '.join(words)}; found {quoted(chosen)}"
+            self.findings.add("wrong_value", said, found.value.span, hint)
+        elif chosen is not None:
+            self.put(key or name, chosen, found.value)
+
+    def missing(self, name: str) -> None:
+        """Say that a field is not there."""
+        if not any(isinstance(part, BrokenPart) for part in self.step.parts):
+            said = f"this {self.step.head.kind} has no {name}"
+            self.findings.add("missing_field", said, self.step.head.span, f"add a line: {name} = …")
+
+    def refuse_rest(self, *known: str, **hints: str) -> None:
+        """Refuse the fields that are left over."""
+        kind = self.step.head.kind
+        called = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+        self.fields.refuse_rest(called, (*_STEP, *known), hints)
+
+    def refuse_parts(self, *allowed: type[Node]) -> None:
+        """Refuse lines that belong to other kinds of steps."""
+        belongs = {
+            When: "`when` belongs to a decide",
+            Otherwise: "`otherwise` belongs to a decide",
+            OnOutcome: "`on pass` and `on fail` belong to a check",
+            OnError: "`on error` belongs to a step that an agent does",
+        }
+        for part in self.step.parts:
+            said = belongs.get(type(part))
+            if said is not None and not isinstance(part, allowed):
+                self.findings.add("misplaced", said, part.span)
+
+    # --- what several kinds have ---------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        found = self.fields.take("after")
+        labels = self.fields.names(found.value) if found is not None else None
+        if found is None or labels is None:
+            return
+        names: list[str] = []
+        places: list[Place] = []
+        for number, label in enumerate(labels):
+            value = found.value
+            place = value.items[number].span if isinstance(value, Items) else value.span
+            known = self.around.names
+            behind = known.labelled.get(label) or ([label] if label in known.taken else [])
+            if not behind:
+                hint = self.findings.nearest(label, [*known.labelled], "name a step by its label")
+                self.findings.add("unknown_step", f"there is no step {quoted(label)}", place, hint)
+            names += behind
+            places += [place] * len(behind)
+        self.put("after", [*dict.fromkeys(names)], places)
+        self.draft.waits.update(names)
+
+    def agent(self) -> None:
+        """Put who does the step."""
+        agent = self.step.head.agent
+        if agent is not None:
+            self.put("agent", agent.text, agent)
+        elif not self.findings.has_line_of(self.step.head.span.start):
+            self.missing("with")
+
+    def work(self) -> None:
+        """Put what every step has that an agent does."""
+        self.refuse_parts(OnError)
+        self.seconds("timeout", "timeout_s")
+        self.constant("permissions")
+        self.constant("idempotent")
+        self._retry()
+        self._on_error()
+        self._approval()
+
+    def inputs(self) -> None:
+        """Put the fields that are left over, and those of the object `inputs`, which may have any name."""
+        inputs: dict[str, Any] = {}
+        places: dict[str, Place] = {}
+        given = self.fields.take("inputs")
+        entries: list[tuple[str, Value]] = []
+        if given is not None and isinstance(given.value, Entries):
+            entries = [(entry.key, entry.value) for entry in given.value.entries]
+        elif given is not None and not isinstance(given.value, Broken):
+            hint = "write inputs = { name: value }"
+            self.findings.add("wrong_value", "expected an object with the inputs", given.value.span, hint)
+        left = [(name, one.value) for name, one in self.fields.left().items()]
+        for name, value in (*entries, *left):
+            if name in inputs:
+                self.findings.add("duplicate_field", f"there are two inputs {quoted(name)}", value.span)
+            inputs[name] = self.scope.template(value)
+            places[name] = value
+        if inputs:
+            self.put("inputs", inputs, places)
+
+    def _retry(self) -> None:
+        found = self.fields.take("retry")
+        if found is None:
+            return
+        if isinstance(found.value, Entries):
+            retry: dict[str, Any] = {}
+            places: dict[str, Place] = {}
+            for entry in found.value.entries:
+                duration = entry.key in ("backoff", "max_backoff")
+                value = self.fields.seconds(entry.value) if duration else self.fields.constant(entry.value)
+                if value is not None and value is not MISSING:
+                    key = f"{entry.key}_s" if duration else entry.key
+                    retry[key], places[key] = value, entry.value
+            self.put("retry", retry, places)
+            return
+        number = self.fields.constant(found.value)
+        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
+            self.put("retry", {"attempts": number + 1}, found.value)
+        elif number is not MISSING:
+            hint = 'write retry = 3, or retry = { attempts: 4, backoff: "10s" }'
+            self.findings.add("wrong_value", "expected how often it is tried again", found.value.span, hint)
+
+    def _on_error(self) -> None:
+        seen: dict[str, Action] = {}
+        for part in self.step.each(OnError):
+            action = part.action
+            kind = "ending" if action.kind in ("ignore", "fallback") else action.kind
+            if kind in seen:
+                self.findings.add("duplicate_field", "this is settled by an `on error` above it", part.span)
+                continue
+            seen[kind] = action
+            if action.kind == "ignore":
+                self.put("on_error", "ignore", part)
+            elif action.kind == "fallback":
+                self._fallback(action, part)
+            elif "retry" in self.draft.document:
+                self.findings.add("duplicate_field", "there is a field `retry` already", part.span)
+            else:
+                number = 1 if action.number is None else action.number
+                self.put("retry", {"attempts": number + 1}, part)
+
+    def _fallback(self, action: Action, part: OnError) -> None:
+        fallback: dict[str, Any] = {"agent": action.word.text if action.word is not None else ""}
+        if isinstance(action.value, Entries):
+            fallback["inputs"] = self.scope.template(action.value)
+        elif action.value is not None and not isinstance(action.value, Broken):
+            hint = "write on error: fallback AGENT { name: value }"
+            self.findings.add("wrong_value", "expected an object with the inputs", action.value.span, hint)
+        self.put("fallback", fallback, part)
+
+    def _approval(self) -> None:
+        """A reviewer of a step that is no gate is asked before it: put a gate in front."""
+        reviewer = self.fields.take("reviewer")
+        others = [one for one in map(self.fields.take, _REVIEW[1:]) if one is not None]
+        if reviewer is None:
+            for one in others:
+                said = f"{quoted(one.name.text)} is for whoever approves the step, and it names nobody"
+                self.findings.add("misplaced", said, one.name.span, 'name them: reviewer = "role:operator"')
+            return
+        own, label = self.draft, self.step.head.label
+        name = self.around.names.free(f"approve-{own.name}", reviewer.name.span)
+        document = {"kind": "gate", "name": name, "label": f"Approve: {label.text if label else own.name}"}
+        places: dict[str, Place] = {"name": reviewer.name, "label": reviewer.name}
+        gate = StepWriter(self.step, self.around, [reviewer, *others], Draft(reviewer.span, document, places))
+        gate.review()
+        self.approval = gate.draft
+        own.waits.add(name)
+        after = own.document.setdefault("after", [])
+        after.append(name)
+        own.places.setdefault("after", reviewer)
+
+    def review(self) -> None:
+        """Put who decides a gate, and what reminds them."""
+        found = self.fields.take("reviewer")
+        reviewers = self.fields.names(found.value) if found is not None else self.around.reviewers
+        if reviewers is not None:
+            self.put("reviewers", reviewers, found.value if found is not None else self.step.head.span)
+        self.constant("quorum")
+        self.seconds("sla", "sla_s")
+        self.texts("escalate", "escalate")
+
+
+# --- one function a kind -----------------------------------------------------------------------------------
+
+
+def _do(writer: StepWriter) -> None:
+    writer.draft.document["kind"] = "task"
+    writer.agent()
+    writer.work()
+    writer.inputs()
+
+
+def _agent(writer: StepWriter) -> None:
+    writer.agent()
+    writer.template("task", required=True)
+    writer.template("system")
+    writer.texts("tools", "tools")
+    for name in ("max_iterations", "temperature", "model", "max_tokens", "schema"):
+        writer.constant(name)
+    writer.work()
+    writer.inputs()
+
+
+def _plan(writer: StepWriter) -> None:
+    writer.agent()
+    writer.template("task", required=True)
+    writer.template("context")
+    writer.texts("tools", "tools")
+    for name in ("model", "max_steps"):
+        writer.constant(name)
+    writer.constant("validate", "strict")
+    writer.work()
+    writer.inputs()
+
+
+def _run(writer: StepWriter) -> None:
+    target = writer.step.head.target
+    if target is not None:
+        value = Formula(target.span, target.text, frozenset((target.text,)), frozenset((target.text,)))
+        writer.put("plan", writer.scope.expression(value), target)
+    writer.choice("mode", ("normal", "safe", "draft"))
+    writer.constant("retries")
+    writer.work()
+    writer.inputs()
+
+
+def _ask(writer: StepWriter) -> None:
+    writer.refuse_parts()
+    label = writer.step.head.label
+    writer.template("prompt", default=label.text.replace("{", "{{").replace("}", "}}") if label is not None else "")
+    writer.texts("options", "options")
+    writer.choice("type", ("text", "number", "boolean"))
+    writer.constant("default")
+    writer.seconds("timeout", "timeout_s")
+    writer.choice("on_timeout", ("remind", "default"))
+    writer.constant("max_retries")
+    writer.constant("secret")
+    found = writer.fields.take("reviewer")
+    reviewers = writer.fields.names(found.value) if found is not None else writer.around.reviewers
+    if reviewers is not None:
+        writer.put("reviewers", reviewers, found.value if found is not None else writer.step.head.span)
+    writer.texts("escalate", "escalate")
+    fields = ("prompt", "options", "type", "default", "timeout", "on_timeout", "max_retries", "secret", "reviewer")
+    writer.refuse_rest(*fields, "escalate", sla="an ask has a timeout, which reminds", quorum="one answer is enough")
+
+
+def _gate(writer: StepWriter) -> None:
+    writer.refuse_parts()
+    writer.review()
+    writer.constant("four_eyes")
+    writer.constant("require_reason")
+    writer.template("prompt")
+    _show(writer)
+    hints = {"timeout": "a gate opens by an approval, and by nothing else; `sla` reminds"}
+    writer.refuse_rest(*_REVIEW, "four_eyes", "require_reason", "prompt", "show", **hints)
+
+
+def _show(writer: StepWriter) -> None:
+    """What leads a review: ``["report.text"]`` is read as ``["{report.text}"]``."""
+    found = writer.fields.take("show")
+    if found is None:
+        return
+    listed = found.value.items if isinstance(found.value, Items) else (found.value,)
+    shown: list[Any] = []
+    for value in listed:
+        if isinstance(value, Text) and not value.names and (formula := _path(value, writer.scope)) is not None:
+            value = formula
+        shown.append(writer.scope.template(value))
+    writer.put("show", shown, list(listed))
+
+
+def _path(text: Text, scope: Scope) -> Formula | None:
+    """What *text* says as an expression, if it is nothing but a path that begins with a known name."""
+    try:
+        expression = parse(text.template)
+    except ExpressionError:
+        return None
+    if expression.path is None or not all(map(scope.knows, expression.names)):
+        return None
+    return Formula(text.span, expression.text, expression.names, expression.required)
+
+
+def _decide(writer: StepWriter) -> None:
+    writer.refuse_parts(When, Otherwise)
+    cases: list[dict[str, Any]] = []
+    places: list[Place] = []
+    for one in writer.step.each(When):
+        cases.append({"when": writer.scope.expression(one.condition), "then": one.label.text})
+        places.append({"when": one.condition, "then": one.label})
+    if not cases:
+        is_broken = any(isinstance(part, BrokenPart) for part in writer.step.parts)
+        if not is_broken:
+            hint = 'add a line: when condition -> "Branch"'
+            writer.findings.add("missing_field", "this decide has no `when`", writer.step.head.span, hint)
+    writer.put("cases", cases, places)
+    others = list(writer.step.each(Otherwise))
+    if others:
+        writer.put("otherwise", others[0].label.text, others[0].label)
+    for more in others[1:]:
+        writer.findings.add("duplicate_field", "there is an `otherwise` already", more.span)
+    writer.refuse_rest()
+
+
+def _check(writer: StepWriter) -> None:
+    writer.refuse_parts(OnOutcome)
+    condition = writer.step.head.value
+    if condition is not None:
+        writer.put("condition", writer.scope.expression(condition), condition)
+    actions = _actions(writer)
+    passed, failed = actions.get("pass"), actions.get("fail")
+    if passed is not None and passed.kind == "fail":
+        # The other way round, it is a check that fails.
+        if failed is not None and failed.kind == "fail":
+            writer.findings.add("wrong_value", "this check fails whatever it finds", failed.span)
+        writer.draft.document["condition"] = f"not ({writer.draft.document.get('condition', 'true')})"
+        passed, failed = failed, passed
+    if passed is not None and passed.kind == "retry":
+        writer.findings.add("wrong_value", "what has passed is not tried again", passed.span, "write it for `on fail`")
+    if failed is not None and failed.kind in ("go_on", "goto"):
+        writer.draft.document["on_fail"] = "continue"
+        writer.draft.places["on_fail"] = failed
+    if failed is not None and failed.kind == "fail" and failed.value is not None:
+        writer.put("message", writer.scope.template(failed.value), failed.value)
+    if passed is not None and passed.kind == "goto" and failed is None:
+        writer.draft.document["on_fail"] = "fail"
+    writer.refuse_rest()
+
+
+def _actions(writer: StepWriter) -> dict[str, Action]:
+    actions: dict[str, Action] = {}
+    for part in writer.step.each(OnOutcome):
+        if part.outcome in actions:
+            writer.findings.add("duplicate_field", f"there is an `on {part.outcome}` already", part.span)
+        else:
+            actions[part.outcome] = part.action
+    return actions
+
+
+def _emit(writer: StepWriter) -> None:
+    writer.refuse_parts()
+    label = writer.step.head.label
+    if label is not None:
+        writer.put("outcome", label.text, label)
+    writer.template("result")
+    left = [name for name in writer.fields.left() if name not in _STEP]
+    several = f"put it into the result: result = {{ {left[0]}: … }}" if left else ""
+    writer.refuse_rest("result", **dict.fromkeys(left, several))
+
+
+def _each(writer: StepWriter) -> None:
+    writer.refuse_parts()
+    head = writer.step.head
+    if head.value is not None:
+        writer.put("items", writer.scope.expression(head.value), head.value)
+    if head.target is not None:
+        writer.put("item", head.target.text, head.target)
+    if head.parallel is not None:
+        writer.put("parallel", head.parallel, head.span)
+    writer.refuse_rest()
+
+
+KINDS: Final[Mapping[str, Callable[[StepWriter], None]]] = {
+    "do": _do,
+    "agent": _agent,
+    "plan": _plan,
+    "run": _run,
+    "ask": _ask,
+    "gate": _gate,
+    "decide": _decide,
+    "check": _check,
+    "emit": _emit,
+    "each": _each,
+}

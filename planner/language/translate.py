@@ -1,0 +1,277 @@
+"""A script to a plan document, and every place of the document in the script."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from planmesh.planner.decode import KINDS
+from planmesh.planner.language.fields import MISSING, Fields
+from planmesh.planner.language.findings import Findings, quoted
+from planmesh.planner.language.flow import Flow
+from planmesh.planner.language.lint import lint
+from planmesh.planner.language.names import name_steps
+from planmesh.planner.language.parse import Parsed, parse
+from planmesh.planner.language.scope import Scope
+from planmesh.planner.language.source import Source, Span
+from planmesh.planner.language.steps import Draft, Place, Surroundings
+from planmesh.planner.language.tree import (
+    Entries,
+    Field,
+    Inputs,
+    Items,
+    Node,
+    Outputs,
+    Parameter,
+    Title,
+)
+from planmesh.schemas.expressions import KEYWORDS
+from planmesh.schemas.goals import Problem
+
+TYPES: Final = ("text", "number", "integer", "boolean", "object", "list", "date", "timestamp", "any")
+_SETTINGS: Final = ("version", "goal", "concurrency", "reviewer", "on_failure", "policy", "ordered")
+_NAME: Final = "Plan"
+
+# What the planner says of a document whose order is wrong already is of no use to who wrote the script.
+_OF_ORDER: Final = frozenset(
+    {
+        "unknown_step",
+        "unknown_name",
+        "cycle",
+        "self_reference",
+        "waits_for_emit",
+        "not_a_branch",
+        "unknown_label",
+        "unreachable",
+        "never_bound",
+        "duplicate_binding",
+        "emits_together",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """What was made of a script.
+
+    Attributes:
+        source: The script.
+        document: The plan document, as far as it could be made.
+        problems: What is wrong with the script by itself.
+        advice: What could be better.
+    """
+
+    source: Source
+    document: dict[str, Any]
+    problems: tuple[Problem, ...]
+    advice: tuple[Problem, ...]
+    _places: Mapping[str, Place]
+    _drafts: Sequence[Draft]
+
+    def placed(self, found: Iterable[Problem]) -> list[Problem]:
+        """What is wrong in all, in the order of the script.
+
+        Args:
+            found: What the planner says of the document; each is given its place in the script.
+        """
+        lines = {problem.line for problem in self.problems}
+        unsupported = {problem.line for problem in self.problems if problem.code == "not_supported_yet"}
+        placed: list[Problem] = [*self.problems]
+        for problem in found:
+            at = self._place(problem.pointer)
+            line, column = self.source.place(at) if at is not None else (0, 0)
+            if problem.code in _OF_ORDER and lines - unsupported:
+                continue
+            if line and line in lines:
+                continue
+            placed.append(msgspec.structs.replace(problem, line=line, column=column))
+        return sorted(placed, key=lambda problem: (problem.line, problem.column))
+
+    def _place(self, pointer: str) -> int | None:
+        """Where in the script a JSON Pointer into the document leads; None if it is about all of it."""
+        keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
+        if not keys:
+            return None
+        if keys[0] == "steps" and len(keys) > 1 and keys[1].isdecimal() and int(keys[1]) < len(self._drafts):
+            draft = self._drafts[int(keys[1])]
+            return _inside(draft.places, keys[2:], draft.head)
+        return _inside(self._places, keys, None)
+
+
+def translate(text: str) -> Translation:
+    """Make a plan document of a script. Takes time in proportion to its length. Raises nothing."""
+    source = Source(text.removeprefix("\ufeff"))
+    findings = Findings(source)
+    parsed = parse(source, findings)
+    return _Translator(parsed, findings).translate()
+
+
+class _Translator:
+    def __init__(self, parsed: Parsed, findings: Findings) -> None:
+        self._script = parsed.script
+        self._findings = findings
+        self._document: dict[str, Any] = {"version": 1, "name": _NAME}
+        self._places: dict[str, Place] = {}
+        self._names = name_steps(parsed.script.body, findings)
+        self._inputs = next((part for part in parsed.script.header if isinstance(part, Inputs)), None)
+        declared = None if self._inputs is None else [one.name for one in self._inputs.parameters]
+        self._scope = Scope(declared, self._names, parsed.values, findings)
+
+    def translate(self) -> Translation:
+        script, findings = self._script, self._findings
+        with self._scope.region(()):
+            reviewers, is_ordered = self._header()
+            self._declare_inputs()
+        flow = Flow(Surroundings(self._scope, self._names, findings, reviewers), is_ordered=is_ordered)
+        flow.go_through(script.body, output=next((part for part in script.header if isinstance(part, Outputs)), None))
+        drafts = flow.drafts
+        if not script.body and not findings:
+            findings.add("empty", "expected at least one step; found none", 0, 'begin with do "Label" with AGENT')
+        for draft in drafts:
+            self._check_support(draft.document, draft.places, draft.head)
+        if self._inputs is None and self._scope.inputs:
+            self._document["inputs"] = {name: {} for name in self._scope.inputs}
+            self._places["inputs"] = dict(self._scope.inputs)
+        self._settle_bindings(drafts)
+        self._document["steps"] = [draft.document for draft in drafts]
+        lint(script, self._scope.read, findings)
+        problems, advice = findings.problems(), findings.advice()
+        source = findings.source
+        return Translation(source, self._document, tuple(problems), tuple(advice), self._places, drafts)
+
+    # --- the header ----------------------------------------------------------------------------------------
+
+    def _header(self) -> tuple[list[str] | None, bool]:
+        """Put what the header says; return who is asked unless a step says so, and whether its order is binding."""
+        titles = [part for part in self._script.header if isinstance(part, Title)]
+        for more in titles[1:]:
+            self._findings.add("duplicate_field", "a script has one name", more.span)
+        if titles:
+            self._put("name", titles[0].name.text, titles[0].name)
+        fields = Fields((part for part in self._script.header if isinstance(part, Field)), self._scope, self._findings)
+        fields.take("version")
+        if (goal := fields.take("goal")) is not None and (text := fields.text(goal.value)) is not None:
+            self._put("goal", text, goal.value)
+        if (one := fields.take("concurrency")) is not None and (number := fields.constant(one.value)) is not MISSING:
+            self._put("concurrency", number, one.value)
+        self._policy(fields)
+        reviewer, ordered = fields.take("reviewer"), fields.take("ordered")
+        reviewers = fields.names(reviewer.value) if reviewer is not None else None
+        is_ordered = ordered is not None and fields.constant(ordered.value)
+        if ordered is not None and not isinstance(is_ordered, bool):
+            self._findings.add("wrong_value", "expected true or false", ordered.value.span)
+        fields.refuse_rest("the header", _SETTINGS, {})
+        return reviewers, is_ordered is True
+
+    def _policy(self, fields: Fields) -> None:
+        policy: dict[str, Any] = {}
+        places: dict[str, Place] = {}
+        given, on_failure = fields.take("policy"), fields.take("on_failure")
+        if given is not None and isinstance(found := fields.constant(given.value), dict):
+            policy |= found
+            places |= dict.fromkeys(found, given.value.span)
+            if isinstance(given.value, Entries):
+                places |= {entry.key: entry.value for entry in given.value.entries}
+        elif given is not None and found is not MISSING:
+            hint = 'write policy = { on_failure: "fail" }'
+            self._findings.add("wrong_value", "expected an object", given.value.span, hint)
+        if on_failure is not None and (value := fields.constant(on_failure.value)) is not MISSING:
+            policy["on_failure"], places["on_failure"] = value, on_failure.value
+        if policy:
+            self._put("policy", policy, places)
+
+    def _put(self, key: str, value: Any, place: Place) -> None:
+        self._document[key] = value
+        self._places[key] = place
+
+    def _declare_inputs(self) -> None:
+        if self._inputs is None:
+            return
+        inputs: dict[str, Any] = {}
+        places: dict[str, Place] = {}
+        for one in self._inputs.parameters:
+            name = one.name.text
+            if name in inputs:
+                self._findings.add("name_taken", f"there is an input {quoted(name)} already", one.name.span)
+            elif name in KEYWORDS:
+                said = f"{quoted(name)} is a word of the expression language, and cannot be read by an expression"
+                self._findings.add("name_taken", said, one.name.span, "choose another name")
+            else:
+                inputs[name], places[name] = self._parameter(one)
+        self._put("inputs", inputs, places)
+
+    def _parameter(self, one: Parameter) -> tuple[dict[str, Any], Place]:
+        written = one.type.text
+        kind = written.partition("<")[0].strip()
+        if kind not in TYPES or (kind != "list" and "<" in written):
+            hint = self._findings.nearest(kind, TYPES, f"there are {', '.join(TYPES)}")
+            self._findings.add("unknown_type", f"there is no type {quoted(written)}", one.type.span, hint)
+            kind = "any"
+        parameter: dict[str, Any] = {"type": kind}
+        places: dict[str, Place] = {"type": one.type}
+        if one.default is not None:
+            default = Fields((), self._scope, self._findings).constant(one.default)
+            parameter["default"] = None if default is MISSING else default
+            places["default"] = one.default
+        return parameter, places
+
+    # --- the steps -----------------------------------------------------------------------------------------
+
+    def _check_support(self, document: Mapping[str, Any], places: Mapping[str, Place], head: Span) -> None:
+        """Say what of a step the engine does not have yet."""
+        kind = str(document["kind"])
+        known = KINDS.get(kind)
+        if known is None:
+            said = f"this planmesh cannot run `{kind}` steps yet"
+            self._findings.add("not_supported_yet", said, head, "the rest of the script has been checked")
+            return
+        for key in document.keys() - {*known.__struct_fields__, "kind"}:
+            said = f"this planmesh has no `{_WRITTEN.get(key, key)}` of a {kind} step yet"
+            at = _start(places.get(key)) or head.start
+            self._findings.add("not_supported_yet", said, at, "leave it out for now")
+
+    def _settle_bindings(self, drafts: Sequence[Draft]) -> None:
+        """Name the outputs that nobody named, where the planner would take the name of something else for them."""
+        taken = {str(draft.document["binding"]) for draft in drafts if "binding" in draft.document}
+        taken |= {*self._document.get("inputs", ()), *KEYWORDS}
+        for draft in drafts:
+            if "binding" not in draft.document:
+                binding = draft.name.replace("-", "_")
+                if binding in taken or not binding[0].isalpha():
+                    number = 1
+                    while f"output_{number}_of_{binding}"[:63] in taken:
+                        number += 1
+                    binding = draft.document["binding"] = f"output_{number}_of_{binding}"[:63]
+                taken.add(binding)
+
+
+_WRITTEN: Final = {"accept": "on fail: retry", "fallback": "on error: fallback"}
+
+
+def _inside(place: Place | None, keys: Sequence[str], otherwise: Span | None) -> int | None:
+    """The place to which *keys* lead, as far as it is known."""
+    found = otherwise.start if otherwise is not None else None
+    for key in (*keys, ""):
+        start = _start(place)
+        found = found if start is None else start
+        if isinstance(place, Span) or place is None:
+            break
+        match place:
+            case Entries(entries=entries):
+                place = next((entry.value for entry in entries if entry.key == key), None)
+            case Items(items=items):
+                place = items[int(key)] if key.isdecimal() and int(key) < len(items) else None
+            case list():
+                place = place[int(key)] if key.isdecimal() and int(key) < len(place) else None
+            case Mapping():
+                place = place.get(key)
+            case _:
+                break
+    return found
+
+
+def _start(place: Place | None) -> int | None:
+    if isinstance(place, Span):
+        return place.start
+    return place.span.start if isinstance(place, Node) else None
