@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
 from planmesh import credentials, settings, telemetry
@@ -34,9 +35,18 @@ def main() -> None:
             uvloop.install()
         asyncio.run(_run(configured, loops))
     except* PlanmeshError as group:
-        for error in group.exceptions:
+        for error in _each(group):
             sys.stderr.write(f"executor: {error}\n")
         sys.exit(1)
+
+
+def _each(group: BaseExceptionGroup[PlanmeshError]) -> Iterator[PlanmeshError]:
+    """The errors themselves: loops are tasks of tasks, and so are the groups of their errors."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each(error)
+        else:
+            yield error
 
 
 async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:

@@ -83,8 +83,17 @@ class Host:
         self._keeper = Keeper(ACK_WAIT_S)
 
     async def describe(self) -> None:
-        """Tell the planner what the agent declares. Raises: Busy, Unusable."""
-        await self._connection.publish(subjects.catalogue(self._agent.name), encode(self._agent.description))
+        """Tell the planner what the agent declares, as soon as the server takes it. Raises: Unusable."""
+        pause_s = 0.1
+        while True:
+            try:
+                await self._connection.publish(subjects.catalogue(self._agent.name), encode(self._agent.description))
+            except Busy as error:
+                log.warning("description.later", agent=self._agent.name, error=str(error))
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, 2.0)
+            else:
+                return
 
     async def run(self, stop: asyncio.Event) -> None:
         """Take work until *stop*; then finish what has been begun. Raises: Unusable."""
