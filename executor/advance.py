@@ -33,17 +33,32 @@ def advance(turn: Turn) -> None:
     while not turn.state.held and turn.state.status not in ENDED:
         if turn.state.immediate:
             _settle_now(turn, turn.state.immediate[0])
-        elif turn.state.ready and turn.state.running < turn.state.plan.concurrency:
-            name = turn.state.ready[0]
-            task = turn.state.graph.steps[name]
-            assert isinstance(task, Task)  # `ready` holds tasks only
-            attempt = turn.state.steps[name].attempt + 1
-            turn.record(events.StepDispatched(step=name, attempt=attempt, agent=task.agent))
+        elif (task := _next(turn)) is not None:
+            attempt = turn.state.steps[task.name].attempt + 1
+            turn.record(events.StepDispatched(step=task.name, attempt=attempt, agent=task.agent))
         elif turn.state.open == 0:
             turn.record(events.PlanCompleted(outcome="completed", result=Payload(value=_outputs(turn.state))))
         else:
             break
     _agree(turn)
+
+
+def _next(turn: Turn) -> Task | None:
+    """The first task that is ready, and for which there is room: in the plan, and with its agent.
+
+    What an agent cannot begin soon stays here: handed out, it would stand in front of the steps of other plans.
+    """
+    state, concurrency = turn.state, turn.state.plan.concurrency
+    if state.running >= concurrency:
+        return None
+    for name in state.ready[:concurrency]:
+        task = state.graph.steps[name]
+        assert isinstance(task, Task)  # `ready` holds tasks only
+        limit = turn.agent_limits.get(task.agent)
+        # A few wait with the agent, so that it has something to do while the next ones are on their way.
+        if limit is None or state.in_hand.get(task.agent, 0) < limit + max(1, limit // 4):
+            return task
+    return None
 
 
 def _settle_now(turn: Turn, name: str) -> None:

@@ -18,17 +18,28 @@ from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Conflict, Poison
 from planmesh.eventlog import EventLog, Recorded
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.limits import AgentLimits
 from planmesh.executor.news import OUTCOME_BYTES, latest
-from planmesh.executor.plan import DEFAULT_GATE_SLA_S, decide
+from planmesh.executor.plan import DEFAULT_GATE_SLA_S, NO_LIMITS, decide
 from planmesh.executor.plans import Plans
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, verb_of
-from planmesh.schemas.events import AnyEvent, Cause, CommandRefused, GateOpened, PlanCompleted, StepCompleted
+from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, ResolveStep, verb_of
+from planmesh.schemas.events import (
+    AnyEvent,
+    Cause,
+    CommandRefused,
+    GateOpened,
+    PlanCompleted,
+    StepCompleted,
+    StepDispatched,
+)
 from planmesh.schemas.expressions import NeedsBlob
-from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Payload
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import AttemptCompleted, AttemptFailed, Failure
 
 SERVICE: Final = "executor"
 MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
@@ -46,6 +57,11 @@ class _Delivery:
         self.message = message
         self.left = parts
         self.error: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """Of several errors, one that passes counts: set aside for the others, its part would be lost."""
+        if self.error is None or isinstance(error, Busy):
+            self.error = error
 
 
 class _Part(NamedTuple):
@@ -79,6 +95,7 @@ class Decider:
         core: Where commands and the log are, and where poison is set aside.
         plans: What is known of plans, shared with the dispatcher.
         gate_sla_s: When a gate that says nothing of it counts as overdue.
+        limits: Of the agents; None: they have none.
         inline_output_bytes: Larger outputs and results are in the log as claim checks.
     """
 
@@ -90,6 +107,7 @@ class Decider:
         plans: Plans,
         *,
         gate_sla_s: float = DEFAULT_GATE_SLA_S,
+        limits: AgentLimits | None = None,
         inline_output_bytes: int = INLINE_OUTPUT_BYTES,
     ) -> None:
         self._core = core
@@ -97,6 +115,7 @@ class Decider:
         self._blobs = blobs
         self._plans = plans
         self._gate_sla_s = gate_sla_s
+        self._limits = limits
         self._inline_output_bytes = inline_output_bytes
         self._desks: dict[Address, _Desk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -144,11 +163,13 @@ class Decider:
         task.add_done_callback(self._tasks.discard)
 
     async def _work_off(self, desk: _Desk) -> None:
-        while desk.parts:
-            parts, desk.parts = desk.parts[:MOST_IN_A_COMMIT], desk.parts[MOST_IN_A_COMMIT:]
-            await self._settle(desk.address, parts)
-        # No await since the last look: nothing can have arrived in between.
-        del self._desks[desk.address]
+        try:
+            while desk.parts:
+                parts, desk.parts = desk.parts[:MOST_IN_A_COMMIT], desk.parts[MOST_IN_A_COMMIT:]
+                await self._settle(desk.address, parts)
+        finally:
+            # No await since the last look: nothing can have arrived in between.
+            del self._desks[desk.address]
 
     async def _settle(self, address: Address, parts: list[_Part]) -> None:
         try:
@@ -160,8 +181,12 @@ class Decider:
                 for part in parts:
                     await self._settle(address, [part])
                 return
+            instead = _instead(parts[0].asked, error)
+            if instead is not None:
+                await self._settle(address, [_Part(instead, parts[0].delivery)])
+                return
             for part in parts:
-                part.delivery.error = error
+                part.delivery.fail(error)
         for part in parts:
             delivery = part.delivery
             delivery.left -= 1
@@ -179,16 +204,19 @@ class Decider:
                 # Almost always a new plan: the append itself finds out if it is not.
                 recorded = Recorded.nothing(address)
             else:
-                recorded, fresh = await self._log.read(address), True
+                recorded, fresh = await self._log.read_to_the_end(Recorded.nothing(address)), True
+        for part in parts:
+            await self._expect_blob(part.asked)
         blobs: dict[str, object] = {}
-        for _ in range(_LOST_RACES):
+        races = 0
+        while races < _LOST_RACES:
             try:
                 proposal = self._propose(recorded, parts, blobs)
             except NeedsBlob as needs:
                 blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
                 continue
             if proposal.says_no and not fresh:
-                recorded, fresh = await self._log.read_on(recorded), True
+                recorded, fresh = await self._log.read_to_the_end(recorded), True
                 continue
             if not proposal.events:
                 self._plans.put(recorded)
@@ -199,9 +227,12 @@ class Decider:
             try:
                 recorded = await self._log.append(recorded, state, events, proposal.causes, proposal.at)
             except Conflict:
-                recorded, fresh = await self._log.read_on(recorded), True
+                recorded, fresh = await self._log.read_to_the_end(recorded), True
+                races += 1
                 continue
             self._plans.put(recorded)
+            if self._limits is not None:
+                self._limits.notice(event.agent for event in proposal.events if isinstance(event, StepDispatched))
             self._tell(address, recorded, proposal)
             return
         raise Busy(f"{address} changes faster than it can be decided")
@@ -216,9 +247,10 @@ class Decider:
         events: list[AnyEvent] = []
         causes: list[Cause] = []
         says_no = False
+        agent_limits = NO_LIMITS if self._limits is None else self._limits.known
         for part in parts:
             asked = part.asked._replace(at=at)
-            decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s)
+            decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s, agent_limits=agent_limits)
             if not decision.events:
                 says_no = True
                 continue
@@ -228,6 +260,14 @@ class Decider:
             causes.append(cause)
             state = answered(decision.state, (cause,), number)
         return _Proposal(events, causes, state, at, says_no)
+
+    async def _expect_blob(self, asked: Asked) -> None:
+        """What the log refers to has to be there. Raises: Poison (it is not), Busy."""
+        match asked.what:
+            case ReportResult(AttemptCompleted(output=Payload(blob=Blob() as blob))):
+                await self._blobs.expect(blob)
+            case ResolveStep(output=Payload(blob=Blob() as blob)):
+                await self._blobs.expect(blob)
 
     async def _check_in(self, before: PlanState, proposal: _Proposal) -> tuple[list[AnyEvent], PlanState]:
         """Replace large values by claim checks: neither the log nor a state in memory holds them."""
@@ -273,6 +313,41 @@ class Decider:
             causes=len(proposal.causes),
             events=len(proposal.events),
         )
+
+
+def _instead(asked: Asked, error: Exception) -> Asked | None:
+    """What to decide in place of what can never be decided, where somebody waits for the answer: a plan to be created,
+    a step to end. None for all others, which are set aside."""
+    if not isinstance(error, Poison):
+        return None
+    match asked.what:
+        case CreatePlan() as create:
+            problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
+            return asked._replace(
+                what=RefuseGoal(
+                    id=create.id,
+                    problems=(problem,),
+                    goal=create.goal,
+                    name=create.plan.name,
+                    goal_digest=create.goal_digest,
+                    traceparent=create.traceparent,
+                )
+            )
+        case ReportResult(AttemptCompleted() as done):
+            message = f"what follows from its output cannot be recorded: {error}"
+            failed = AttemptFailed(
+                space=done.space,
+                plan=done.plan,
+                step=done.step,
+                attempt=done.attempt,
+                failure=Failure(code="bad_output", message=message, retryable=False),
+                started_at=done.started_at,
+                duration_s=done.duration_s,
+                worker=done.worker,
+                version=done.version,
+            )
+            return asked._replace(what=ReportResult(failed))
+    return None
 
 
 def read_command(message: Message) -> tuple[Address, Asked]:

@@ -25,6 +25,7 @@ DEFAULT_GATE_SLA_S: Final = 4 * 3600.0
 _NOT_STARTED_DELAY_S: Final = 1.0  # whatever kept it from starting is not over at once
 
 NO_BLOBS: Final[Mapping[str, object]] = {}
+NO_LIMITS: Final[Mapping[str, int]] = {}
 
 
 class Decision(NamedTuple):
@@ -40,12 +41,15 @@ def decide(
     *,
     blobs: Mapping[str, object] = NO_BLOBS,
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
+    agent_limits: Mapping[str, int] = NO_LIMITS,
 ) -> Decision:
     """Choose what happens when *asked* meets *plan*.
 
     Args:
         blobs: Values of blobs that were fetched, by SHA-256.
         gate_sla_s: When a gate that says nothing of it counts as overdue.
+        agent_limits: How many steps of an agent may run at once, where that is known. A plan hands out hardly more
+            than that, so that what it has still to do does not stand in front of other plans.
 
     Returns:
         The events to append, in order, and the state that folding them gives. A command that cannot be carried out
@@ -58,7 +62,7 @@ def decide(
     what = asked.what
     if not isinstance(what, ReportResult) and what.id in plan.answered:
         return Decision([], plan)
-    turn = Turn(plan, asked, blobs, gate_sla_s)
+    turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits)
     match what:
         case ReportResult():
             _report(turn, what.result)

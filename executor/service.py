@@ -15,6 +15,7 @@ from planmesh.eventlog import EventLog
 from planmesh.executor import blobs
 from planmesh.executor.decide import Decider
 from planmesh.executor.dispatch import Dispatcher
+from planmesh.executor.limits import AgentLimits
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
@@ -52,7 +53,15 @@ async def steer(
         Unusable: A connection is gone for good.
     """
     event_log, store, plans = EventLog(core), blobs.BlobStore(core), Plans()
-    decider = Decider(core, event_log, store, plans, gate_sla_s=gate_sla_s, inline_output_bytes=inline_output_bytes)
+    decider = Decider(
+        core,
+        event_log,
+        store,
+        plans,
+        gate_sla_s=gate_sla_s,
+        limits=AgentLimits(core),
+        inline_output_bytes=inline_output_bytes,
+    )
     dispatcher = Dispatcher(core, agents, event_log, store, plans, inline_inputs_bytes=inline_inputs_bytes)
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         subscriptions: list[Subscription] = []

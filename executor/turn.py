@@ -25,15 +25,23 @@ PLANMESH: Final = "planmesh"
 class Turn:
     """What one command has set going so far: the events, and the state after them."""
 
-    __slots__ = ("asked", "at", "blobs", "by", "events", "gate_sla_s", "state")
+    __slots__ = ("agent_limits", "asked", "at", "blobs", "by", "events", "gate_sla_s", "state")
 
-    def __init__(self, state: PlanState, asked: Asked, blobs: Mapping[str, object], gate_sla_s: float) -> None:
+    def __init__(
+        self,
+        state: PlanState,
+        asked: Asked,
+        blobs: Mapping[str, object],
+        gate_sla_s: float,
+        agent_limits: Mapping[str, int],
+    ) -> None:
         self.state = state
         self.asked = asked
         self.at: datetime = asked.at
         self.by = asked.by
         self.blobs = blobs
         self.gate_sla_s = gate_sla_s
+        self.agent_limits = agent_limits
         self.events: list[AnyEvent] = []
 
     def record(self, event: AnyEvent) -> None:

@@ -4,6 +4,7 @@ A state is a value. Its maps share structure with those of the state before (has
 *Ideal Hash Trees*, 2001), so that an event costs the same whether a plan has ten steps or ten thousand.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
@@ -186,6 +187,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
         ready: Tasks that may be handed out as soon as there is room, in the order in which they became ready.
         immediate: Steps that `decide` settles in the same turn: they take no room.
         running: How many tasks are dispatched.
+        in_hand: How many of them each agent has; those that have none are not named.
         waiting: Steps that wait: open gates, and tasks whose next attempt is due later.
         troubled: Steps that failed, were rejected, or whose outcome is unknown.
         open: How many steps are neither settled nor cancelled.
@@ -214,6 +216,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     ready: tuple[str, ...] = ()
     immediate: tuple[str, ...] = ()
     running: int = 0
+    in_hand: Map[str, int] = Map()
     waiting: tuple[str, ...] = ()
     troubled: tuple[str, ...] = ()
     open: int = 0
@@ -339,7 +342,12 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             ready = state.ready
             ready = ready[1:] if ready and ready[0] == event.step else _without(ready, event.step)
             return _replace(
-                state, steps=state.steps.set(event.step, step), ready=ready, running=state.running + 1, updated_at=at
+                state,
+                steps=state.steps.set(event.step, step),
+                ready=ready,
+                running=state.running + 1,
+                in_hand=state.in_hand.set(event.agent, state.in_hand.get(event.agent, 0) + 1),
+                updated_at=at,
             )
         case events.StepCompleted():
             return _settle(
@@ -516,7 +524,15 @@ _replace = msgspec.structs.replace
 
 
 def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
-    return tuple(other for other in names if other != name) if name in names else names
+    if name not in names:
+        return names
+    place = names.index(name)
+    return (*names[:place], *names[place + 1 :])
+
+
+def _given_back(in_hand: Map[str, int], agent: str) -> Map[str, int]:
+    left = in_hand[agent] - 1
+    return in_hand.set(agent, left) if left else in_hand.delete(agent)
 
 
 def _patch(state: PlanState, name: str, at: datetime, **changes: object) -> PlanState:
@@ -526,23 +542,22 @@ def _patch(state: PlanState, name: str, at: datetime, **changes: object) -> Plan
 
 
 def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **changes: object) -> PlanState:
-    """Bring a step to another status, and keep every count right."""
+    """Bring a step to another status, but not to dispatched, and keep every count right."""
     before = state.steps[name]
     step = _replace(before, status=status, since=at, **changes)
     was, finished = before.status, (StepStatus.CANCELLED, *SATISFIED)
     running, waiting, troubled, open_steps = state.running, state.waiting, state.troubled, state.open
-    ready, immediate = state.ready, state.immediate
+    ready, immediate, in_hand = state.ready, state.immediate, state.in_hand
     if was is StepStatus.DISPATCHED:
         running -= 1
+        in_hand = _given_back(in_hand, before.agent)
     elif was is StepStatus.WAITING:
         waiting = _without(waiting, name)
     elif was in TROUBLED:
         troubled = _without(troubled, name)
     elif was is StepStatus.PENDING:
         ready, immediate = _without(ready, name), _without(immediate, name)
-    if status is StepStatus.DISPATCHED:
-        running += 1
-    elif status is StepStatus.WAITING:
+    if status is StepStatus.WAITING:
         waiting = (*waiting, name)
     elif status in TROUBLED:
         troubled = (*troubled, name)
@@ -552,6 +567,7 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
         state,
         steps=state.steps.set(name, step),
         running=running,
+        in_hand=in_hand,
         waiting=waiting,
         troubled=troubled,
         open=open_steps,
@@ -564,15 +580,18 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
 def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> PlanState:
     gone = frozenset(event.steps)
     steps = state.steps.mutate()
-    running = state.running
+    running, in_hand = state.running, state.in_hand
     for name in event.steps:
         before = steps[name]
-        running -= before.status is StepStatus.DISPATCHED
+        if before.status is StepStatus.DISPATCHED:
+            running -= 1
+            in_hand = _given_back(in_hand, before.agent)
         steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at, hold=None, reason=event.reason)
     return _replace(
         state,
         steps=steps.finish(),
         running=running,
+        in_hand=in_hand,
         open=state.open - len(gone),
         updated_at=at,
         **{
@@ -721,9 +740,11 @@ def counted(state: PlanState) -> PlanState:
             queues["waiting"].append(name)
         elif step.status in TROUBLED:
             queues["troubled"].append(name)
+    dispatched = [step for step in steps.values() if step.status is StepStatus.DISPATCHED]
     return _replace(
         state,
-        running=sum(step.status is StepStatus.DISPATCHED for step in steps.values()),
+        running=len(dispatched),
+        in_hand=Map(Counter(step.agent for step in dispatched)),
         open=sum(step.status not in SATISFIED and step.status is not StepStatus.CANCELLED for step in steps.values()),
         **{field: tuple(names) for field, names in queues.items()},
     )

@@ -64,6 +64,7 @@ def entries(commit: Commit, agents: dict[str, str]) -> Iterator[Entry]:
         yield Entry(commit.at, commit.number, str(event.__struct_config__.tag), step, told)
 
 
+_REQUESTED = {"revise": "to be revised", "retry": "to be retried with other means", "redirect": "redirected"}
 _GOOD, _BAD, _PERSON, _QUIET = "green", "red", "magenta", "dim"
 
 
@@ -136,8 +137,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.StepResumed():
             return Told("goes on", event.by, one_line(event.reason))
         case events.RevisionRequested():
-            what = {"revise": "to be revised", "retry": "to be retried with other means", "redirect": "redirected"}
-            return Told(what[event.kind], event.by, one_line(event.reason or event.instruction), _PERSON)
+            return Told(_REQUESTED[event.kind], event.by, one_line(event.reason or event.instruction), _PERSON)
         case events.PlanRevised():
             changed = counted(len(event.changes), "change")
             return Told(f"revised ({changed}, revision {event.revision})", event.by, one_line(event.reason))

@@ -44,8 +44,9 @@ def read_where(said: tuple[str, ...]) -> Where:
             names = ", ".join(status for status in PlanStatus if status is not PlanStatus.ABSENT)
             raise NotUnderstood(f"a plan is {names}; not {name[:40]!a}. Several: status=paused|waiting")
         statuses.append(PlanStatus(name))
-    times = {key: moment(found.pop(key), now()) for key in ("since", "until") if key in found}
-    conditions: dict[str, Any] = {**found, **times}
+    conditions: dict[str, Any] = dict(found)
+    for key in conditions.keys() & {"since", "until"}:
+        conditions[key] = moment(found[key], now())
     return Where(statuses=tuple(statuses), **conditions)
 
 

@@ -2,7 +2,7 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import HERE, Play, plans, play_on
+from plays import AGENT, HERE, Play, plans, play_on
 
 from planmesh.schemas import commands as asks
 from planmesh.schemas.plan import Plan
@@ -12,7 +12,8 @@ from planmesh.schemas.state import ENDED, PlanStatus, StepStatus, fold
 @settings(max_examples=200, deadline=None)
 @given(document=plans(), n=st.integers(-1, 3), data=st.data())
 def test_every_play_keeps_the_promises(document: Plan, n: int, data: st.DataObject) -> None:
-    play = Play(document, inputs={"n": n}, start=data.draw(st.integers(0, 9)) > 0)
+    limits = data.draw(st.sampled_from([{}, {AGENT: 1}, {AGENT: 2}]))
+    play = Play(document, inputs={"n": n}, start=data.draw(st.integers(0, 9)) > 0, agent_limits=limits)
 
     play_on(data.draw, play)  # raises Broken
 

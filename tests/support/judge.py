@@ -72,6 +72,9 @@ class Judge:
             raise Broken(f"{name} is completed, and dispatched again")
         if name in self._open:
             raise Broken(f"{name} is dispatched while attempt {self._open[name]} is open")
+        # A revision may allow less than there is; then nothing more begins until there is less.
+        if self.state.running >= self.state.plan.concurrency:
+            raise Broken(f"{name} is dispatched, and the plan allows no more at once")
         attempts.add(event.attempt)
         self._open[name] = event.attempt
         graph = self.state.graph
@@ -100,8 +103,6 @@ class Judge:
             raise Broken(f"the plan is {state.status}, and its steps say {standing(state)}")
         if tallies(state) != tallies(counted(state)):
             raise Broken("what is counted as it goes is not what the steps add up to")
-        if state.document is not None and state.running > state.document.concurrency:
-            raise Broken("more tasks are dispatched than the plan allows")
         if state.status is PlanStatus.WAITING and not state.waiting:
             raise Broken("the plan waits for nobody")
         if state.status is PlanStatus.PAUSED and not (state.held or state.troubled or state.held_steps):
@@ -115,4 +116,4 @@ def tallies(state: PlanState) -> object:
     if state.status in ENDED:
         return None
     queues = (state.ready, state.immediate, state.waiting, state.troubled, state.held_steps)
-    return ([set(queue) for queue in queues], state.running, state.open, state.unsettled)
+    return ([set(queue) for queue in queues], state.running, state.in_hand, state.open, state.unsettled)

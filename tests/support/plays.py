@@ -1,5 +1,6 @@
 """Plays of a plan without a server: commands and results in any order, and what must hold after each of them."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 from hypothesis import strategies as st
 from judge import Broken, Judge
 
-from planmesh.executor.plan import decide
+from planmesh.executor.plan import NO_LIMITS, decide
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import Asked, ReportResult
@@ -46,7 +47,15 @@ def plan(*steps: Step, **fields: Any) -> Plan:
 class Play:
     """One plan, played against `decide`. Every commit is checked against the promises as it is made."""
 
-    def __init__(self, document: Plan, *, start: bool = True, inputs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        document: Plan,
+        *,
+        start: bool = True,
+        inputs: dict[str, Any] | None = None,
+        agent_limits: Mapping[str, int] = NO_LIMITS,
+    ) -> None:
+        self.agent_limits = agent_limits
         self.document = document
         self.judge = Judge(HERE)
         self.at = START
@@ -70,7 +79,7 @@ class Play:
     def ask(self, what: asks.AnyCommand | ReportResult, by: str = "ada", later_s: float = 1.0) -> list[AnyEvent]:
         self.at += timedelta(seconds=later_s)
         asked = Asked(what, by, self.at)
-        decision = decide(self.state, asked)
+        decision = decide(self.state, asked, agent_limits=self.agent_limits)
         if decision.events:
             self._commit(decision.events, decision.state, asked.cause)
         return decision.events
@@ -361,4 +370,5 @@ def revised(draw: Any, play: Play) -> Plan:
         kept.append(Task(name=name, after=after, agent=AGENT) if kind is Task else Gate(name=name, after=after))
     if not kept:
         return play.state.plan
-    return msgspec.structs.replace(play.state.plan, steps=tuple(kept))
+    concurrency = draw(st.sampled_from([play.state.plan.concurrency, 1, 4]))
+    return msgspec.structs.replace(play.state.plan, steps=tuple(kept), concurrency=concurrency)
