@@ -1,4 +1,4 @@
-"""Text to a JSON value: a plan document as people write it, in YAML or JSON.
+"""Text to a JSON value: a plan document as people write it, in YAML or JSON, or a script to be made into one.
 
 YAML is taken as JSON with other punctuation. Of YAML 1.2's core schema it has mappings, sequences, the scalars
 that JSON has, and both styles of comment and block text. A date is text, and so are ``yes``, ``on`` and ``12:30``.
@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from planmesh.planner.graph import MOST_WORK
+from planmesh.planner.language.recognise import is_script
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas.codec import MAX_DEPTH, DecodeError, check_depth, describe
 from planmesh.schemas.plan import MAX_PLAN_BYTES, MAX_STEPS
@@ -53,12 +54,15 @@ class Unreadable(Exception):
 
 
 def read_document(document: object, problems: Problems, limits: Limits = LIMITS) -> dict[str, Any]:
-    """The object that *document* holds: a text in JSON or YAML, or an object already.
+    """The object that *document* holds: a script, a text in JSON or YAML, or an object already.
 
     Raises:
         Unreadable: There is none.
     """
-    value = _read_text(document, problems, limits) if isinstance(document, str | bytes) else document
+    if is_script(document):
+        value: Any = _read_script(str(document), problems)
+    else:
+        value = _read_text(document, problems, limits) if isinstance(document, str | bytes) else document
     value = _plain_json(value, problems, limits)
     if not isinstance(value, dict):
         raise _unreadable(
@@ -126,6 +130,19 @@ def _read_text(text: str | bytes, problems: Problems, limits: Limits) -> Any:
     if text.lstrip(b" \t\r\n")[:1] in (b"{", b"["):
         return _read_json(text, problems, limits)
     return _read_yaml(text.decode(), problems, limits)
+
+
+def _read_script(text: str, problems: Problems) -> Any:
+    # Whoever writes no scripts need not load what reads them.
+    from planmesh.planner.language.translate import translate
+
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise _unreadable(problems, "malformed", f"expected text in UTF-8: {error.reason} at {error.start}") from None
+    translation = translate(text)
+    problems.begin_with(translation)
+    return translation.document
 
 
 def place(line: int, column: int, text: str) -> str:

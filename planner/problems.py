@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from planmesh.schemas.goals import Problem
 
@@ -58,13 +58,25 @@ RULES: Final[Mapping[str, str]] = {
     # The goal
     "more_problems": "A list of problems ends where it would be too long to store.",
 }
-"""Every code that a `Problem` of the planner can have, and the rule that it stands for."""
+"""Every code that a `Problem` of the planner can have, and the rule that it stands for. What is wrong with a script by
+itself has the codes of `planmesh.planner.language.findings.RULES`."""
 
 NAMED: Final = 60  # characters of anything hostile that a message quotes
 _POINTED = 200  # characters of a key in a pointer
 _POINTER = 1_000  # characters of a pointer
 _COMPARISONS = 20_000  # of names, to find near ones, for all problems of a document together
 _MOST = 1_000  # problems of one document that are kept: they are stored in one message
+
+
+class Origin(Protocol):
+    """What a document was made of, if nobody has written it: a script, with what is wrong with it by itself."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...
+
+    def placed(self, found: list[Problem]) -> list[Problem]:
+        """What is wrong in all, given what was *found* in the document: each with its place in the script."""
+        ...
 
 
 class Problems:
@@ -74,9 +86,14 @@ class Problems:
         self._found: list[tuple[int, Problem]] = []
         self._dropped = 0
         self._left = _COMPARISONS
+        self._origin: Origin | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._found) or (self._origin is not None and bool(self._origin.problems))
+
+    def begin_with(self, origin: Origin) -> None:
+        """Take in what is wrong with what the document was made of; that is where all the others are as well."""
+        self._origin = origin
 
     def add(self, code: str, message: str, *at: str | int, hint: str = "") -> None:
         """Add one.
@@ -109,7 +126,7 @@ class Problems:
         if self._dropped:
             more = f"{self._dropped:,} more problems were found, and are not listed"
             found.append(Problem(code="more_problems", message=more, hint="correct these first"))
-        return found
+        return found if self._origin is None else self._origin.placed(found)
 
 
 def pointer(at: Iterable[str | int]) -> str:

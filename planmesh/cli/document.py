@@ -1,4 +1,4 @@
-"""A plan document in a file: its text, values for its inputs, what is wrong with it and where; and `validate`."""
+"""A plan in a file: its text, values for its inputs, what is wrong with it and where; and `validate`."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,10 +12,12 @@ from planmesh.agents import find
 from planmesh.cli import COMPLETED
 from planmesh.cli.forms import as_rows
 from planmesh.cli.session import NotUnderstood, OfSession, Session
-from planmesh.cli.text import counted, one_line
+from planmesh.cli.text import counted, defuse, one_line
 from planmesh.errors import PlanmeshError
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Unreadable, read_document
+from planmesh.planner.language.recognise import SUFFIX, Script, is_script
+from planmesh.planner.language.source import Source, excerpt
 from planmesh.planner.problems import Problems
 from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError
@@ -27,7 +29,7 @@ _LOCATED_BYTES: Final = 256 * 1024  # finding lines takes a second for each MiB
 
 
 def read(file: Path) -> str:
-    """The text of a plan document; ``-`` is standard input. Raises: NotUnderstood."""
+    """The text of a plan document or a script; ``-`` is standard input. Raises: NotUnderstood."""
     try:
         data = sys.stdin.buffer.read(MAX_PLAN_BYTES + 1) if file == STANDARD_INPUT else _bytes(file)
         return data.decode("utf-8-sig")
@@ -121,19 +123,28 @@ def _spot(node: Any, pointer: str) -> Spot | None:
     return Spot(spot.start_mark.line + 1, spot.start_mark.column + 1)
 
 
-def told(problems: Sequence[Problem], file: Path, text: str) -> list[Text]:
-    """Everything that is wrong with a document: where, what, and what to do."""
-    spots = locate(text, {problem.pointer for problem in problems})
+def told(problems: Sequence[Problem], file: Path, text: str, *, sign: str = "✗", style: str = "red") -> list[Text]:
+    """Everything that is wrong with a document: where, what, and what to do. Of a script, with the line itself."""
+    source = Source(text)
+    spots = locate(text, {problem.pointer for problem in problems if not problem.line})
     lines = []
     for problem in problems:
         where = str(file)
         # Without a pointer it is about the document as a whole, or about the goal.
-        if problem.pointer and (spot := spots.get(problem.pointer)) is not None:
+        spot = spots.get(problem.pointer) if problem.pointer else None
+        if problem.line:
+            spot = Spot(problem.line, problem.column)
+        if spot is not None:
             where += f":{spot.line}:{spot.column}"
         head = Text().append(f"{one_line(where)}  ", "bold")
-        head.append(f"{one_line(problem.pointer)}  " if problem.pointer else "", "cyan").append(problem.code, "dim")
+        # Whoever wrote a script has never seen the document that the pointer leads into.
+        pointer = "" if problem.line else problem.pointer
+        head.append(f"{one_line(pointer)}  " if pointer else "", "cyan").append(problem.code, "dim")
         lines.append(head)
-        lines.append(Text().append("  ✗ ", "red").append(one_line(problem.message)))
+        lines.append(Text().append(f"  {sign} ", style).append(one_line(problem.message)))
+        if problem.line:
+            shown, caret = excerpt(source.line(problem.line), problem.column)
+            lines += [Text("      ").append(defuse(shown)), Text("      ").append(caret, style)]
         if problem.hint:
             lines.append(Text().append("    ").append(one_line(problem.hint), "dim"))
     return lines
@@ -146,12 +157,15 @@ class NoPlan(PlanmeshError):
     """A document is no plan; what is wrong with it has been said."""
 
 
-def checked(session: Session, file: Path, agents: Sequence[str] = (), pairs: Iterable[str] = ()) -> Plan:
+def checked(
+    session: Session, file: Path, agents: Sequence[str] = (), pairs: Iterable[str] = (), *, advise: bool = False
+) -> Plan:
     """The plan in a file, completed.
 
     Args:
         agents: Modules with agents; with none, whoever is named exists.
         pairs: Values for inputs, as NAME=VALUE; with none, they are not checked.
+        advise: Whether to say what could be better in a script.
 
     Raises:
         NotUnderstood: The file cannot be read.
@@ -159,7 +173,11 @@ def checked(session: Session, file: Path, agents: Sequence[str] = (), pairs: Ite
         Unusable: The agents cannot be loaded.
     """
     text = read(file)
-    compiled = _compile(text, agents, list(pairs))
+    # A script may begin with a line that nobody could take for one.
+    compiled = _compile(Script(text) if file.suffix == SUFFIX else text, agents, list(pairs))
+    if advise and (file.suffix == SUFFIX or is_script(text)):
+        advice = told(_advice(text), file, text, sign="!", style="yellow")
+        session.say(*advice, to=session.out if session.output == "table" else session.err)
     if isinstance(compiled, Compiled):
         return compiled.plan
     if session.output == "table":
@@ -167,6 +185,12 @@ def checked(session: Session, file: Path, agents: Sequence[str] = (), pairs: Ite
     else:
         print(*as_rows(compiled, session.output), sep="\n")
     raise NoPlan(f"{file} is not a plan that can run: {counted(len(compiled), 'problem')}")
+
+
+def _advice(text: str) -> Sequence[Problem]:
+    from planmesh.planner.language.translate import translate
+
+    return translate(text).advice
 
 
 def _compile(text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | list[Problem]:
@@ -178,7 +202,7 @@ def _compile(text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | l
 
 
 def validate(
-    file: Annotated[Path, Parameter(help="The plan document, in YAML or JSON; - for standard input.")],
+    file: Annotated[Path, Parameter(help="A script, or a plan document in YAML or JSON; - for standard input.")],
     /,
     *,
     agents: Annotated[
@@ -194,7 +218,7 @@ def validate(
 
     Exit code: 0 it is a plan that can run; 1 it is not.
     """
-    plan = checked(session, file, agents, input)
+    plan = checked(session, file, agents, input, advise=True)
     if session.output != "table":
         print(*as_rows([], session.output), sep="\n")
         return COMPLETED

@@ -17,7 +17,7 @@ from planmesh.errors import PlanmeshError
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.state import StepStatus
 
-_SUFFIXES: Final = (".yaml", ".yml", ".json")
+_SUFFIXES: Final = (".plan", ".yaml", ".yml", ".json")
 
 
 async def graph(

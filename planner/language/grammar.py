@@ -243,7 +243,7 @@ class LineReader:
         if kind == "let":
             return BrokenPart(self._line)
         named = None
-        if label is not None:
+        if label is not None and kind not in ("run", "each"):
             span = Span(self._line.start + label.start(), self._line.start + label.end())
             named = Word(span, self._layout.clean[span.start + 1 : span.end - 1])
         return Head(self._line, kind if kind in STEPS else "", label=named, value=Broken(self._line))

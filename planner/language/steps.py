@@ -45,6 +45,7 @@ class Draft:
         head: Where the step begins in the script.
         document: What is known of it.
         places: Where its fields stand in the script.
+        end: Where the last of them ends.
         waits: The steps that it reads or names.
         body: Of an `each`: the steps in it.
     """
@@ -52,6 +53,7 @@ class Draft:
     head: Span
     document: dict[str, Any]
     places: dict[str, Place] = field(default_factory=dict)
+    end: int = 0
     waits: set[str] = field(default_factory=set)
     body: "list[Draft]" = field(default_factory=list)
 
@@ -82,7 +84,8 @@ _OUTCOME_ACTIONS: Final = {"go_on": "continue"}
 
 def begin(step: Step, around: Surroundings) -> "StepWriter":
     """What writes *step*."""
-    draft = Draft(step.head.span, {"kind": step.head.kind, "name": around.names.of[step.span.start]})
+    end = max((part.span.end for part in step.parts), default=step.head.span.end)
+    draft = Draft(step.head.span, {"kind": step.head.kind, "name": around.names.of[step.span.start]}, end=end)
     return StepWriter(step, around, step.each(Field), draft)
 
 
@@ -464,7 +467,8 @@ def _decide(writer: StepWriter) -> None:
         if not is_broken:
             hint = 'add a line: when condition -> "Branch"'
             writer.findings.add("missing_field", "this decide has no `when`", writer.step.head.span, hint)
-    writer.put("cases", cases, places)
+    else:
+        writer.put("cases", cases, places)
     others = list(writer.step.each(Otherwise))
     if others:
         writer.put("otherwise", others[0].label.text, others[0].label)

@@ -1,5 +1,6 @@
 """A script to a plan document, and every place of the document in the script."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,7 +34,11 @@ TYPES: Final = ("text", "number", "integer", "boolean", "object", "list", "date"
 _SETTINGS: Final = ("version", "goal", "concurrency", "reviewer", "on_failure", "policy", "ordered")
 _NAME: Final = "Plan"
 
-# What the planner says of a document whose order is wrong already is of no use to who wrote the script.
+# What the planner says of a step of which not every line could be read follows from that.
+_OF_FORM: Final = frozenset(
+    {"missing_field", "invalid_value", "wrong_type", "unknown_field", "unknown_kind", "missing_input"}
+)
+# And so does what it says of an order that is wrong already.
 _OF_ORDER: Final = frozenset(
     {
         "unknown_step",
@@ -75,28 +80,28 @@ class Translation:
         Args:
             found: What the planner says of the document; each is given its place in the script.
         """
-        lines = {problem.line for problem in self.problems}
-        unsupported = {problem.line for problem in self.problems if problem.code == "not_supported_yet"}
+        is_wrong = any(problem.code != "not_supported_yet" for problem in self.problems)
+        lines = sorted({problem.line for problem in self.problems})
         placed: list[Problem] = [*self.problems]
         for problem in found:
-            at = self._place(problem.pointer)
+            draft, at = self._place(problem.pointer)
             line, column = self.source.place(at) if at is not None else (0, 0)
-            if problem.code in _OF_ORDER and lines - unsupported:
-                continue
-            if line and line in lines:
-                continue
-            placed.append(msgspec.structs.replace(problem, line=line, column=column))
+            first, last = (line, line) if draft is None or problem.code not in _OF_FORM else self._lines(draft)
+            follows = bisect_right(lines, last) > bisect_left(lines, first)
+            if not follows and not (is_wrong and (problem.code in _OF_ORDER or not line)):
+                placed.append(msgspec.structs.replace(problem, line=line, column=column))
         return sorted(placed, key=lambda problem: (problem.line, problem.column))
 
-    def _place(self, pointer: str) -> int | None:
-        """Where in the script a JSON Pointer into the document leads; None if it is about all of it."""
+    def _lines(self, draft: Draft) -> tuple[int, int]:
+        return self.source.place(draft.head.start).line, self.source.place(draft.end or draft.head.end).line
+
+    def _place(self, pointer: str) -> tuple[Draft | None, int | None]:
+        """The step of which a JSON Pointer into the document speaks, and where that is; None if it is all of it."""
         keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
-        if not keys:
-            return None
-        if keys[0] == "steps" and len(keys) > 1 and keys[1].isdecimal() and int(keys[1]) < len(self._drafts):
+        if len(keys) > 1 and keys[0] == "steps" and keys[1].isdecimal() and int(keys[1]) < len(self._drafts):
             draft = self._drafts[int(keys[1])]
-            return _inside(draft.places, keys[2:], draft.head)
-        return _inside(self._places, keys, None)
+            return draft, _inside(draft.places, keys[2:], draft.head)
+        return None, _inside(self._places, keys, None) if keys else None
 
 
 def translate(text: str) -> Translation:
