@@ -21,6 +21,12 @@ async def swell(size: int) -> str:
 
 
 @agent(idempotent=True)
+async def nap() -> None:
+    """Take as long as the test says."""
+    await asyncio.sleep(float(os.environ.get("FLOW_NAP_S", "0")))
+
+
+@agent(idempotent=True)
 async def hold(context: Context, size: int = 0) -> str:
     """Begin, and end when the test lets it."""
     await _held(context)
