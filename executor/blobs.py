@@ -58,9 +58,11 @@ class BlobStore:
         if kept is not None:
             self._kept.move_to_end(sha256)
             return kept
-        stored = await self._connection.last_on_subject(BLOBS, subjects.blob(sha256))
+        stored = None
+        if subjects.is_token(sha256):
+            stored = await self._connection.last_on_subject(BLOBS, subjects.blob(sha256))
         if stored is None:
-            raise Poison(f"there is no blob {sha256[:80]}")
+            raise Poison(f"there is no blob {sha256[:80]!a}")
         if hashlib.sha256(stored.data).hexdigest() != sha256:
             raise Poison(f"blob {sha256} is damaged: its bytes have another hash")
         self._keep(sha256, stored.data)
@@ -68,7 +70,13 @@ class BlobStore:
 
     async def value(self, sha256: str) -> object:
         """A blob, decoded. Raises: Poison, Busy."""
-        return codec.value.decode(await self.get(sha256))
+        return codec.blob.decode(await self.get(sha256))
+
+    async def expect(self, blob: Blob) -> None:
+        """Whoever holds a claim check may have made it up. Raises: Poison (there is nothing for it), Busy."""
+        size_bytes = len(await self.get(blob.sha256))
+        if size_bytes != blob.size_bytes:
+            raise Poison(f"blob {blob.sha256} has {size_bytes:,} bytes, not {blob.size_bytes:,}")
 
     async def check_in(self, payload: Payload, limit_bytes: int) -> Payload:
         """The payload with its value replaced by a claim check, if it is larger than *limit_bytes*."""

@@ -22,6 +22,7 @@ from planmesh.schemas.subjects import PLANS, Address
 
 _BATCH: Final = 1_000
 _SETTLE_S: Final = (0.0, 0.05, 0.2, 0.5, 1.0, 2.0)
+_LAG_S: Final = (0.0, 0.01, 0.05, 0.2, 0.5)
 
 log = structlog.get_logger()
 
@@ -127,6 +128,28 @@ class EventLog:
         """The same plan, with whatever has been appended since. Raises: Busy, Unusable."""
         async for stored in self._stored(recorded):
             recorded, _ = read_line(recorded, stored.sequence, stored.data)
+        return recorded
+
+    async def read_to_the_end(self, recorded: Recorded) -> Recorded:
+        """The same plan, with everything that has been appended since: what may be acted on, or refused.
+
+        Whoever answers a read of a replicated stream may lag behind its leader; only the leader knows where the end is.
+
+        Raises:
+            Busy: No answer, or what the leader has stored cannot be read yet.
+            Unusable: See `read_line`; or not allowed, or closed.
+        """
+        subject = subjects.plan_log(recorded.state.address)
+        last = await self._connection.last_on_subject(PLANS, subject, leader=True)
+        pauses = iter(_LAG_S)
+        while last is not None and recorded.sequence < last.sequence:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise Busy(
+                    f"message {last.sequence} of {PLANS} cannot be read yet: a replica of the stream lags behind"
+                )
+            await asyncio.sleep(pause_s)
+            recorded = await self.read_on(recorded)
         return recorded
 
     async def lines(self, address: Address) -> AsyncIterator[Line]:

@@ -119,3 +119,6 @@ planner_work: Final = Codec[PlannerWork](PlannerWork, trusted=True)
 signal: Final = Codec[Signal](Signal, trusted=True)
 value: Final = Codec[Any](Any)
 """Any JSON value."""
+blob: Final = Codec[Any](Any, trusted=True)
+"""A value that was stored in BLOBS: what an agent stores there is decoded as `value` first, and what the executor puts
+together of such values may be nested deeper."""

@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
+
 from planmesh.connection import Ack, StoredMessage
 from planmesh.errors import Busy, Conflict
+from planmesh.schemas import subjects
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 ACK_WAIT_S = 1.0
@@ -101,6 +104,10 @@ class World:
             stream.ids[message_id] = sequence
         self.deliver_later(stream, message)
         return Ack(stream.name, sequence, False)
+
+    def purge(self, stream: str, subject: str) -> None:
+        for message in self.streams[stream].messages:
+            message.done = message.done or message.subject == subject
 
     def deliver_later(self, stream: Stream, message: Stored, delay_s: float = 0.0) -> None:
         delay_s += self.random.expovariate(500)
@@ -233,6 +240,9 @@ class SimulatedConnection:
 
     async def request(self, subject: str, payload: bytes = b"", **_options: Any) -> bytes:
         await self._world.pause()
+        if subject == subjects.purge_work():
+            self._world.purge("WORK", msgspec.json.decode(payload)["filter"])
+        await self._world.pause()
         return b"{}"
 
     def send(self, subject: str, payload: bytes = b"", reply: str = "", headers: Any = None) -> None:
@@ -244,13 +254,21 @@ class SimulatedConnection:
         await self._world.pause()
         if self._world.chance(0.1):
             raise _busy("the stream has no leader", ambiguous=False)
-        found = [one for one in self._world.streams[stream].messages if one.subject == subject]
+        found = self._found(stream, subject)
         return [self._stored(one) for one in found if one.sequence >= sequence][:batch]
 
     async def last_on_subject(self, stream: str, subject: str, *, leader: bool = False) -> StoredMessage | None:
         await self._world.pause()
-        found = [one for one in self._world.streams[stream].messages if one.subject == subject]
+        found = self._found(stream, subject, leader)
         return self._stored(found[-1]) if found else None
+
+    def _found(self, stream: str, subject: str | None, leader: bool = False) -> list[Stored]:
+        found = [one for one in self._world.streams[stream].messages if one.subject == subject]
+        if leader or stream != "PLANS" or not self._world.chance():
+            return found
+        # Whoever answers is a follower that lags behind the leader.
+        seen_s = self._world.loop.time() - self._world.random.uniform(0, 2)
+        return [one for one in found if one.at_s <= seen_s]
 
     @staticmethod
     def _stored(one: Stored) -> StoredMessage:

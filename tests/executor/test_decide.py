@@ -1,0 +1,153 @@
+"""What the decider does with what cannot be decided as it is: somebody waits for the answer all the same."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from plays import gate, plan
+
+from planmesh import agent
+from planmesh.connection import Connection
+from planmesh.errors import Busy, Poison
+from planmesh.schemas import subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.payload import Blob, Payload
+from planmesh.schemas.plan import Check, Emit, Task
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import AttemptCompleted, Result, Results
+
+NOWHERE = Blob(sha256="0" * 64, size_bytes=10_000)
+
+
+@agent(idempotent=True)
+def write(text: str, times: int) -> str:
+    return text * times
+
+
+def completed(address: Address, step: str, output: Payload) -> Result:
+    return AttemptCompleted(
+        space=address.space,
+        plan=address.plan,
+        step=step,
+        attempt=1,
+        output=output,
+        started_at=datetime.now(UTC),
+        duration_s=0.1,
+    )
+
+
+async def report(connection: Connection, *results: Result) -> None:
+    await connection.publish(subjects.results(connection.user.removeprefix("agent-")), encode(Results(results=results)))
+
+
+def writing(name: str, text: str, times: int) -> Task:
+    return Task(name=name, agent="write", inputs={"text": text, "times": times}, idempotent=True)
+
+
+async def test_a_turn_may_read_any_number_of_large_outputs(opened: Any) -> None:
+    names = [f"w{number}" for number in range(30)]
+    document = plan(
+        *(writing(name, name, 5_000) for name in names),
+        Emit(name="end", after=tuple(names), outcome="Done", result=[f"{{{name}[0]}}" for name in names]),
+    )
+    async with opened("write") as house:
+        await house.executor()
+        await house.worker(write)
+        address = await house.create(document)
+
+        state = await house.ended(address)
+
+        assert (state.status, state.result.value) == ("completed", ["w"] * 30)
+
+
+@pytest.mark.parametrize("false", [NOWHERE, Blob(sha256="../..", size_bytes=1)])
+async def test_an_output_that_is_not_where_the_agent_says_fails_its_own_step_and_no_other(
+    opened: Any, false: Blob
+) -> None:
+    document = plan(
+        Task(name="lies", agent="liar", idempotent=True),
+        writing("writes", "a", 1),
+        Check(name="reads", after=("lies", "writes"), condition="lies.size == 1"),
+    )
+    async with opened("liar", "write") as house:
+        await house.executor()
+        address = await house.create(document)
+        await house.until(address, lambda state: state.running == 2)
+        await report(await house.connected("agent-liar"), completed(address, "lies", Payload(blob=false)))
+        await house.worker(write)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert {name: step.status for name, step in state.steps.items()} == {
+            "lies": "failed",
+            "writes": "completed",
+            "reads": "pending",
+        }
+        assert state.steps["lies"].failure is not None
+        assert "there is no blob" in state.steps["lies"].failure.message
+
+
+async def test_a_result_that_is_larger_than_a_blob_may_be_fails_the_step_before_it(opened: Any) -> None:
+    document = plan(
+        writing("a", "長", 2_000_000),  # three bytes each
+        writing("b", "短", 2_000_000),
+        Emit(name="end", after=("a", "b"), outcome="Done", result=["{a}", "{b}"]),
+    )
+    async with opened("write") as house:
+        await house.executor()
+        await house.worker(write)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert sorted(step.status for step in state.steps.values()) == ["completed", "failed", "pending"]
+        assert "a blob may have" in state.reason
+
+
+async def test_a_plan_that_is_larger_than_the_log_takes_is_refused(opened: Any) -> None:
+    document = plan(
+        gate("g"),
+        *(
+            Task(name=f"t{n}", agent="write", after=("g",), inputs={"text": "{text}"}, idempotent=True)
+            for n in range(90)
+        ),
+    )
+    async with opened("write") as house:
+        await house.executor()
+        # What a gate shows has every input of what it releases.
+        address = await house.create(document, inputs={"text": "x" * 100_000})
+
+        state = await house.ended(address)
+
+        assert state.status == "refused"
+        assert state.refused is not None
+        assert state.refused.problems[0].code == "too_large"
+
+
+async def test_of_a_bundle_one_part_that_must_wait_keeps_the_others_from_being_set_aside(opened: Any) -> None:
+    document = plan(writing("w", "a", 1), gate("g"))
+    async with opened("write") as house:
+        first, second = await house.create(document), await house.create(document)
+        running = await house.executor()
+        core = running._connections[0]
+        for address in (first, second):
+            await house.until(address, lambda state: state.running == 1)
+        publish, refused = core.publish, []
+
+        async def crowded(subject: str, payload: bytes, **options: Any) -> Any:
+            if subject == subjects.plan_log(second):
+                await asyncio.sleep(0.2)
+                raise Poison("never")
+            if subject == subjects.plan_log(first) and not refused:
+                refused.append(subject)
+                raise Busy("not now")
+            return await publish(subject, payload, **options)
+
+        core.publish = crowded
+        done = (completed(address, "w", Payload(value="a")) for address in (first, second))
+        await report(await house.connected("agent-write"), *done)
+
+        state = await house.until(first, lambda state: state.steps["w"].status == "completed")
+
+        assert state.steps["w"].output.value == "a"
