@@ -54,6 +54,7 @@ VERBS: Final = (
     Verb("Plans", "run", "run:run", "Submit a plan, and watch it until it ends."),
     Verb("Plans", "submit", "run:submit", "Submit a plan, and leave it running."),
     Verb("Plans", "validate", "document:validate", "Check a plan document, without a mesh."),
+    Verb("Plans", "fmt", "language:fmt", "Write a script as it should look."),
     Verb("Plans", "graph", "graph:graph", "Draw a plan, from a file or of the mesh."),
     Verb("Plans", "list", "plans:list_", "List plans, the newest first."),
     Verb("Plans", "show", "plans:show", "Show one plan: its steps, and what it waits for."),

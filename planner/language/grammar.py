@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 STEPS: Final = ("do", "plan", "run", "agent", "ask", "gate", "decide", "check", "each", "let", "emit")
 _OTHERS: Final = ("script", "input", "output", "when", "otherwise", "on")
 
-_WORD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_WORD: Final = re.compile(r"[A-Za-z_](?:[A-Za-z0-9_]|-(?!>))*")
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _FOUND: Final = re.compile(r"[A-Za-z0-9_]+|->|\"[^\"]*\"|.", re.DOTALL)
 

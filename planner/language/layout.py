@@ -132,7 +132,7 @@ class _Scanner:
         end = self._text.find("\n", at)
         end = len(self._text) if end < 0 else end
         before = self._text[self._text.rfind("\n", 0, at) + 1 : at]
-        indent = -1 if before.strip() else len(before.expandtabs(_TAB))
+        indent = -1 if before.strip() else _columns(before)
         self.comments.append(Comment(Span(at, end), self._text[at:end].rstrip(), indent))
         self._copy(at)
         self._replace(end, " " * (end - at), " " * (end - at))
@@ -172,6 +172,9 @@ def _lines(masked: str, findings: Findings) -> list[Line]:
             said = f"this line is indented with {other}, and those above with {names.get(used, 'something else')}"
             findings.add("mixed_indentation", said, begin, "indent all lines in the same way")
         start = begin + len(indent)
-        columns = len(indent) if len(used) and not indent.strip(used) else len(indent.expandtabs(_TAB))
-        lines.append(Line(Span(start, start + len(content)), columns))
+        lines.append(Line(Span(start, start + len(content)), _columns(indent)))
     return lines
+
+
+def _columns(indent: str) -> int:
+    return len(indent) if len(set(indent)) <= 1 else len(indent.expandtabs(_TAB))

@@ -252,31 +252,51 @@ class ValueReader:
 
 
 def _pieces(raw: str) -> Iterator[tuple[str, int]]:
-    """What a text in quotes says, piece by piece, each with its place in *raw*.
-
-    A text in triple quotes that begins with a line break begins with the line after it, and is indented as little as
-    its lines are, the last one included; where that has nothing but the quotes, it is left out.
-    """
+    """What a text in quotes says, piece by piece, each with its place in *raw*."""
     if not raw.startswith('"""'):
         yield from _resolved(raw, 1, len(raw) - 1)
         return
+    lines = _block(raw)
+    if lines is None:
+        yield from _resolved(raw, 3, max(3, len(raw) - 3))
+        return
+    if not raw[lines[-1].start : lines[-1].end].strip(" \t"):
+        lines.pop()
+    for number, line in enumerate(lines):
+        if number:
+            yield "\n", line.start - 1
+        yield from _resolved(raw, line.start, line.end)
+
+
+def block_lines(raw: str) -> list[str] | None:
+    """The lines of a text in triple quotes that begins with a line break, less what all are indented by.
+
+    The last one has the closing quotes. None, if *raw* is another text.
+    """
+    lines = _block(raw) if raw.startswith('"""') else None
+    if lines is None:
+        return None
+    return [
+        *(raw[line.start : line.end] for line in lines[:-1]),
+        f'{raw[lines[-1].start : lines[-1].end].rstrip(" ")}"""',
+    ]
+
+
+def _block(raw: str) -> list[Span] | None:
+    """Where the lines of such a text are; the last one is the one that has the closing quotes."""
     end = max(3, len(raw) - 3)
     first = raw.find("\n", 3, end)
     if first < 0 or raw[3:first].strip(" \t\r"):
-        yield from _resolved(raw, 3, end)
-        return
-    lines: list[tuple[int, int]] = []
+        return None
+    lines: list[Span] = []
     begin = first + 1
     while (stop := raw.find("\n", begin, end)) >= 0:
-        lines.append((begin, stop - 1 if raw[stop - 1] == "\r" and stop > begin else stop))
+        lines.append(Span(begin, stop - 1 if stop > begin and raw[stop - 1] == "\r" else stop))
         begin = stop + 1
-    is_last_blank = not raw[begin:end].strip(" \t")
-    indents = [_indent(raw, *line) for line in lines if raw[line[0] : line[1]].strip(" \t")]
-    common = min([*indents, _indent(raw, begin, end)])
-    for number, (start, stop) in enumerate([*lines, *([] if is_last_blank else [(begin, end)])]):
-        if number:
-            yield "\n", start - 1
-        yield from _resolved(raw, min(start + common, stop), stop)
+    lines.append(Span(begin, end))
+    full = [line for line in lines[:-1] if raw[line.start : line.end].strip(" \t")]
+    common = min(_indent(raw, *line) for line in (*full, lines[-1]))
+    return [Span(min(line.start + common, line.end), line.end) for line in lines]
 
 
 def _indent(raw: str, start: int, end: int) -> int:
