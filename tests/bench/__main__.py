@@ -8,6 +8,8 @@ that does nothing and returns about 100 bytes; the client is one more process on
     many      200 plans of 1 -> 8 -> 1 at once: plans and steps a second, latency of a plan
     submit    goal published -> first step started: milliseconds
     gate      decision published -> next step started: milliseconds
+    pause     pause published -> the line of the log that says so: milliseconds; and steps begun after it
+    load      a plan of 2,000 steps read from its log, by somebody who knows nothing of it: milliseconds
     recovery  kill -9 of the executor at step 50 of the chain: seconds to go on, and steps that ran twice
     memory    proportional set size of all processes, idle and after `many`: MB
 """
@@ -28,8 +30,9 @@ from typing import Any
 import psutil
 
 from planmesh.client import Client, Operator, new_command_id
-from planmesh.schemas.commands import CastVote
-from planmesh.schemas.events import GateOpened, StepCompleted
+from planmesh.schemas import codec, subjects
+from planmesh.schemas.commands import CastVote, PausePlan, ResumePlan, verb_of
+from planmesh.schemas.events import Commit, GateOpened, PlanPaused, StepCompleted, StepDispatched
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import LocalMesh, local_mesh
 
@@ -115,6 +118,46 @@ class Bench:
             result = (await submitted.result(30)).result.value
             times.append((result["behind"]["started_ns"] - published_ns) / 1e6)
         return {"ms": _percentiles(times, 2)}
+
+    async def pause(self) -> Figures:
+        """While 50 steps of the plan run at once."""
+        times, begun_after = [], 0
+        submitted = await self.client.submit(fan(5_000, 50))
+        address = submitted.address
+        heard: asyncio.Queue[Commit] = asyncio.Queue()
+        interest = await self.operator.connection.listen(
+            subjects.plan_log(address), lambda message: heard.put_nowait(codec.commit.decode(message.data))
+        )
+        while len((await heard.get()).events) < 10:  # until it is well under way
+            pass
+        for kind in [PausePlan, ResumePlan] * 20:
+            await asyncio.sleep(0.03)
+            command = kind(id=new_command_id())
+            subject = subjects.command(address, verb_of(command), self.operator.name)
+            while not heard.empty():
+                heard.get_nowait()
+            began = time.perf_counter()
+            await self.operator.connection.publish(subject, codec.encode(command))
+            commit = await heard.get()
+            while not any(cause.id == command.id for cause in commit.causes):
+                commit = await heard.get()
+            if kind is PausePlan:
+                times.append((time.perf_counter() - began) * 1_000)
+                paused = [type(event) for event in commit.events].index(PlanPaused)
+                begun_after += sum(isinstance(event, StepDispatched) for event in commit.events[paused:])
+        await self.operator.connection.unlisten(interest)
+        await self.operator.cancel(address)
+        return {"ms": _percentiles(times, 2), "steps_begun_after": begun_after}
+
+    async def load(self) -> Figures:
+        submitted = await self.client.submit(chain(2_000))  # as many commits as steps
+        await submitted.result(120)
+        times = []
+        for _ in range(20):
+            began = time.perf_counter()
+            state = await self.operator.state(submitted.address)
+            times.append((time.perf_counter() - began) * 1_000)
+        return {"ms": _percentiles(times, 1), "commits": state.number}
 
     async def recovery(self) -> Figures:
         pauses, twice = [], 0
@@ -206,7 +249,7 @@ async def run(workloads: list[str], sync: str, repeat: int) -> None:
 
 
 def main() -> None:
-    names = ["chain", "fan", "many", "submit", "gate", "recovery", "memory"]
+    names = ["chain", "fan", "many", "submit", "gate", "pause", "load", "recovery", "memory"]
     parser = argparse.ArgumentParser(
         prog="python tests/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
