@@ -202,7 +202,12 @@ def _compile(text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | l
 
 
 def validate(
-    file: Annotated[Path, Parameter(help="A script, or a plan document in YAML or JSON; - for standard input.")],
+    file: Annotated[
+        Path,
+        Parameter(
+            allow_leading_hyphen=True, help="A script, or a plan document in YAML or JSON; - for standard input."
+        ),
+    ],
     /,
     *,
     agents: Annotated[

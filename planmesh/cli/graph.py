@@ -21,7 +21,12 @@ _SUFFIXES: Final = (".plan", ".yaml", ".yml", ".json")
 
 
 async def graph(
-    plan: Annotated[str, Parameter(help="A file with a plan document, - for standard input, or the id of a plan.")],
+    plan: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True, help="A file with a plan document, - for standard input, or the id of a plan."
+        ),
+    ],
     /,
     *,
     format: Annotated[Literal["text", "mermaid"], Parameter(help="A tree, or a Mermaid flowchart.")] = "text",

@@ -13,7 +13,12 @@ from planmesh.cli.text import counted, one_line
 
 
 def fmt(
-    file: Annotated[Path, Parameter(help="A script; - for standard input, which is written to standard output.")],
+    file: Annotated[
+        Path,
+        Parameter(
+            allow_leading_hyphen=True, help="A script; - for standard input, which is written to standard output."
+        ),
+    ],
     /,
     *,
     check: Annotated[bool, Parameter(negative=(), help="Change nothing: only say whether it would change.")] = False,

@@ -27,7 +27,10 @@ from planmesh.schemas.subjects import Address
 _NEWS_S = 15.0
 _LINES_BESIDE_TREE = 12
 
-File = Annotated[Path, Parameter(help="A script, or a plan document in YAML or JSON; - for standard input.")]
+File = Annotated[
+    Path,
+    Parameter(allow_leading_hyphen=True, help="A script, or a plan document in YAML or JSON; - for standard input."),
+]
 Inputs = Annotated[
     tuple[str, ...], Parameter(name="--input", negative=(), help="A value for an input of the plan, as NAME=VALUE.")
 ]
