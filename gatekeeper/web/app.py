@@ -185,18 +185,19 @@ class Pages:
             lstrip_blocks=True,
         )
         self._templates.filters |= {"moment": view.moment, "iso": lambda at: at.astimezone(UTC).isoformat()}
-        self._style = (files("planmesh.gatekeeper.web") / "static" / "style.css").read_text("utf-8")
+        static = files("planmesh.gatekeeper.web") / "static"
+        self._style, self._icon = ((static / name).read_text("utf-8") for name in ("style.css", "icon.svg"))
 
     def routes(self) -> list[Any]:
         read = partial(route, http_method=["GET", "HEAD"])
 
         @read("/gates/{space:str}/{plan:str}/{step:str}")
-        async def show(request: _Ask, space: str, plan: str, step: str) -> Response[str]:
-            return await self.show(request, space, plan, step)
+        async def show(request: _Ask) -> Response[str]:
+            return await self.show(request)
 
         @post("/gates/{space:str}/{plan:str}/{step:str}")
-        async def decide(request: _Ask, space: str, plan: str, step: str) -> Response[str]:
-            return await self.decide(request, space, plan, step)
+        async def decide(request: _Ask) -> Response[str]:
+            return await self.decide(request)
 
         @read("/inbox")
         async def inbox(request: _Ask) -> Response[str]:
@@ -210,20 +211,24 @@ class Pages:
         async def style() -> str:
             return self._style
 
-        return [show, decide, inbox, root, style]
+        @get("/icon.svg", media_type="image/svg+xml")
+        async def icon() -> str:
+            return self._icon
+
+        return [show, decide, inbox, root, style, icon]
 
     # --- a gate ----------------------------------------------------------------------------------------
 
-    async def show(self, request: _Ask, space: str, plan: str, step: str) -> Response[str]:
-        address, visitor = self._enter(request, space, plan, step)
+    async def show(self, request: _Ask) -> Response[str]:
+        address, step, visitor = self._enter(request)
         if visitor is None:
             return self._sign_in()
         return await self._page(request, await self._case(address, step, visitor), step, visitor)
 
-    async def decide(self, request: _Ask, space: str, plan: str, step: str) -> Response[str]:
+    async def decide(self, request: _Ask) -> Response[str]:
         if not self._door.is_ours(request.headers):
             return self._refuse(_CROSS_SITE, request, doubt="cross_site")
-        address, visitor = self._enter(request, space, plan, step)
+        address, step, visitor = self._enter(request)
         if visitor is None:
             return self._sign_in()
         said = await _fields(request)
@@ -270,15 +275,16 @@ class Pages:
         where = f"{self._door.base}/gates/{address.space}/{address.plan}/{step}"
         return Response("", status_code=303, headers={"Location": where + (f"?link={quote(token)}" if token else "")})
 
-    def _enter(self, request: _Ask, space: str, plan: str, step: str) -> tuple[Address, Visitor | None]:
-        """Raises: HTTPException, Untrusted."""
+    def _enter(self, request: _Ask) -> tuple[Address, str, Visitor | None]:
+        """The gate that is asked for, and who asks. Raises: HTTPException, Untrusted."""
+        named = request.path_params
         try:
-            address = subjects.address(space, plan)
-            subjects.token("step", step)
+            address = subjects.address(named["space"], named["plan"])
+            step = subjects.token("step", named["step"])
         except BadToken as error:
             raise ClientException(status_code=404) from error
         token = request.query_params.get("link", "")
-        return address, self._door.visitor(request.headers, token, address, step, self._clock())
+        return address, step, self._door.visitor(request.headers, token, address, step, self._clock())
 
     async def _case(self, address: Address, step: str, visitor: Visitor) -> Case:
         """Raises: _Refused, where there is no such gate or it does not concern *visitor*; Busy."""
@@ -332,6 +338,7 @@ class Pages:
             left_out=picture.left_out,
             form=self._door.keys.sign_form(form) if page.may_answer else "",
             action=self._action(request),
+            sign_in=self._sign_in_at(f"{self._door.pages_url}/gates/{'/'.join(case.state.address)}/{step}"),
         )
 
     def _action(self, request: _Ask) -> str:
@@ -351,9 +358,12 @@ class Pages:
     # --- answers that are none -------------------------------------------------------------------------
 
     def _sign_in(self) -> Response[str]:
-        can = bool(self._door.proxy.secret)
-        where = (self._door.sign_in_url or f"{self._door.pages_url}/inbox") if can else ""
+        where = self._sign_in_at(f"{self._door.pages_url}/inbox")
         return self._render("sign_in.html", 401, visitor=None, where=where)
+
+    def _sign_in_at(self, page: str) -> str:
+        """Where to sign in to see *page*; empty if nobody can."""
+        return (self._door.sign_in_url or page) if self._door.proxy.secret else ""
 
     def refused(self, request: _Ask, error: Exception) -> Response[str]:
         """The page for *error*."""

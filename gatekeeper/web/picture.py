@@ -6,7 +6,8 @@ Sugiyama's method: Sugiyama, Tagawa and Toda, 1981). Colours and fonts come from
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import Final, NamedTuple, TypeAlias
 
 from planmesh.schemas.state import Graph, PlanState, StepStatus
 
@@ -17,6 +18,8 @@ _GAP_X: Final = 20
 _GAP_Y: Final = 42
 _MARGIN: Final = 6
 _CHARACTERS: Final = 19
+_PASSING: Final = 12
+_NARROW: Final = 560
 
 _LOOKS: Final[Mapping[StepStatus, tuple[str, str]]] = {
     StepStatus.COMPLETED: ("done", "completed"),
@@ -43,8 +46,13 @@ class Picture(NamedTuple):
     left_out: int
 
 
+# A step, or, with the step that it leads to, a place that a line passes.
+_Spot: TypeAlias = tuple[str, str]
+
+
 class _Node(NamedTuple):
-    name: str
+    """Where something stands: its middle, and its upper edge."""
+
     x: float
     y: float
 
@@ -54,20 +62,23 @@ def draw(state: PlanState, gate: str) -> Picture:
     graph = state.graph
     shown = _near(graph, gate)
     needs = {name: [need for need in graph.needs[name] if need in shown] for name in graph.steps if name in shown}
-    rows = _rows(needs)
-    width = max(len(row) for row in rows) * (_WIDTH + _GAP_X) - _GAP_X + 2 * _MARGIN
+    levels = _levels(needs)
+    rows, chains = _rows(needs, levels)
+    width = max(sum(_width(spot) + _GAP_X for spot in row) for row in rows) - _GAP_X + 2 * _MARGIN
     height = len(rows) * (_HEIGHT + _GAP_Y) - _GAP_Y + 2 * _MARGIN
-    nodes: dict[str, _Node] = {}
+    nodes: dict[_Spot, _Node] = {}
     for level, row in enumerate(rows):
-        left = (width - len(row) * (_WIDTH + _GAP_X) + _GAP_X) / 2
-        for place, name in enumerate(row):
-            nodes[name] = _Node(name, left + place * (_WIDTH + _GAP_X), _MARGIN + level * (_HEIGHT + _GAP_Y))
+        left = (width - sum(_width(spot) + _GAP_X for spot in row) + _GAP_X) / 2
+        for spot in row:
+            nodes[spot] = _Node(left + _width(spot) / 2, _MARGIN + level * (_HEIGHT + _GAP_Y))
+            left += _width(spot) + _GAP_X
+    look = "graph narrow" if width <= _NARROW else "graph"
     parts = [
-        f'<svg class="graph" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'<svg class="{look}" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escape(_told(state, gate, needs))}">'
     ]
-    parts += (_edge(nodes[need], nodes[name]) for name, found in needs.items() for need in found)
-    parts += (_box(state, node, is_gate=node.name == gate) for node in nodes.values())
+    parts += (_edge([nodes[spot] for spot in chain]) for chain in chains)
+    parts += (_box(state, name, nodes[name, ""], is_gate=name == gate) for name in needs)
     return Picture("".join([*parts, "</svg>"]), len(graph.steps) - len(shown))
 
 
@@ -83,24 +94,47 @@ def _near(graph: Graph, gate: str) -> set[str]:
     return set(found)
 
 
-def _rows(needs: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """The names, layer by layer. *needs* may be in any order, and has no cycle."""
+def _levels(needs: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """The layer of each name. *needs* may be in any order, and has no cycle."""
     levels: dict[str, int] = {}
     left = dict(needs)
     while left:
-        ready = [name for name, found in left.items() if all(need in levels for need in found)]
-        for name in ready:
+        for name in [name for name, found in left.items() if all(need in levels for need in found)]:
             levels[name] = max((levels[need] + 1 for need in left.pop(name)), default=0)
-    rows: list[list[str]] = [[] for _ in range(max(levels.values()) + 1)]
-    for name in needs:
-        rows[levels[name]].append(name)
-    places: dict[str, float] = {}
+    return levels
+
+
+def _rows(needs: Mapping[str, Iterable[str]], levels: Mapping[str, int]) -> tuple[list[list[_Spot]], list[list[_Spot]]]:
+    """What stands in each layer, in order; and what each line passes, from above.
+
+    A line that passes a layer has a spot of its own there, so that it runs behind no box.
+    """
+    rows: list[list[_Spot]] = [[] for _ in range(max(levels.values()) + 1)]
+    above: dict[_Spot, list[_Spot]] = {}
+    chains: list[list[_Spot]] = []
+    for name, found in needs.items():
+        above[name, ""] = []
+        rows[levels[name]].append((name, ""))
+        for need in found:
+            chain: list[_Spot] = [(need, "")]
+            for level in range(levels[need] + 1, levels[name]):
+                spot = (f"{need} {level}", name)
+                rows[level].append(spot)
+                above[spot] = [chain[-1]]
+                chain.append(spot)
+            above[name, ""].append(chain[-1])
+            chains.append([*chain, (name, "")])
+    places: dict[_Spot, float] = {}
     for row in rows:
-        middle = {name: _mean(places[need] for need in needs[name]) for name in row}
-        row.sort(key=lambda name: middle[name])
-        for place, name in enumerate(row):
-            places[name] = (place + 0.5) / len(row)
-    return rows
+        middle = {spot: _mean(places[other] for other in above[spot]) for spot in row}
+        row.sort(key=lambda spot, middle=middle: middle[spot])  # type: ignore[misc]
+        for place, spot in enumerate(row):
+            places[spot] = (place + 0.5) / len(row)
+    return rows, chains
+
+
+def _width(spot: _Spot) -> int:
+    return _PASSING if spot[1] else _WIDTH
 
 
 def _mean(places: Iterable[float]) -> float:
@@ -108,24 +142,27 @@ def _mean(places: Iterable[float]) -> float:
     return sum(found) / len(found) if found else 0.5
 
 
-def _edge(above: _Node, below: _Node) -> str:
-    x1, y1 = above.x + _WIDTH / 2, above.y + _HEIGHT
-    x2, y2 = below.x + _WIDTH / 2, below.y
-    bend = min((y2 - y1) / 2, _GAP_Y)
-    return f'<path class="edge" d="M{x1:g} {y1:g}C{x1:g} {y1 + bend:g} {x2:g} {y2 - bend:g} {x2:g} {y2:g}"/>'
+def _edge(chain: list[_Node]) -> str:
+    path = ""
+    for above, below in pairwise(chain):
+        y = above.y + _HEIGHT
+        start = f"M{above.x:g} {y:g}" if above is chain[0] else f"L{above.x:g} {y:g}"
+        bend = _GAP_Y / 2
+        path += f"{start}C{above.x:g} {y + bend:g} {below.x:g} {below.y - bend:g} {below.x:g} {below.y:g}"
+    return f'<path class="edge" d="{path}"/>'
 
 
-def _box(state: PlanState, node: _Node, *, is_gate: bool) -> str:
-    step = state.graph.steps[node.name]
-    look, status = _LOOKS.get(state.steps[node.name].status, ("pending", "not started"))
+def _box(state: PlanState, name: str, node: _Node, *, is_gate: bool) -> str:
+    step = state.graph.steps[name]
+    look, status = _LOOKS.get(state.steps[name].status, ("pending", "not started"))
     kind = str(step.__struct_config__.tag)
     classes = f"node {look}{' gate' if kind == 'gate' else ''}{' here' if is_gate else ''}"
-    title = node.name if len(node.name) <= _CHARACTERS else f"{node.name[: _CHARACTERS - 1]}…"
+    title = name if len(name) <= _CHARACTERS else f"{name[: _CHARACTERS - 1]}…"
     note = "this gate" if is_gate else f"{'gate, ' if kind == 'gate' else ''}{status}"
-    x, y, middle = node.x, node.y, node.x + _WIDTH / 2
+    x, y, middle = node.x - _WIDTH / 2, node.y, node.x
     radius = _HEIGHT / 2 if kind == "gate" else 8
     return (
-        f'<g class="{classes}"><title>{escape(node.name)}: {escape(kind)}, {status}</title>'
+        f'<g class="{classes}"><title>{escape(name)}: {escape(kind)}, {status}</title>'
         f'<rect x="{x:g}" y="{y:g}" width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:g}"/>'
         f'<text x="{middle:g}" y="{y + 20:g}">{escape(title)}</text>'
         f'<text class="note" x="{middle:g}" y="{y + 35:g}">{note}</text></g>'

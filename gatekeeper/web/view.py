@@ -6,7 +6,7 @@ what would hide or reorder it.
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from planmesh.schemas.state import ENDED, PlanState, StepState, StepStatus
 TEXT_CHARACTERS: Final = 6_000
 _LINE_CHARACTERS: Final = 300
 _MOST_LISTED: Final = 50
+_BRIEF_CHARACTERS: Final = 80
 _KEPT: Final = frozenset("\n\t")
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
@@ -38,6 +39,11 @@ class Shown(Struct, frozen=True, kw_only=True):
 
     text: str
     note: str = ""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it needs no frame of its own."""
+        return 0 < len(self.text) <= _BRIEF_CHARACTERS and "\n" not in self.text
 
 
 class Event(Struct, frozen=True, kw_only=True):
@@ -330,10 +336,20 @@ def _changes(opened: GateOpened | None) -> tuple[Changed, ...]:
         Changed(
             name=change.step or "the plan itself",
             kind=change.kind,
-            fields=tuple((line(one.field), _short(one.before), _short(one.after)) for one in change.fields),
+            fields=tuple(row for one in change.fields for row in _rows(one.field, one.before, one.after)),
         )
         for change in opened.changes[:_MOST_LISTED]
     )
+
+
+def _rows(field: str, before: Any, after: Any) -> Iterator[tuple[str, str, str]]:
+    """What has changed in a field; of an object, only the keys that have."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys((*before, *after)):
+            if before.get(key) != after.get(key):
+                yield f"{line(field)}: {line(str(key))}", _short(before.get(key)), _short(after.get(key))
+    else:
+        yield line(field), _short(before), _short(after)
 
 
 def _short(value: Any) -> str:

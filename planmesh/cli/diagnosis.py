@@ -108,17 +108,49 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
         rights = {right for user in access.services() if _is(user, service) for right in user.publish}
         reads = [name for name in consumers if "$JS.API.CONSUMER.MSG.NEXT.{}.{}".format(*name) in rights]
         finding = _service(service, {name: consumers[name] for name in reads})
-        if service == "gatekeeper" and finding.level == "bad" and not settings.notify_urls:
+        if service == "gatekeeper" and finding.level == "bad" and not _channels(settings):
             # One that has nobody to tell reads nothing, so that nothing is lost when it has.
             said = "no channels (PLANMESH_NOTIFY_URLS is not set): nobody is told of gates"
             finding = Finding(what=service, level="ok", found=said, advice="`planmesh gates list` shows what waits")
         yield finding
+    yield _pages(settings)
     position = await _position(operator)
     yield _auditor(position)
     yield await _database(settings, position)
     yield await _agents(operator, mesh)
     yield _log(infos[PLANS], mesh.server_dir)
     yield _poison(infos[POISON])
+
+
+def _channels(settings: Settings) -> bool:
+    """Whether anybody can be told anything."""
+    directory = settings.directory
+    people = directory.people.values()
+    by_mail = directory.mail is not None and any(person.email for person in people)
+    return bool(settings.notify_urls) or by_mail or any(person.channels for person in people)
+
+
+def _pages(settings: Settings) -> Finding:
+    """Where reviewers decide; links that are sent to people have to lead there."""
+    where = settings.pages_url
+    if where is None:
+        said = "none (web_port is not set): gates are decided with `planmesh gates`"
+        if settings.directory.is_empty:
+            return Finding(what="review pages", level="ok", found=said)
+        return Finding(
+            what="review pages",
+            level="bad",
+            found=f"{said}, and reviewers without an operator's credentials cannot decide",
+            advice="set web_port, and public_url to where people find it",
+        )
+    if settings.public_url is None and _channels(settings):
+        return Finding(
+            what="review pages",
+            level="bad",
+            found=f"{where}, and links in notices lead there: nobody else's machine finds it",
+            advice="set public_url to where people find the pages",
+        )
+    return Finding(what="review pages", level="ok", found=where)
 
 
 def _is(user: User, service: str) -> bool:

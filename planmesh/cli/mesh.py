@@ -41,6 +41,7 @@ class Running(Struct, frozen=True, kw_only=True):
     Attributes:
         operator: The NATS user of the person at this machine.
         submitter: The NATS user that publishes this person's goals.
+        pages: Where reviewers decide; None where there are no pages.
     """
 
     server: str
@@ -49,6 +50,7 @@ class Running(Struct, frozen=True, kw_only=True):
     agents: tuple[str, ...]
     operator: str
     submitter: str
+    pages: str | None = None
 
 
 async def up(
@@ -98,7 +100,7 @@ async def up(
             agent_concurrency=given.agent_concurrency,
             environment={"PLANMESH_LOG_FORMAT": log_format},
         ) as mesh:
-            _describe(session, mesh, time.perf_counter() - started)
+            _describe(session, mesh, given.pages_url, time.perf_counter() - started)
             notify_ready()
             await asyncio.Event().wait()
     except asyncio.CancelledError:
@@ -120,7 +122,7 @@ def _stop_on_signals() -> None:
         loop.add_signal_handler(number, stop)
 
 
-def _describe(session: Session, mesh: LocalMesh, took_s: float) -> None:
+def _describe(session: Session, mesh: LocalMesh, pages: str | None, took_s: float) -> None:
     if session.output != "table":
         running = Running(
             server=mesh.url,
@@ -129,6 +131,7 @@ def _describe(session: Session, mesh: LocalMesh, took_s: float) -> None:
             agents=mesh.agents,
             operator=mesh.operator,
             submitter=mesh.submitter,
+            pages=pages,
         )
         print(as_one(running, session.output), flush=True)
         return
@@ -137,6 +140,7 @@ def _describe(session: Session, mesh: LocalMesh, took_s: float) -> None:
         ("services", listed(tuple(mesh.children), 10)),
         ("agents", listed(mesh.agents, 20) or "none yet: name their module with --agents MODULE"),
         ("you", f"{mesh.operator} looks and steers, {mesh.submitter} publishes your goals"),
+        ("pages", f"{pages}, where reviewers decide" if pages else "none: set web_port for pages to decide on"),
         ("next", f"{session.command} run PLAN.yaml"),
         ("stop", "Ctrl-C"),
     )
