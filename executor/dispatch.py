@@ -15,7 +15,7 @@ import structlog
 
 from planmesh.connection import Ack, Connection
 from planmesh.delivery import Message, Subscription, give_up
-from planmesh.errors import Poison
+from planmesh.errors import Busy, Poison, Unusable
 from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.news import OUTCOME_BYTES, news
@@ -29,7 +29,8 @@ from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
 from planmesh.schemas.plan import Permissions, Task
-from planmesh.schemas.state import Names, PlanState, StepStatus, apply
+from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, apply
+from planmesh.schemas.subjects import Address
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
 
@@ -82,37 +83,36 @@ class Dispatcher:
 
     def _take(self, message: Message) -> None:
         try:
-            commit = codec.commit.decode(message.data)
-            if commit.address != subjects.read_plan_log(message.subject):
-                raise Poison(f"the commit names {commit.address}, on {message.subject}")
-        except (codec.DecodeError, subjects.BadSubject, Poison) as error:
-            # Junk in the log stays in the log; the decider and the auditor count it.
-            log.error("log.junk", subject=message.subject, sequence=message.sequence, error=str(error))
-            message.ack()
+            address = subjects.read_plan_log(message.subject)
+        except subjects.BadSubject as error:
+            _skip(message, str(error))
             return
-        late = message.num_delivered > 1 or (self._clock() - commit.at).total_seconds() > _LATE_S
-        recorded = None if late else self._known(message, commit)
-        if recorded is not None:
-            try:
+        sent: list[asyncio.Future[Ack]] | None = None
+        commit: Commit | None = None
+        late = True
+        try:
+            commit = codec.commit.decode(message.data)
+            late = message.num_delivered > 1 or (self._clock() - commit.at).total_seconds() > _LATE_S
+            if not late and (recorded := self._known(address, message, commit)) is not None:
                 sent = [
                     future
                     for index, event in enumerate(commit.events)
                     if (future := self._send(recorded.state, commit, index, event)) is not None
                 ]
-            except (NeedsBlob, _TakesLonger):
-                pass  # what was sent already is sent again under the same id
-            except Exception as error:
-                self._spawn(give_up(self._core, SERVICE, message, error))
-                return
-            else:
-                _ack_when_stored(self, message, sent)
-                return
-        self._spawn(self._take_slowly(message, commit, late))
+        except (codec.DecodeError, NeedsBlob, _TakesLonger):
+            pass  # what was sent already is sent again under the same id
+        except Exception as error:
+            self._spawn(give_up(self._core, SERVICE, message, error))
+            return
+        if sent is not None:
+            _ack_when_stored(self, message, sent)
+        else:
+            self._spawn(self._take_slowly(address, message, commit, late))
 
-    def _known(self, message: Message, commit: Commit) -> Recorded | None:
+    def _known(self, address: Address, message: Message, commit: Commit) -> Recorded | None:
         """The plan at *commit* or later, if that can be told without reading the log."""
-        recorded = self._plans.get(commit.address) or Recorded.nothing(commit.address)
-        if recorded.state.number >= commit.number:
+        recorded = self._plans.get(address) or Recorded.nothing(address)
+        if commit.address == address and recorded.state.number >= commit.number:
             return recorded
         if misfit(recorded.state, commit):
             return None
@@ -120,13 +120,21 @@ class Dispatcher:
         self._plans.put(recorded)
         return recorded
 
-    async def _take_slowly(self, message: Message, commit: Commit, late: bool) -> None:
-        """The same with everything that may have to be fetched first."""
+    async def _take_slowly(self, address: Address, message: Message, commit: Commit | None, late: bool) -> None:
+        """The same with everything that may have to be fetched first.
+
+        Args:
+            commit: What the message holds, if it could be read.
+        """
         try:
-            recorded = self._plans.get(commit.address) or Recorded.nothing(commit.address)
-            if late or recorded.state.number < commit.number:
-                recorded = await self._log.read_on(recorded)
+            recorded = self._plans.get(address) or Recorded.nothing(address)
+            if late or recorded.sequence < message.sequence:
+                recorded = await self._log.read_to_the_end(recorded)
                 self._plans.put(recorded)
+            if commit is None or commit.address != address or recorded.state.number < commit.number:
+                # The log has been read past it, and it was not the next commit.
+                _skip(message, "it is no commit of this plan, or does not continue it")
+                return
             for index, event in enumerate(commit.events):
                 await self._send_slowly(recorded.state, commit, index, event)
         except Exception as error:
@@ -140,8 +148,14 @@ class Dispatcher:
             try:
                 sent = self._send(state, commit, index, event, blobs)
             except NeedsBlob as needs:
-                blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
-                continue
+                try:
+                    blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                except Poison as error:
+                    if not isinstance(event, events.StepDispatched):
+                        raise
+                    sent = self._unfit(commit, index, event, error)
+                else:
+                    continue
             except _TakesLonger as longer:
                 await longer.work()
                 return
@@ -206,8 +220,12 @@ class Dispatcher:
     async def _hand_out_by_claim_check(
         self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
     ) -> None:
-        checked = await self._blobs.check_in(inputs, 0)
-        await self._publish_work(state, commit, index, event, task, checked)
+        try:
+            checked = await self._blobs.check_in(inputs, 0)
+        except Poison as error:  # they are larger than a blob may be
+            await self._unfit(commit, index, event, error)
+        else:
+            await self._publish_work(state, commit, index, event, task, checked)
 
     def _publish_work(
         self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
@@ -237,7 +255,7 @@ class Dispatcher:
         )
 
     def _unfit(
-        self, commit: Commit, index: int, event: events.StepDispatched, error: ExpressionError
+        self, commit: Commit, index: int, event: events.StepDispatched, error: ExpressionError | Poison
     ) -> "asyncio.Future[Ack]":
         failure = Failure(code="inputs", message=f"its inputs cannot be put together: {error}", retryable=False)
         command = ReportUnfit(id=_token(commit, index), step=event.step, attempt=event.attempt, failure=failure)
@@ -282,22 +300,47 @@ class Dispatcher:
         )
 
     async def _take_back(self, state: PlanState, commit: Commit, steps: tuple[str, ...]) -> None:
-        """Take back what nobody has begun, and tell whoever has begun: a hint, so it is said three times."""
-        gone = [(name, state.steps.get(name) or state.superseded.get(name)) for name in steps]
-        begun = [(name, step) for name, step in gone if step is not None and step.agent and not step.worker]
-        for name, step in begun:
-            work = subjects.agent_work(step.agent, commit.address, name)
-            await self._core.request(subjects.purge_work(), encode({"filter": work}))
-        for repeat in range(_SIGNALS if begun else 0):
-            await asyncio.sleep(_SIGNAL_PAUSE_S * repeat)
-            for name, step in begun:
+        """Take back what nobody has begun, and tell whoever has begun."""
+        begun = []
+        for name in steps:
+            known = self._plans.get(commit.address)
+            step = _gone(state if known is None else known.state, name)
+            if step is not None and step.agent and not step.worker:
+                work = subjects.agent_work(step.agent, commit.address, name)
+                await self._core.request(subjects.purge_work(), encode({"filter": work}))
                 signal = Signal(signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt)
-                self._agents.send(subjects.signals(step.agent), encode(signal))
+                begun.append((subjects.signals(step.agent), encode(signal)))
+        if begun:
+            self._spawn(self._signal(begun))
+
+    async def _signal(self, signals: list[tuple[str, bytes]]) -> None:
+        """A hint, which may be lost, so it is said three times."""
+        for repeat in range(_SIGNALS):
+            await asyncio.sleep(_SIGNAL_PAUSE_S * repeat)
+            for subject, signal in signals:
+                try:
+                    self._agents.send(subject, signal)
+                except (Busy, Unusable) as error:
+                    log.warning("signal.lost", subject=subject, error=str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _skip(message: Message, why: str) -> None:
+    """Junk in the log stays in the log; the decider and the auditor count it."""
+    log.error("log.junk", subject=message.subject, sequence=message.sequence, error=why)
+    message.ack()
+
+
+def _gone(state: PlanState, name: str) -> StepState | None:
+    """A step that was cancelled; None if a revision has brought it back since: what is there now is not to be lost."""
+    step = state.steps.get(name)
+    if step is None:
+        return state.superseded.get(name)
+    return step if step.status is StepStatus.CANCELLED else None
 
 
 class _TakesLonger(Exception):

@@ -1,0 +1,153 @@
+"""What the dispatcher makes of the log: nothing of what is not in it, and nothing against what is in it since."""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from plays import plan
+
+from planmesh import agent
+from planmesh.eventlog import EventLog
+from planmesh.executor.blobs import BlobStore
+from planmesh.executor.dispatch import Dispatcher
+from planmesh.executor.plans import Plans
+from planmesh.schemas import codec, events, subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import ProposeRevision, RevisePlan
+from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.payload import NOTHING
+from planmesh.schemas.plan import Plan, Task
+from planmesh.schemas.subjects import OUTCOMES, PLANS, Address
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Delivered:
+    """A delivery of a commit, for the second time. The surface of `planmesh.delivery.Message`."""
+
+    stream = PLANS
+    num_delivered = 2
+    answered = False
+
+    def __init__(self, address: Address, data: bytes, sequence: int) -> None:
+        self.subject = subjects.plan_log(address)
+        self.data = data
+        self.sequence = sequence
+        self.how = ""
+
+    def ack(self) -> None:
+        self.how = self.how or "ack"
+
+    def nak(self, _delay_s: float = 0.0) -> None:
+        self.how = self.how or "nak"
+
+
+async def hand_out(house: Any, message: Delivered) -> str:
+    """What becomes of *message*, at an executor that knows nothing yet."""
+    core, agents = await house.connected("executor"), await house.connected("executor-agents")
+    dispatcher = Dispatcher(core, agents, EventLog(core), BlobStore(core), Plans())
+    delivered: Any = message
+    dispatcher._take(delivered)
+    await dispatcher.finish()
+    return message.how
+
+
+async def revise(house: Any, address: Address, document: Plan, base: int) -> None:
+    request = f"r{base}"
+    await house.ask(address, RevisePlan(id=request, base=base, document={}, cancel_running=True))
+    await house.until(address, lambda state: request in state.requests)
+    await house.ask(address, ProposeRevision(id=f"p{base}", request=request, plan=document), "planner")
+    await house.until(address, lambda state: state.revision == base + 1)
+
+
+async def test_a_step_that_came_back_is_not_taken_back_when_its_cancellation_is_delivered_again(opened: Any) -> None:
+    @agent(idempotent=True)
+    def work() -> str:
+        return "done"
+
+    both = plan(Task(name="w", agent="work", idempotent=True), Task(name="other", agent="work", idempotent=True))
+    one = plan(Task(name="other", agent="work", idempotent=True))
+    async with opened("work") as house:
+        await house.executor()
+        address = await house.create(both)
+        await house.until(address, lambda state: state.running == 2)
+        await revise(house, address, one, 1)
+        await revise(house, address, both, 2)
+        await house.until(address, lambda state: state.running == 2)
+        lines = [line async for line in EventLog(await house.connected("executor")).lines(address)]
+        cancelled = next(one for one in lines if any(isinstance(e, events.StepsCancelled) for e in one.commit.events))
+        await asyncio.sleep(0.5)  # until all of it is handed out
+
+        how = await hand_out(house, Delivered(address, encode(cancelled.commit), cancelled.sequence))
+
+        assert how == "ack"
+        await house.worker(work)
+        state = await house.ended(address)
+        assert (state.status, state.steps["w"].attempt) == ("completed", 2)
+
+
+def forged(address: Address, number: int, *happened: AnyEvent) -> bytes:
+    commit = Commit(
+        space=address.space,
+        plan=address.plan,
+        number=number,
+        at=AT,
+        causes=(),
+        events=happened,
+        previous="f" * 64,
+    )
+    return encode(commit)
+
+
+async def test_what_does_not_continue_the_log_is_told_to_nobody(opened: Any) -> None:
+    async with opened("work") as house:
+        await house.executor()
+        address = await house.create(plan(Task(name="w", agent="work", idempotent=True)))
+        await house.until(address, lambda state: state.running == 1)
+        admin = await house.connected("admin")
+        junk = forged(address, 7, events.PlanCompleted(outcome="Forged", result=NOTHING))
+
+        ack = await admin.publish(subjects.plan_log(address), junk)
+        how = await hand_out(house, Delivered(address, junk, ack.sequence))
+
+        assert how == "ack"
+        await asyncio.sleep(0.3)
+        said = [codec.outcome.decode(one.data) for one in await admin.direct_get(OUTCOMES, batch=10)]
+        assert [type(one).__name__ for one in said] == ["Accepted"]
+
+
+async def test_a_commit_of_a_later_version_is_left_to_an_executor_that_can_read_it(opened: Any) -> None:
+    async with opened("work") as house:
+        running = await house.executor()
+        address = await house.create(plan(Task(name="w", agent="work", idempotent=True)))
+        state = await house.until(address, lambda state: state.running == 1)
+        await running.stop()
+        commit = msgspec.json.decode(forged(address, 2))
+        later = encode({**commit, "previous": state.head, "events": [{"type": "step.dreamt", "step": "w"}]})
+        admin = await house.connected("admin")
+
+        ack = await admin.publish(subjects.plan_log(address), later)
+
+        assert await hand_out(house, Delivered(address, later, ack.sequence)) == "nak"
+
+
+async def test_inputs_that_are_larger_than_a_blob_may_be_fail_their_step(opened: Any) -> None:
+    @agent(idempotent=True)
+    def write(text: str) -> str:
+        return text * 2_000_000
+
+    document = plan(
+        Task(name="a", agent="write", inputs={"text": "長"}, idempotent=True),  # three bytes
+        Task(name="b", agent="write", inputs={"text": "短"}, idempotent=True),
+        Task(name="c", agent="write", after=("a", "b"), inputs={"text": ["{a}", "{b}"]}, idempotent=True),
+    )
+    async with opened("write") as house:
+        await house.executor()
+        await house.worker(write)
+        address = await house.create(document)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["c"].failure is not None
+        assert (state.steps["c"].status, state.steps["c"].failure.code) == ("failed", "inputs")
