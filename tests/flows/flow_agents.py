@@ -40,6 +40,14 @@ async def pay(context: Context) -> str:
     return "paid"
 
 
+@agent(idempotent=True)
+def fragile(source: str) -> str:
+    """Fail, if the test has broken the source."""
+    if (Path(os.environ["FLOW_DIRECTORY"]) / f"broken-{source}").exists():
+        raise ConnectionError(f"no answer from {source}")
+    return source
+
+
 async def _held(context: Context) -> None:
     directory = Path(os.environ["FLOW_DIRECTORY"])
     with (directory / "begun").open("a", encoding="utf-8") as file:

@@ -116,6 +116,13 @@ class Flow:
     async def until_begun(self, address: Address, *steps: str, times: int = 1, timeout_s: float = 30) -> None:
         await eventually(lambda: all(self.begun()[f"{address}.{step}.1"] >= times for step in steps), timeout_s)
 
+    def breaks(self, source: str) -> None:
+        """Let the agent `fragile` fail for this source from now on."""
+        (self.directory / f"broken-{source}").touch()
+
+    def mends(self, source: str) -> None:
+        (self.directory / f"broken-{source}").unlink()
+
     def let_go(self, address: Address, *steps: str) -> None:
         for step in steps:
             (self.directory / f"{address}.{step}.1").touch()
