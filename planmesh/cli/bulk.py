@@ -31,6 +31,8 @@ from planmesh.schemas.subjects import Address
 _AT_ONCE: Final = 16
 _PAGE: Final = 1_000
 _SHOWN: Final = 40
+_LOOKS: Final = 20
+_LOOK_S: Final = 0.1
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
@@ -111,10 +113,11 @@ async def steer_many(
         raise NotUnderstood("--format is for one plan; with --where there is one line a plan")
     where = read_where(many.where)
     async with session.operator() as operator:
-        rows, lag = await _rows(operator, where, where.statuses or statuses)
+        lag = await _behind(operator)
         if lag:
             said = f"The auditor is {lag:,} behind the log: plans that changed just now may be missing."
             session.say(Text(said, style="dim"), to=session.err)
+        rows = await _rows(operator, where, where.statuses or statuses)
         addresses = [Address(row.space, row.plan) for row in rows if row.troubled or not troubled]
         found = await _each(addresses, lambda address: _wanted(operator, address, where, commands))
         wanted = [(address, state, asked) for address, (state, asked) in zip(addresses, found, strict=True) if asked]
@@ -140,7 +143,19 @@ async def steer_many(
     return COMPLETED if all(row.is_good for row in outcome) else FAILED
 
 
-async def _rows(operator: Operator, where: Where, statuses: tuple[PlanStatus, ...]) -> tuple[list[PlanRow], int]:
+async def _behind(operator: Operator) -> int:
+    """How far the auditor is behind the log as it is now, once it has had a moment to read it."""
+    answer = await operator.position()
+    end = answer.position + answer.lag
+    for _ in range(_LOOKS):
+        if answer.position >= end:
+            break
+        await asyncio.sleep(_LOOK_S)
+        answer = await operator.position()
+    return max(0, end - answer.position)
+
+
+async def _rows(operator: Operator, where: Where, statuses: tuple[PlanStatus, ...]) -> list[PlanRow]:
     query = PlansQuery(
         statuses=statuses,
         text=where.text,
@@ -155,7 +170,7 @@ async def _rows(operator: Operator, where: Where, statuses: tuple[PlanStatus, ..
         answer = await operator.plans(query)
         rows += answer.plans
         if answer.next is None:
-            return rows, answer.lag
+            return rows
         query = msgspec.structs.replace(query, before=answer.next)
 
 
