@@ -221,9 +221,9 @@ def inbox(rows: tuple[GateRow, ...], directory: Directory, person: str) -> tuple
         for row in rows
         if (groups := directory.groups(person, row.reviewers))
     ]
-    return tuple(
-        sorted(found, key=lambda item: (item.has_approved, item.overdue_at or datetime.max.replace(tzinfo=UTC)))
-    )
+    never = datetime.max.replace(tzinfo=UTC)
+    found.sort(key=lambda item: (item.has_approved, not item.is_overdue, item.overdue_at or never))
+    return tuple(found)
 
 
 def called(directory: Directory, reviewer: str) -> str:

@@ -174,7 +174,7 @@ def checked(
     """
     text = read(file)
     # A script may begin with a line that nobody could take for one.
-    compiled = _compile(Script(text) if file.suffix == SUFFIX else text, agents, list(pairs))
+    compiled = _compile(session, Script(text) if file.suffix == SUFFIX else text, agents, list(pairs))
     if advise and (file.suffix == SUFFIX or is_script(text)):
         advice = told(_advice(text), file, text, sign="!", style="yellow")
         session.say(*advice, to=session.out if session.output == "table" else session.err)
@@ -193,12 +193,13 @@ def _advice(text: str) -> Sequence[Problem]:
     return translate(text).advice
 
 
-def _compile(text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | list[Problem]:
+def _compile(session: Session, text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | list[Problem]:
     known = None
     if agents:
         sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
         known = {name: agent.description for name, agent in find(agents).items()}
-    return compile_plan(text, known, values(text, pairs) if pairs else None)
+    given = values(text, pairs) if pairs else None
+    return compile_plan(text, known, given, directory=session.settings.directory)
 
 
 def validate(

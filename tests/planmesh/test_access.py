@@ -180,6 +180,10 @@ async def test_a_user_may_subscribe_only_to_what_its_row_says(server: MeshServer
         ("submitter-shop", "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.submitter-victim"),
         ("submitter-shop", "$JS.API.DIRECT.GET.PLANS"),
         ("operator-ada", "commands.s.p.vote.victim"),
+        ("operator-ada", "commands.s.p.review.ada"),
+        ("agent-echo", "commands.s.p.review.ada"),
+        ("executor", "commands.s.p.review.ada"),
+        ("gatekeeper", "commands.s.p.vote.ada"),
         ("operator-ada", "commands.s.p.due.ada"),
         ("operator-ada", "commands.s.p.create.ada"),
         ("operator-ada", "plans.s.p"),
@@ -275,6 +279,7 @@ def test_whoever_is_not_trusted_is_alone_in_an_account_without_streams() -> None
 VICTIMS = (
     "plans.victim.p",
     "commands.victim.p.vote.victim",
+    "commands.victim.p.review.ada",
     "work.agent.victim.s.p.step",
     "work.timer.s.p.step",
     "outcomes.victim.p",
