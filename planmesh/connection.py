@@ -85,7 +85,8 @@ class Connection:
         connected: There is a connection at this moment.
         closed: Set when the connection is gone for good: the process should exit.
         violations: The last things that the server forbade, in its words.
-        on_reconnect: Called, in the loop, each time the connection is back.
+        on_disconnect: Called, in the loop, each time the connection is lost.
+        on_reconnect: Called, in the loop, each time it is back.
         on_close: Called once, when it is gone for good.
     """
 
@@ -97,6 +98,7 @@ class Connection:
         self.connected = False
         self.closed = asyncio.Event()
         self.violations: deque[str] = deque(maxlen=100)
+        self.on_disconnect: set[Callable[[], None]] = set()
         self.on_reconnect: set[Callable[[], None]] = set()
         self.on_close: set[Callable[[], None]] = set()
         self._url = url
@@ -271,9 +273,15 @@ class Connection:
 
         Returns:
             The subscription, for `unlisten`.
+
+        Raises:
+            Unusable: The connection is closed.
         """
         direct: Any = _Direct(on_message)
-        return await self.client.subscribe(subject, queue=queue, future=direct)
+        try:
+            return await self.client.subscribe(subject, queue=queue, future=direct)
+        except nats.errors.ConnectionClosedError as error:
+            raise Unusable(f"the connection to {self._url} is closed") from error
 
     async def unlisten(self, interest: Interest) -> None:
         """End a subscription. What the server had already sent is still heard. Raises: Busy."""
@@ -283,6 +291,10 @@ class Connection:
                 await self.flush()
         finally:
             self.client._remove_sub(interest._id)
+
+    def forget(self, interest: Interest) -> None:
+        """End a subscription without telling the server, which has lost it with its connection."""
+        self.client._remove_sub(interest._id)
 
     # --- reading streams -------------------------------------------------------------------------------
 
@@ -446,6 +458,8 @@ class Connection:
         self.connected = False
         log.warning("connection.lost", user=self.user, server=self._url)
         self._fail_all(lambda subject: ambiguous(f"the connection to {self._url} broke before {subject} was answered"))
+        for callback in tuple(self.on_disconnect):
+            callback()
 
     async def _on_reconnected(self) -> None:
         self.connected = True

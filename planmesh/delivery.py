@@ -224,7 +224,7 @@ class Subscription:
         self._pull_bytes = max(_PULL_BYTES, 2 * connection.client.max_payload)
         self._inbox = f"{connection.client.new_inbox()}."
         self._inbox_root = f"_INBOX.{connection.user}."
-        self._interest: Interest | None = None
+        self._interests: list[Interest] = []
         self._renewals: set[asyncio.Task[None]] = set()
         self._arrived: deque[Message] = deque()
         self._arrived_bytes = 0
@@ -296,7 +296,8 @@ class Subscription:
         if self._stopped:
             return
         self._stopped = True
-        self._connection.on_reconnect.discard(self._start_over)
+        self._connection.on_disconnect.discard(self._forget_inbox)
+        self._connection.on_reconnect.discard(self._come_back)
         self._connection.on_close.discard(self._wake_all)
         for timer in (self._timer, self._retry, *self._renewals):
             if timer is not None:
@@ -306,11 +307,11 @@ class Subscription:
         self._wake_all()
         if self._connection.closed.is_set():
             return
-        if self._interest is not None:
-            # First no more deliveries: what is given back would come back here. What the server had sent before it
-            # heard of this is given back as it arrives.
+        # First no more deliveries: what is given back would come back here. What the server had sent before it heard of
+        # this is given back as it arrives.
+        for interest in tuple(self._interests):
             with contextlib.suppress(Busy):
-                await self._connection.unlisten(self._interest)
+                await self._connection.unlisten(interest)
         if not self._connection.closed.is_set():
             for message in unreceived:
                 message.nak()
@@ -318,8 +319,9 @@ class Subscription:
     # --- what happens ----------------------------------------------------------------------------------
 
     async def _open(self) -> None:
-        self._interest = await self._connection.listen(f"{self._inbox}*", self._on_message)
-        self._connection.on_reconnect.add(self._start_over)
+        self._interests.append(await self._connection.listen(f"{self._inbox}*", self._on_message))
+        self._connection.on_disconnect.add(self._forget_inbox)
+        self._connection.on_reconnect.add(self._come_back)
         self._connection.on_close.add(self._wake_all)
         self._start_over()
         self._timer = self._loop.call_later(self._heartbeat_s, self._watch)
@@ -395,19 +397,36 @@ class Subscription:
         except Unusable:
             self._wake_all()
 
-    def _renew_inbox(self) -> None:
-        renewal = asyncio.create_task(self._renew())
+    def _forget_inbox(self) -> None:
+        # The server keeps the pulls of the connection that broke for as long as somebody listens to their inbox, and
+        # what it gives to those that came from another account would get lost: nobody may listen to it again.
+        for interest in self._interests:
+            self._connection.forget(interest)
+        self._interests.clear()
+
+    def _come_back(self) -> None:
+        self._renew_inbox(start_over=True)
+
+    def _renew_inbox(self, *, start_over: bool = False) -> None:
+        renewal = asyncio.create_task(self._renew(start_over))
         self._renewals.add(renewal)
         renewal.add_done_callback(self._renewals.discard)
 
-    async def _renew(self) -> None:
-        old = self._interest
+    async def _renew(self, start_over: bool) -> None:
         inbox = f"{self._connection.client.new_inbox()}."
-        self._interest = await self._connection.listen(f"{inbox}*", self._on_message)
+        try:
+            interest = await self._connection.listen(f"{inbox}*", self._on_message)
+        except Unusable:
+            return  # closed, which whoever reads hears
+        old = self._interests[-1] if self._interests else None
+        self._interests.append(interest)
         self._inbox = inbox
+        if start_over:
+            self._start_over()
         # What was pulled before still arrives at the old one.
         await asyncio.sleep(self._expires_s + self._heartbeat_s)
-        if old is not None:
+        if old is not None and old in self._interests:
+            self._interests.remove(old)
             with contextlib.suppress(Busy):
                 await self._connection.unlisten(old)
 

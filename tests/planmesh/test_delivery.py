@@ -253,6 +253,24 @@ async def test_a_pull_through_another_account_works_like_one_at_home(server: Pla
         assert await nothing_comes(subscription, 0.8)
 
 
+async def test_what_was_pulled_before_a_connection_broke_swallows_nothing(
+    server: PlainServer, core: Connection
+) -> None:
+    await server.consumer(core, "DATA", "guest", ack_wait_s=2)
+    async with await server.connect("guest") as guest, await subscribe(guest, "DATA", "guest", batch=4) as subscription:
+        await guest.flush()
+        back = asyncio.Event()
+        guest.on_reconnect.add(back.set)
+
+        guest.client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+        await asyncio.wait_for(back.wait(), 5)
+        await asyncio.sleep(0.1)
+        await publish(core, *map(str, range(4)))
+
+        received = await receive(subscription, 4, 1)
+        assert [(int(message.data), message.num_delivered) for message in received] == [(n, 1) for n in range(4)]
+
+
 async def test_closing_gives_back_what_nobody_received(server: PlainServer, core: Connection) -> None:
     await server.consumer(core, "DATA", "reader")
     await publish(core, *map(str, range(10)))
