@@ -154,7 +154,8 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
         gate, opened = turn.state.graph.steps[name], turn.state.steps[name].opened
         assert isinstance(gate, Gate)  # `open_gates` lists nothing else
         assert opened is not None
-        if name == request.step or opened.digest != release_digest(turn.state, name):
+        is_another = before.graph.steps.get(name) != gate
+        if name == request.step or is_another or opened.digest != release_digest(turn.state, name):
             try:
                 open_gate_again(turn, gate, event)
             except ExpressionError as error:

@@ -4,7 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import AGENT, HERE, Play, plans, play_on
 
+from planmesh.executor.plan import decide
+from planmesh.executor.turn import possible
 from planmesh.schemas import commands as asks
+from planmesh.schemas.commands import AnyCommand, Asked
+from planmesh.schemas.events import CommandRefused
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import ENDED, PlanStatus, StepStatus, fold
 
@@ -71,3 +75,43 @@ def test_a_command_that_is_delivered_again_changes_nothing(document: Plan, n: in
 
     assert play.ask(command) == []
     assert play.state == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(document=plans(), n=st.integers(-1, 3), data=st.data())
+def test_what_is_said_to_be_possible_is_carried_out(document: Plan, n: int, data: st.DataObject) -> None:
+    play = Play(document, inputs={"n": n}, start=data.draw(st.integers(0, 9)) > 0)
+    play_on(data.draw, play, most_moves=30)
+
+    for step in ("", *play.state.graph.steps):
+        for verb in possible(play.state, step):
+            command = a_command(play, verb, step)
+            answers = decide(play.state, Asked(command, "ada", play.at)).events
+            assert not isinstance(answers[0], CommandRefused), f"{verb} {step}: {answers[0]}"
+
+
+def a_command(play: Play, verb: str, step: str) -> AnyCommand:
+    state = play.state.steps.get(step)
+    attempt, opened = (0, None) if state is None else (state.attempt, state.opened)
+    digest = opened.digest if opened is not None else ""
+    match verb:
+        case "start":
+            return asks.StartPlan(id="it")
+        case "pause":
+            return asks.PausePlan(id="it", step=step or None)
+        case "resume":
+            return asks.ResumePlan(id="it", step=step or None)
+        case "cancel":
+            return asks.CancelPlan(id="it", step=step or None)
+        case "retry":
+            return asks.RetryStep(id="it", step=step, attempt=attempt)
+        case "skip":
+            return asks.SkipStep(id="it", step=step, reason="so")
+        case "resolve":
+            return asks.ResolveStep(id="it", step=step, attempt=attempt, done=True)
+        case "redirect":
+            return asks.RedirectPlan(id="it", step=step, digest=digest, document={})
+        case "vote":
+            return asks.CastVote(id="it", step=step, digest=digest, decision="reject", reason="so")
+        case _:
+            return asks.RevisePlan(id="it", base=play.state.revision, document={})

@@ -9,7 +9,7 @@ from plays import AGENT, Play, gate, plan, task
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Permissions, Plan, Task
+from planmesh.schemas.plan import Branch, Case, Decide, Permissions, Plan, Task
 
 
 def kinds(happened: list[Any]) -> list[str]:
@@ -254,3 +254,146 @@ def test_only_a_reviewer_may_redirect() -> None:
     (refused,) = play.ask(asks.RedirectPlan(id="r", step="g", digest="d", instruction="x"), by="ada")
 
     assert refused.code == "not_a_reviewer"
+
+
+# --- what comes back, and what becomes something else --------------------------------------------------------
+
+
+def test_a_step_that_comes_back_counts_its_attempts_on() -> None:
+    """A late result of the step that was there before must not be taken for one of the new step."""
+    play = Play(plan(task("a"), task("b")))
+    play.revises(with_steps(play.document, task("b")), cancel_running=True)
+    assert dict(play.state.superseded).keys() == {"a"}
+
+    play.revises(with_steps(play.document, task("a", inputs={"x": 1}), task("b")))
+
+    assert (play.status("a"), play.state.steps["a"].attempt) == ("dispatched", 2)
+    assert not play.state.superseded
+    assert play.completes("a", attempt=1) == []
+    play.completes("a", attempt=2)
+    assert play.status("a") == "completed"
+
+
+def test_a_step_of_another_kind_begins_anew() -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+    assert play.status("g") == "waiting"
+
+    play.revises(with_steps(play.document, task("a"), task("g", "a"), task("b", "g")))
+
+    assert (play.status("g"), play.state.steps["g"].opened) == ("dispatched", None)
+    play.completes("g", attempt=2)
+    assert play.status("b") == "dispatched"
+
+
+def test_an_open_gate_that_has_to_wait_for_more_asks_when_that_is_there() -> None:
+    play = Play(plan(gate("g"), task("b", "g")))
+    digest = play.state.steps["g"].opened
+
+    play.revises(with_steps(play.document, task("a"), gate("g", "a"), task("b", "g")))
+    (refused,) = play.votes("g", digest=digest.digest if digest else "")
+    assert (refused.code, play.status("g")) == ("not_open", "pending")
+    play.completes("a")
+
+    assert (play.status("g"), play.state.steps["g"].attempt) == ("waiting", 2)
+
+
+def test_a_failed_step_that_is_to_do_something_else_begins_anew() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.fails("a")
+
+    play.revises(with_steps(play.document, task("a", optional=True, label="The first"), task("b", "a")))
+    assert play.status("a") == "failed"  # what it does is the same: a person may now skip it
+
+    play.revises(with_steps(play.document, task("a", inputs={"x": 1}), task("b", "a")))
+    assert (play.status("a"), play.state.steps["a"].attempt) == ("dispatched", 2)
+
+
+def test_a_rejected_gate_asks_again_when_what_it_would_release_is_revised() -> None:
+    play = Play(plan(gate("g"), task("b", "g")))
+    play.votes("g", "reject")
+    assert play.state.status == "paused"
+
+    play.revises(with_steps(play.document, gate("g"), task("b", "g", inputs={"softer": True})))
+
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    assert (opened.round, opened.because) == (2, "ada has revised what it would release")
+    assert [change.step for change in opened.changes] == ["b"]
+
+
+def test_an_approved_gate_that_asks_again_says_what_was_changed_and_why() -> None:
+    play = Play(plan(gate("g"), task("a", "g"), task("b", "a")))
+    play.votes("g")
+
+    play.revises(with_steps(play.document, gate("g"), task("a", "g"), task("b", "a", inputs={"x": 1})))
+
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    assert opened.because == "ada has revised what it would release"
+    assert [change.step for change in opened.changes] == ["b"]
+
+
+def test_a_gate_that_cannot_be_asked_as_it_was_revised_fails() -> None:
+    play = Play(plan(gate("g"), task("b", "g")))
+
+    play.revises(with_steps(play.document, gate("g", prompt="Send {nothing.at.all}?"), task("b", "g")))
+
+    failure = play.state.steps["g"].failure
+    assert failure is not None
+    assert (play.status("g"), failure.code, play.state.status) == ("failed", "expression", "paused")
+
+
+def test_nothing_can_need_a_step_that_was_cancelled() -> None:
+    play = Play(plan(task("a"), task("b")))
+    play.ask(asks.CancelPlan(id="c", step="a"))
+
+    (refused,) = play.revises(with_steps(play.document, task("a"), task("b"), task("c", "a")))
+
+    assert [(problem.code, problem.pointer) for problem in refused.problems] == [("never", "/steps/2/after")]
+
+
+def test_an_unknown_outcome_has_to_be_resolved_before_the_step_is_done_by_other_means() -> None:
+    play = Play(plan(task("a")))
+    play.loses("a")
+
+    (refused,) = play.ask(asks.RetryStep(id="r", step="a", attempt=1, agent="other"))
+    (left_out,) = play.revises(with_steps(play.document, task("b")))
+
+    assert (refused.code, "resolve" in refused.possible) == ("outcome_unknown", True)
+    assert left_out.problems[0].hint == "say first whether it was done (resolve)"
+
+
+def test_a_document_that_is_too_large_for_the_planner_is_refused() -> None:
+    play = Play(plan(task("a", inputs={"x": "x" * 4_000_000}), task("b", "a")))
+
+    (refused,) = play.ask(asks.RevisePlan(id="r", base=1, document={"x": "x" * 4_000_000}))
+
+    assert (refused.code, "7,340,032 are allowed" in refused.reason) == ("too_large", True)
+
+
+@pytest.mark.parametrize(
+    ("steps", "says"),
+    [
+        ((gate("g", show=()), task("b", "g")), "removes or weakens gate g"),
+        ((task("new"), gate("g", "new", show=("{x}",)), task("b", "g")), "removes or weakens gate g"),
+    ],
+)
+def test_the_planner_may_not_hide_what_a_gate_shows_or_lead_past_it(steps: tuple[Any, ...], says: str) -> None:
+    play = Play(plan(gate("g", show=("{n}",)), task("b", "g")), inputs={"n": 1})
+
+    (refused,) = play.revises(with_steps(play.document, *steps), by_planner=True)
+
+    assert says in " ".join(problem.message for problem in refused.problems)
+
+
+def test_the_planner_may_not_choose_whether_a_gate_is_asked() -> None:
+    case = Decide(name="d", cases=(Case(when="n > 5", then="ask"),), otherwise="no", after=("a",))
+    asked = gate("g", "d", branch=Branch(step="d", label="ask"))
+    play = Play(plan(task("a"), case, asked, task("b", "g")), inputs={"n": 9})
+
+    other = msgspec.structs.replace(case, cases=(Case(when="n > 50", then="ask"),))
+    (refused,) = play.revises(with_steps(play.document, task("a"), other, asked, task("b", "g")), by_planner=True)
+
+    messages = [problem.message for problem in refused.problems]
+    assert "step d decides whether gate g is asked, which nobody has decided" in messages
