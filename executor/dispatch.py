@@ -116,7 +116,8 @@ class Dispatcher:
             return recorded
         if misfit(recorded.state, commit):
             return None
-        recorded = Recorded(apply(recorded.state, commit, hash_of(message.data)), message.sequence)
+        state = apply(recorded.state, commit, hash_of(message.data))
+        recorded = recorded.then(state, message.sequence, message.data)
         self._plans.put(recorded)
         return recorded
 

@@ -8,20 +8,24 @@ from planmesh.schemas.state import ENDED
 from planmesh.schemas.subjects import Address
 
 MAX_STEPS: Final = 50_000
+MAX_BYTES: Final = 128 * 1024 * 1024
+"""Of the commits that the plans were read from: plans of a few steps may have inputs of megabytes."""
 _ENDED_KEPT: Final = 200
 
 
 class Plans:
-    """The plans used last, up to *max_steps* steps in all. Those that have ended make room first.
+    """The plans used last, up to *max_steps* steps and *max_bytes* bytes in all. Those that have ended make room first.
 
     Everything in here was stored in the log before it came here, so what is old is not wrong, only old.
     """
 
-    def __init__(self, max_steps: int = MAX_STEPS) -> None:
+    def __init__(self, max_steps: int = MAX_STEPS, max_bytes: int = MAX_BYTES) -> None:
         self._max_steps = max_steps
+        self._max_bytes = max_bytes
         self._running: OrderedDict[Address, Recorded] = OrderedDict()
         self._ended: OrderedDict[Address, Recorded] = OrderedDict()
         self._steps = 0
+        self._bytes = 0
 
     def get(self, address: Address) -> Recorded | None:
         found = self._running.get(address)
@@ -38,25 +42,27 @@ class Plans:
             if known.sequence > recorded.sequence:
                 return
             self.forget(address)
-        self._steps += self._weight(recorded)
+        self._count(recorded, 1)
         if recorded.state.status in ENDED:
             self._ended[address] = recorded
             if len(self._ended) > _ENDED_KEPT:
                 self._drop(self._ended)
         else:
             self._running[address] = recorded
-        while self._steps > self._max_steps and len(self._running) + len(self._ended) > 1:
+        while (self._steps > self._max_steps or self._bytes > self._max_bytes) and (
+            len(self._running) + len(self._ended) > 1
+        ):
             self._drop(self._ended or self._running)
 
     def forget(self, address: Address) -> None:
         found = self._running.pop(address, None) or self._ended.pop(address, None)
         if found is not None:
-            self._steps -= self._weight(found)
+            self._count(found, -1)
 
     def _drop(self, plans: OrderedDict[Address, Recorded]) -> None:
         _, dropped = plans.popitem(last=False)
-        self._steps -= self._weight(dropped)
+        self._count(dropped, -1)
 
-    @staticmethod
-    def _weight(recorded: Recorded) -> int:
-        return 1 + len(recorded.state.steps)
+    def _count(self, recorded: Recorded, times: int) -> None:
+        self._steps += times * (1 + len(recorded.state.steps))
+        self._bytes += times * recorded.size_bytes

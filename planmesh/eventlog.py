@@ -32,14 +32,20 @@ class Recorded(NamedTuple):
 
     Attributes:
         sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
+        size_bytes: How large the commits are that it was read from, together: what it takes to keep it in mind.
     """
 
     state: PlanState
     sequence: int
+    size_bytes: int = 0
 
     @classmethod
     def nothing(cls, address: Address) -> "Recorded":
         return cls(PlanState(address=address), 0)
+
+    def then(self, state: PlanState, sequence: int, commit: bytes) -> "Recorded":
+        """The same plan with one more commit, after which it is in *state*."""
+        return Recorded(state, sequence, self.size_bytes + len(commit))
 
 
 class Line(NamedTuple):
@@ -81,9 +87,9 @@ def read_line(recorded: Recorded, sequence: int, data: bytes) -> tuple[Recorded,
         wrong = str(error)
     if wrong:
         log.error("log.junk", space=address.space, plan=address.plan, sequence=sequence, error=wrong)
-        return Recorded(recorded.state, sequence), None
+        return recorded._replace(sequence=sequence), None
     line = Line(commit, sequence, hash_of(data))
-    return Recorded(apply(recorded.state, commit, line.hash), sequence), line
+    return recorded.then(apply(recorded.state, commit, line.hash), sequence, data), line
 
 
 class _Link(msgspec.Struct):
@@ -201,7 +207,7 @@ class EventLog:
         )
         data = encode(commit)
         sequence = await self._store(subjects.plan_log(address), data, recorded)
-        return Recorded(sealed(after, commit.number, hash_of(data)), sequence)
+        return recorded.then(sealed(after, commit.number, hash_of(data)), sequence, data)
 
     async def _store(self, subject: str, data: bytes, recorded: Recorded) -> int:
         """Append, and settle what is left unclear: a time-out, or a refusal of what an earlier try has stored."""
