@@ -301,7 +301,7 @@ class Rooms:
 async def _awaited(agent: Agent, inputs: Mapping[str, Any]) -> object:
     try:
         return await agent.function(**inputs)
-    except (Exception, asyncio.CancelledError):
+    except (Exception, asyncio.CancelledError, GeneratorExit):
         raise
     except BaseException as error:
         raise _ended(error) from error
