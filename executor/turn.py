@@ -84,12 +84,10 @@ def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
     """The verbs that would be carried out now: for the plan; or for *step*, if it has one of this name."""
     if not state.exists or state.status in ENDED:
         return ()
-    verbs = ["cancel"]
-    if state.status is PlanStatus.DRAFT:
-        return ("start", *verbs)
     found = state.steps.get(step)
     if found is None:
-        return ("resume" if state.held else "pause", *verbs, "revise")
+        first = "start" if state.status is PlanStatus.DRAFT else "resume" if state.held else "pause"
+        return (first, "cancel", "revise")
     verbs = ["resume"] if found.held else []
     if found.status not in SATISFIED and found.status is not StepStatus.CANCELLED:
         verbs += ["cancel"] if found.held else ["pause", "cancel"]

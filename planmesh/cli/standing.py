@@ -18,7 +18,7 @@ from planmesh.cli.text import ago, clock, counted, defuse, listed, one_line, par
 from planmesh.cli.view import PlanView
 from planmesh.schemas.plan import Task
 from planmesh.schemas.queries import GateRow, StepRow
-from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
+from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanStatus, StepStatus
 
 SHORT_DIGEST: Final = 16
 """How much of a digest a person has to quote."""
@@ -77,6 +77,7 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
         found.append(Stop("a pause", row.updated_at, f"{row.by} has paused it{said}.", (resume,), True))
     gates = {gate.step: gate for gate in view.gates}
     documents = {step.name: step for step in view.document.steps} if view.document is not None else {}
+    rows = view.by_name
     for step in view.steps:
         if step.step in gates:
             found.append(_open_gate(step, gates[step.step], f"{command} gates", of, f"{command} skip {of}"))
@@ -86,7 +87,9 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
         elif step.status in TROUBLED:
             document = documents.get(step.step)
             attempts = document.retry.attempts if isinstance(document, Task) else 1
-            found.append(_trouble(step, attempts, command, of))
+            needed = (rows.get(need) for need in step.needs)
+            reached = all(need is None or (need.status in SATISFIED and not need.held) for need in needed)
+            found.append(_trouble(step, attempts, command, of, can_skip=step.optional and reached))
     return found
 
 
@@ -107,7 +110,7 @@ def _open_gate(step: StepRow, gate: GateRow, gates: str, of: str, skip: str) -> 
     return Stop(name, gate.since, why, tuple(remedies), True)
 
 
-def _trouble(step: StepRow, attempts: int, command: str, of: str) -> Stop:
+def _trouble(step: StepRow, attempts: int, command: str, of: str, *, can_skip: bool) -> Stop:
     name = step.step
     is_gate = step.kind == "gate"
     remedies: list[Remedy] = []
@@ -128,7 +131,7 @@ def _trouble(step: StepRow, attempts: int, command: str, of: str) -> Stop:
             why = said + tried + (innermost(failure.traceback) if failure is not None else "")
     again = "ask again" if is_gate else "try it again, though it may have been done" if remedies else "try it again"
     remedies.append(Remedy(f"{command} retry {of} {name}", again))
-    if step.optional:
+    if can_skip:
         reason = f" {_REASON}" if is_gate else ""
         remedies.append(Remedy(f"{command} skip {of} {name}{reason}", "go on without it; its output is null"))
     return Stop(name, step.since, why, tuple(remedies), False)
