@@ -41,6 +41,7 @@ _BUSY_MOST_S: Final = 5.0
 _LOADS_AT_ONCE: Final = 16
 _GAP_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0)
 _FINISH_S: Final = 2.0
+_IDLE_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -116,7 +117,7 @@ class _Sequences(msgspec.Struct, frozen=True):
 class _ConsumerInfo(msgspec.Struct, frozen=True):
     """Source: JetStream API, CONSUMER.INFO."""
 
-    ack_floor: _Sequences
+    delivered: _Sequences
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -236,7 +237,7 @@ class Follower:
     async def _follow(self, on_open: Callable[[], object]) -> None:
         await self.open()
         on_open()
-        await self.fill(await self._acked())
+        await self.fill(await self._delivered())
         log.info("auditor.ready", position=self.position.sequence)
         reconnected = asyncio.Event()
 
@@ -251,7 +252,7 @@ class Follower:
         try:
             async with asyncio.TaskGroup() as tasks:
                 looking = tasks.create_task(look())
-                async for messages in self._commits:
+                while messages := await self._receive(self._commits):
                     await self.take(messages)
                     if len(messages) < MAX_BATCH:
                         await asyncio.sleep(_PAUSE_S)
@@ -261,6 +262,25 @@ class Follower:
         finally:
             self._connection.on_reconnect.discard(reconnected.set)
             await self._commits.close()
+
+    async def _receive(self, commits: Subscription) -> list[Message]:
+        """What is delivered next. While nothing is, the tables are looked at: somebody may have put others there."""
+        while True:
+            try:
+                async with asyncio.timeout(_IDLE_S):
+                    return await commits.receive()
+            except TimeoutError:
+                await self._compare()
+
+    async def _compare(self) -> None:
+        try:
+            found = await self._patiently(lambda: asyncio.to_thread(self._store.open))
+        except Conflict:
+            found = None
+        if found != self.position:
+            log.warning("tables.changed", expected=self.position.sequence, found=found and found.sequence)
+            await self.open()
+            await self.fill((await self._patiently(self.look_at_stream)).state.last_seq)
 
     async def rebuild(self) -> None:
         """Forget the tables, and make them again from the log, up to where it ends now.
@@ -346,10 +366,10 @@ class Follower:
         if not position.stream_created:
             await self._write(Batch(), position._replace(stream_created=stream.created))
 
-    async def _acked(self) -> int:
-        """The last message that the consumer will not deliver again."""
+    async def _delivered(self) -> int:
+        """The last message that the consumer has delivered: again it does not, or not soon."""
         asked = f"$JS.API.CONSUMER.INFO.{PLANS}.{AUDITOR}"
-        return (await self._patiently(lambda: self._ask(asked, _ConsumerInfo))).ack_floor.stream_seq
+        return (await self._patiently(lambda: self._ask(asked, _ConsumerInfo))).delivered.stream_seq
 
     async def _ask(self, subject: str, kind: type[_T]) -> _T:
         data = await self._connection.request(subject)

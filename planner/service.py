@@ -69,7 +69,15 @@ async def plan_goals(
             poison_to=core,
         ),
         consume(
-            core, WORK, PLANNER, planner.revise, service=ACTOR, batch=_REVISIONS, concurrency=_REVISIONS, stop=stop
+            core,
+            WORK,
+            PLANNER,
+            planner.revise,
+            service=ACTOR,
+            batch=_REVISIONS,
+            concurrency=_REVISIONS,
+            ack_wait_s=_ACK_WAIT_S,
+            stop=stop,
         ),
         serve(core, catalogue, limits, stop, directory),
     )

@@ -10,11 +10,13 @@ import pytest
 from auditor_tables import moved
 from plays import HERE, Play, plan, task
 
+from planmesh.auditor import service
+from planmesh.delivery import subscribe
 from planmesh.errors import Unusable
 from planmesh.schemas import queries, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import Commit
-from planmesh.schemas.subjects import Address
+from planmesh.schemas.subjects import AUDITOR, PLANS, Address
 
 
 def played() -> list[tuple[Commit, str]]:
@@ -112,6 +114,39 @@ async def test_a_database_that_is_replaced_while_in_use_catches_up_as_well(desk:
         assert (await desk.ask(queries.PlanQuery(plan="plan"))).plan.status == "completed"
 
 
+async def test_a_database_that_is_replaced_while_nothing_happens_catches_up_as_well(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_IDLE_S", 0.1)
+    log = played()
+    async with desk.running():
+        await desk.write(*log[:1])
+        await desk.until_read(1)
+        backup = desk.path.with_name("backup.db")
+        sqlite3.connect(desk.path).execute("VACUUM INTO ?", (str(backup),)).connection.close()
+        await desk.write(*log[1:])
+        await desk.until_read(4)
+
+        for leftover in ("-wal", "-shm"):
+            desk.path.with_name(desk.path.name + leftover).unlink(missing_ok=True)
+        shutil.move(backup, desk.path)
+
+        await desk.until_read(4)
+        assert (await desk.ask(queries.PlanQuery(plan="plan"))).plan.status == "completed"
+
+
+async def test_what_was_delivered_to_an_auditor_that_died_is_read_from_the_log(desk: Any) -> None:
+    await desk.write(*played())
+    async with await subscribe(await desk.connected("auditor"), PLANS, AUDITOR) as commits:
+        received = 0
+        while received < 4:
+            received += len(await commits.receive())
+
+    async with desk.running():
+        await desk.until_read(4, timeout_s=5)
+        assert (await desk.ask(queries.PlanQuery(plan="plan"))).plan.status == "completed"
+
+
 async def test_a_database_file_that_is_gone_is_waited_for(desk: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log = played()
     async with desk.running() as running:
@@ -131,7 +166,7 @@ async def test_a_database_file_that_is_gone_is_waited_for(desk: Any, capsys: pyt
         assert answer.code == "busy"
         assert "is gone" in answer.message
         await desk.until_read(4)
-    assert "put it back; or restart the auditor" in capsys.readouterr().err
+    assert "put it back; or restart the auditor" in "".join(capsys.readouterr())
 
 
 async def test_a_locked_database_is_waited_for(desk: Any) -> None:
@@ -274,6 +309,6 @@ async def test_junk_in_the_log_is_skipped_and_counted(desk: Any, capsys: pytest.
 
     assert position.skipped == 5
     assert (answer.plan.status, answer.plan.number) == ("completed", 4)
-    told = capsys.readouterr().err
+    told = "".join(capsys.readouterr())
     assert told.count("log.junk") == 5
     assert "it is number 2, after 2" in told
