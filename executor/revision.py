@@ -26,6 +26,9 @@ from planmesh.schemas.work import PlannerWork
 REQUEST_BYTES: Final = 7 * 1024 * 1024
 """The plan and the document that is to take its place: the planner gets both in one message."""
 
+LOOSENS: Final = "loosens"
+"""The code of what a planner may not do by itself, and a person may."""
+
 _CHANGES_BYTES: Final = 256 * 1024
 _SAYS_NOTHING: Final = {"label": "", "optional": False, "on_error": "halt"}
 """What does not change what a step does, by what it is unless given."""
@@ -93,7 +96,15 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
     if command.plan is not None and not problems:
         problems = refusals(turn.state, request, command.plan, by_planner=command.by_planner)
     if command.plan is None or problems:
-        turn.record(events.RevisionRefused(request=command.request, by=request.by, problems=problems))
+        for_a_person = all(problem.code == LOOSENS for problem in problems)
+        turn.record(
+            events.RevisionRefused(
+                request=command.request,
+                by=request.by,
+                problems=problems,
+                plan=command.plan if for_a_person else None,
+            )
+        )
         gate = turn.state.graph.steps.get(request.step)
         if request.kind == "redirect" and isinstance(gate, Gate) and is_open(turn.state, request.step):
             why = "; ".join(problem.message for problem in problems[:3])
@@ -300,21 +311,21 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
     for name, gate in undecided:
         new = graph.steps.get(name)
         if not isinstance(new, Gate) or _is_weaker(gate, new):
-            yield Problem(code="loosens", message=f"it removes or weakens gate {name}, which nobody has decided")
+            yield Problem(code=LOOSENS, message=f"it removes or weakens gate {name}, which nobody has decided")
             continue
         was_behind, is_behind = set(state.graph.behind(name)), set(graph.behind(name))
         around = [step for step in was_behind & graph.steps.keys() if step not in is_behind]
         # A new step may do what one behind the gate did: it has to stand there too.
         around += [step for step in changed if step not in is_behind and step not in state.graph.steps]
         for step in sorted(around):
-            yield Problem(code="loosens", message=f"step {step} goes around gate {name}, which nobody has decided")
+            yield Problem(code=LOOSENS, message=f"step {step} goes around gate {name}, which nobody has decided")
         for step in sorted(_steering(state.graph, graph, changed) - is_behind):
             if name in state.graph.behind(step):
                 message = f"step {step} decides whether gate {name} is asked, which nobody has decided"
-                yield Problem(code="loosens", message=message)
+                yield Problem(code=LOOSENS, message=message)
     for name in sorted(changed & state.graph.steps.keys()):
         if _is_wider(state.graph.steps[name], graph.steps[name]):
-            yield Problem(code="loosens", message=f"step {name} is given permissions that it did not have")
+            yield Problem(code=LOOSENS, message=f"step {name} is given permissions that it did not have")
 
 
 def _steering(old: Graph, new: Graph, changed: Iterable[str]) -> set[str]:

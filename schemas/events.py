@@ -370,6 +370,8 @@ class RevisionRefused(Event, frozen=True, kw_only=True, tag="revision.refused"):
     request: str
     by: str
     problems: tuple[Problem, ...]
+    plan: Plan | None = None
+    """What the planner had worked out, where all that is wrong with it is that a person has to want it."""
 
 
 # --- answers -----------------------------------------------------------------------------------------------

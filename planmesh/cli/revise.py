@@ -3,8 +3,9 @@
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 from rich.text import Text
@@ -20,7 +21,7 @@ from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
 from planmesh.planner.secrets import find_secret
 from planmesh.schemas.commands import AnyCommand, RedirectPlan, RevisePlan
-from planmesh.schemas.events import PlanCreated, PlanRevised
+from planmesh.schemas.events import PlanCreated, PlanRevised, RevisionRefused, RevisionRequested
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.revision import difference as between
@@ -44,6 +45,10 @@ async def revise(
     /,
     *,
     instruction: _Instruction = "",
+    proposed: Annotated[
+        bool,
+        Parameter(negative=(), help="Do what the planner had worked out last, and might not do by itself."),
+    ] = False,
     base: _Base = None,
     cancel_running: _Cancel = False,
     reason: Why = "",
@@ -55,22 +60,41 @@ async def revise(
 
     Gates that had released what is now another thing ask again.
     """
-    source = _source(file, instruction, "revise PLAN FILE")
-
-    def command(state: PlanState) -> AnyCommand:
-        return RevisePlan(
+    if proposed and (file is not None or instruction):
+        raise NotUnderstood("--proposed is what the planner had worked out: leave the file and the instruction out")
+    source = None if proposed else _source(file, instruction, "revise PLAN FILE")
+    async with session.operator() as operator:
+        address = await operator.find(plan)
+        state = await operator.state(address)
+        document: Any = None if source is None else source.text
+        if proposed:
+            request, refused = await _last_proposed(operator, address)
+            document, base = msgspec.to_builtins(refused), request.base
+            reason = reason or request.reason or request.instruction[:1_000]
+        command = RevisePlan(
             id=id or new_command_id(),
             base=base or max(state.revision, 1),
-            document=None if source is None else source.text,
+            document=document,
             instruction=instruction,
             cancel_running=cancel_running,
             reason=reason,
         )
+        return await _do(session, operator, state, command, look, source)
 
-    async with session.operator() as operator:
-        address = await operator.find(plan)
-        state = await operator.state(address)
-        return await _do(session, operator, state, command(state), look, source)
+
+async def _last_proposed(operator: Operator, address: Address) -> tuple[RevisionRequested, Plan]:
+    """What was asked last that only a person may allow, and the plan that the planner had made of it."""
+    requests: dict[str, RevisionRequested] = {}
+    found: tuple[RevisionRequested, Plan] | None = None
+    async for line in operator.lines(address):
+        for event in line.commit.events:
+            if isinstance(event, RevisionRequested):
+                requests[event.request] = event
+            elif isinstance(event, RevisionRefused) and event.plan is not None:
+                found = requests[event.request], event.plan
+    if found is None:
+        raise PlanmeshError(f"the planner has proposed nothing for {address} that a person would have to allow")
+    return found
 
 
 async def redirect(

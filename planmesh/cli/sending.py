@@ -64,6 +64,10 @@ async def send(
     except RevisionRefused as refused:
         commit = refused.commit
         session.say(*not_revised(refused.problems, source), to=session.err)
+        if refused.event.plan is not None:
+            again = Text("    ").append(f"{session.command} revise {shlex.quote(address.plan)} --proposed", "cyan")
+            session.say("  You may allow it, which the planner may not. Look at it first (--preview):", to=session.err)
+            session.say(whole(again), to=session.err)
     else:
         code = COMPLETED
         if aside is not None or session.output == "table":

@@ -167,6 +167,10 @@ def test_the_planner_may_not_loosen_what_people_have_to_decide(steps: tuple[Any,
 
     assert isinstance(refused, events.RevisionRefused)
     assert says in " ".join(problem.message for problem in refused.problems)
+    assert refused.plan is not None  # for a person who may want it
+
+    play.revises(refused.plan)
+    assert play.state.revision == 2
 
 
 def test_a_person_may_do_what_the_planner_may_not() -> None:

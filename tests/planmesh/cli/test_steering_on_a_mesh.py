@@ -1,5 +1,6 @@
 """Verbs that steer plans, on a real mesh: what they print, what they end with, and that they can be looked at first."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,7 +15,13 @@ from planmesh.cli import COMPLETED, FAILED, gates, revise, run, steer
 from planmesh.cli.bulk import Many
 from planmesh.cli.preview import Looking
 from planmesh.cli.session import NotUnderstood, Output, Session
+from planmesh.connection import connect
 from planmesh.errors import PlanmeshError
+from planmesh.schemas import subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import AnyCommand, CreatePlan, ProposeRevision, verb_of
+from planmesh.schemas.plan import Gate, Plan, Task
+from planmesh.schemas.subjects import Address
 from planmesh.supervision import local_mesh
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("steering on a mesh")]
@@ -357,3 +364,48 @@ async def test_a_verb_is_about_one_plan_or_about_many(desk: Desk) -> None:
         await steer.cancel(session=desk.session())
     with pytest.raises(NotUnderstood, match="which step"):
         await steer.retry("one", session=desk.session())
+
+
+# --- what only a person may allow --------------------------------------------------------------------------
+
+
+async def test_a_person_may_allow_what_the_planner_may_not_do_by_itself(tmp_path: Path, says: Any) -> None:
+    """In a mesh without a planner: the test is the planner, one with a model."""
+    here = Session(data_dir=tmp_path)
+    address = Address("root", "plan")
+    gate, send = Gate(name="agree"), Task(name="send", agent="nobody", after=("agree",))
+    without = ("planner", "worker", "gatekeeper", "auditor")
+    async with local_mesh(tmp_path, sync_interval="2m", log_dir=tmp_path / "log", without=without) as mesh:
+        who = mesh.mesh.credentials_of("planner")
+        async with await connect(who.server, who.user, who.password, name="test") as planner:
+
+            async def says_the_planner(command: AnyCommand) -> None:
+                subject = subjects.command(address, verb_of(command), "planner")
+                await planner.publish(subject, encode(command))
+
+            created = CreatePlan(id="c", plan=Plan(name="Send it", steps=(gate, send)), goal_digest="d")
+            await says_the_planner(created)
+            asked = asyncio.create_task(revise.revise("plan", instruction="just send it", id="r", session=here))
+            async with here.operator() as operator:
+                async for state, _ in operator.watch(address):
+                    if state.requests:
+                        break
+            around = Plan(name="Send it", steps=(gate, Task(name="send", agent="nobody")))
+            await says_the_planner(ProposeRevision(id="p-r", request="r", plan=around, by_planner=True))
+            refused = await says(asked)
+
+            allowed = asyncio.create_task(revise.revise("plan", proposed=True, id="a", session=here))
+            async with here.operator() as operator:
+                async for state, _ in operator.watch(address):
+                    if "a" in state.requests:
+                        break
+                request = state.requests["a"]
+                assert (request.reason, request.base) == ("just send it", 1)
+                await says_the_planner(ProposeRevision(id="p-a", request="a", plan=around))
+                done = await says(allowed)
+                state = await operator.state(address)
+
+    assert refused.code == FAILED
+    assert "step send goes around gate agree, which nobody has decided" in refused.err
+    assert f"planmesh --data-dir {tmp_path} revise plan --proposed" in refused.err
+    assert (done.code, state.revision, state.steps["send"].status) == (COMPLETED, 2, "dispatched")
