@@ -8,7 +8,7 @@ from planmesh.cli import graph, render
 from planmesh.cli.difference import changes, summary
 from planmesh.cli.looks import PLAN
 from planmesh.cli.text import listed
-from planmesh.schemas.frontier import Fate, Frontier, StepFate
+from planmesh.frontier import Fate, Frontier, StepFate
 from planmesh.schemas.plan import Plan
 
 

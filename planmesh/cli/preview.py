@@ -17,11 +17,11 @@ from planmesh.cli.session import NotUnderstood, Session
 from planmesh.client import Operator
 from planmesh.executor.plan import Decision, decide
 from planmesh.executor.revision import wanted
+from planmesh.frontier import Frontier
+from planmesh.frontier import frontier as compared
 from planmesh.schemas import codec
 from planmesh.schemas.commands import AnyCommand, Asked, verb_of
 from planmesh.schemas.events import CommandRefused, RevisionRefused, RevisionRequested
-from planmesh.schemas.frontier import Frontier
-from planmesh.schemas.frontier import frontier as compared
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.values import NeedsBlob

@@ -9,9 +9,9 @@ from promises import expect_promises
 from planmesh.cli.preview import foresee
 from planmesh.client import PlanFailed, Refused, RevisionRefused, new_command_id
 from planmesh.errors import PlanmeshError
+from planmesh.frontier import frontier
 from planmesh.schemas.commands import AnyCommand, CancelPlan, RetryStep, RevisePlan, SkipStep
 from planmesh.schemas.events import PlanRevised, StepDispatched
-from planmesh.schemas.frontier import frontier
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import PlanStatus, StepStatus, open_gates
 from planmesh.schemas.subjects import Address

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from plays import Play, gate, plan, plans, play_on, revised, task
 
 from planmesh.executor.plan import decide
+from planmesh.frontier import Frontier, frontier
 from planmesh.schemas import commands as asks
 from planmesh.schemas.commands import AnyCommand, Asked
 from planmesh.schemas.events import CommandRefused, GateOpened, StepDispatched
-from planmesh.schemas.frontier import Frontier, frontier
 from planmesh.schemas.plan import Emit, Plan
 from planmesh.schemas.state import ENDED, StepStatus
 
