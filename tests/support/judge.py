@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import msgspec
+
 from planmesh.schemas import events
 from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.plan import Gate, Step
@@ -84,7 +86,7 @@ class Judge:
             approved = self._approved.get(above)
             if approved is None:
                 raise Broken(f"{name} starts behind gate {above}, which nobody has opened")
-            if approved is not ANYTHING and approved.get(name) != graph.steps[name]:
+            if approved is not ANYTHING and not _is_still(approved.get(name), graph.steps[name]):
                 raise Broken(f"{name} starts behind gate {above}, which was opened for something else")
 
     def _above(self, name: str) -> Iterable[str]:
@@ -109,6 +111,15 @@ class Judge:
             raise Broken("the plan stands still, and nobody can say why")
         if state.status in ENDED and any(step.status is StepStatus.DISPATCHED for step in state.steps.values()):
             raise Broken("the plan has ended, and steps of it run")
+
+
+def _is_still(approved: Step | None, step: Step) -> bool:
+    """Whether *step* does what was approved. It may wait for more: a gate that asks again holds back what is behind."""
+    return (
+        approved is not None
+        and set(approved.after) <= set(step.after)
+        and msgspec.structs.replace(approved, after=()) == msgspec.structs.replace(step, after=())
+    )
 
 
 def tallies(state: PlanState) -> object:
