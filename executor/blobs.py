@@ -9,7 +9,7 @@ import structlog
 from nats.aio.msg import Msg
 
 from planmesh.connection import Connection
-from planmesh.errors import Busy, Conflict, PlanmeshError, Poison
+from planmesh.errors import Busy, Conflict, PlanmeshError, Poison, Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.payload import MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
@@ -17,6 +17,9 @@ from planmesh.schemas.subjects import BLOBS
 
 _CACHED_BYTES: Final = 32 * 1024 * 1024
 _QUEUE: Final = "blobs"  # several executors share the requests
+_AT_ONCE: Final = 16
+_WAITING: Final = 1_000
+_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -105,12 +108,29 @@ async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> No
     agent can have an answer stored somewhere.
     """
     running: set[asyncio.Task[None]] = set()
+    at_once = asyncio.Semaphore(_AT_ONCE)
+    waiting_bytes = 0
+
+    async def answer(message: Msg) -> None:
+        nonlocal waiting_bytes
+        try:
+            async with at_once:
+                await _answer(store, agents, message)
+        finally:
+            waiting_bytes -= len(message.data)
 
     def on_message(message: Msg) -> None:
-        if message.reply:
-            task = asyncio.create_task(_answer(store, agents, message))
-            running.add(task)
-            task.add_done_callback(running.discard)
+        nonlocal waiting_bytes
+        if not message.reply:
+            return
+        if len(running) >= _WAITING or waiting_bytes > _WAITING_BYTES:
+            # Nothing holds agents back, and all that they send is in memory.
+            _refuse(agents, message, Busy("too many blobs are on their way; ask again later"))
+            return
+        waiting_bytes += len(message.data)
+        task = asyncio.create_task(answer(message))
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     put = await agents.listen(subjects.put_blob_pattern(), on_message, queue=_QUEUE)
     get = await agents.listen(subjects.get_blob_pattern(), on_message, queue=_QUEUE)
@@ -129,11 +149,15 @@ async def _answer(store: BlobStore, agents: Connection, message: Msg) -> None:
             answer = await store.get(message.data.decode("ascii", "replace"))
         agents.send(message.reply, answer)
     except Exception as error:
-        code = "400" if isinstance(error, Poison | DecodeError | subjects.BadToken) else "503"
-        if not isinstance(error, PlanmeshError | DecodeError | subjects.BadToken):
-            log.exception("blob.bug", subject=message.subject)
-        text = str(error).replace("\n", " ").replace("\r", " ")[:500]
-        try:
-            agents.send(message.reply, b"", headers={"Nats-Service-Error-Code": code, "Nats-Service-Error": text})
-        except Busy:
-            log.warning("blob.answer_lost", subject=message.subject)
+        _refuse(agents, message, error)
+
+
+def _refuse(agents: Connection, message: Msg, error: Exception) -> None:
+    code = "400" if isinstance(error, Poison | DecodeError | subjects.BadToken) else "503"
+    if not isinstance(error, PlanmeshError | DecodeError | subjects.BadToken):
+        log.error("blob.bug", subject=message.subject, exc_info=error)
+    text = str(error).replace("\n", " ").replace("\r", " ")[:500]
+    try:
+        agents.send(message.reply, b"", headers={"Nats-Service-Error-Code": code, "Nats-Service-Error": text})
+    except (Busy, Unusable):
+        log.warning("blob.answer_lost", subject=message.subject)

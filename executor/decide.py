@@ -45,6 +45,11 @@ SERVICE: Final = "executor"
 MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
 _LOST_RACES: Final = 20
 
+# What was taken and is not decided yet. A server gives as fast as it is asked, and agents may say as much as they like.
+_MOST_HELD: Final = 5_000
+_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
+_FULL_PAUSE_S: Final = 0.02
+
 log = structlog.get_logger()
 
 
@@ -117,6 +122,8 @@ class Decider:
         self._gate_sla_s = gate_sla_s
         self._limits = limits
         self._inline_output_bytes = inline_output_bytes
+        self._held = 0
+        self._held_bytes = 0
         self._desks: dict[Address, _Desk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -129,7 +136,8 @@ class Decider:
                 except (Poison, codec.DecodeError, subjects.BadSubject) as error:
                     self._spawn(give_up(self._core, SERVICE, message, error))
                 else:
-                    self._put(address, _Part(asked, _Delivery(message, 1)))
+                    self._put(address, _Part(asked, self._hold(message, 1)))
+            await self._have_room()
 
     async def take_results(self, results: Subscription) -> None:
         """Decide results until the subscription is closed."""
@@ -141,14 +149,27 @@ class Decider:
                 except (codec.DecodeError, subjects.BadSubject) as error:
                     self._spawn(give_up(self._core, SERVICE, message, error))
                     continue
-                delivery, at = _Delivery(message, len(bundle.results)), message.timestamp
+                delivery, at = self._hold(message, len(bundle.results)), message.timestamp
                 for result in bundle.results:
                     self._put(result.address, _Part(Asked(ReportResult(result), agent, at), delivery))
+            await self._have_room()
 
     async def finish(self) -> None:
         """Wait until everything that was taken is decided."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _hold(self, message: Message, parts: int) -> _Delivery:
+        self._held += 1
+        self._held_bytes += len(message.data)
+        return _Delivery(message, parts)
+
+    async def _have_room(self) -> None:
+        """Wait until some of what was taken is decided, if it is much. Asked less often, the server keeps the rest."""
+        while not self._core.closed.is_set():
+            if self._held <= _MOST_HELD and self._held_bytes <= _MOST_HELD_BYTES:
+                return
+            await asyncio.sleep(_FULL_PAUSE_S)
 
     def _put(self, address: Address, part: _Part) -> None:
         desk = self._desks.get(address)
@@ -191,6 +212,8 @@ class Decider:
             delivery = part.delivery
             delivery.left -= 1
             if delivery.left == 0:
+                self._held -= 1
+                self._held_bytes -= len(delivery.message.data)
                 if delivery.error is None:
                     delivery.message.ack()
                 else:

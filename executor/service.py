@@ -10,7 +10,7 @@ import structlog
 
 from planmesh.agents import Agent
 from planmesh.connection import Connection
-from planmesh.delivery import Subscription, consume, subscribe
+from planmesh.delivery import Keeper, Subscription, consume, subscribe
 from planmesh.eventlog import EventLog
 from planmesh.executor import blobs
 from planmesh.executor.decide import Decider
@@ -27,6 +27,8 @@ from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS
 LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
 GROUP: Final = "executor"
 """The priority group of the consumers that one executor at a time reads; the others stand by."""
+
+_ACK_WAIT_S: Final = 1.0  # of the consumers that one executor at a time reads; see `planmesh.streams`
 
 # Made as they are needed. How many are needed is for the agents' consumers to say: an attempt that waited for one here
 # would be timed, and given up, before it begins.
@@ -67,8 +69,10 @@ async def steer(
         subscriptions: list[Subscription] = []
 
         async def open_group(connection: Connection, stream: str, consumer: str) -> Subscription:
-            subscription = await subscribe(connection, stream, consumer, group=GROUP)
+            keeper = Keeper(_ACK_WAIT_S)
+            subscription = await subscribe(connection, stream, consumer, group=GROUP, keeper=keeper)
             subscriptions.append(subscription)
+            stack.callback(keeper.close)
             await stack.enter_async_context(subscription)
             return subscription
 
