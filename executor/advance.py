@@ -37,10 +37,22 @@ def advance(turn: Turn) -> None:
             attempt = turn.state.steps[task.name].attempt + 1
             turn.record(events.StepDispatched(step=task.name, attempt=attempt, agent=task.agent))
         elif turn.state.open == 0:
-            turn.record(events.PlanCompleted(outcome="completed", result=Payload(value=_outputs(turn.state))))
+            _end(turn)
         else:
             break
     _agree(turn)
+
+
+def _end(turn: Turn) -> None:
+    """Nothing is left to do. A plan whose last steps were all cancelled has not completed anything."""
+    state = turn.state
+    cancelled = [name for name in last_steps(state) if state.steps[name].status is StepStatus.CANCELLED]
+    listed = ", ".join(cancelled[:5]) + (", …" if len(cancelled) > 5 else "")
+    if cancelled and len(cancelled) == len(last_steps(state)):
+        turn.record(events.PlanCancelled(by=turn.by, reason=f"what it ends with was cancelled: {listed}"))
+        return
+    outcome = f"completed without {listed}" if cancelled else "completed"
+    turn.record(events.PlanCompleted(outcome=outcome, result=Payload(value=_outputs(state))))
 
 
 def _next(turn: Turn) -> Task | None:

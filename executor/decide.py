@@ -49,6 +49,7 @@ _LOST_RACES: Final = 20
 _MOST_HELD: Final = 5_000
 _MOST_HELD_BYTES: Final = 64 * 1024 * 1024
 _FULL_PAUSE_S: Final = 0.02
+_STUCK_S: Final = 1.0
 
 log = structlog.get_logger()
 
@@ -184,10 +185,15 @@ class Decider:
         task.add_done_callback(self._tasks.discard)
 
     async def _work_off(self, desk: _Desk) -> None:
+        parts: list[_Part] = []
         try:
             while desk.parts:
                 parts, desk.parts = desk.parts[:MOST_IN_A_COMMIT], desk.parts[MOST_IN_A_COMMIT:]
                 await self._settle(desk.address, parts)
+        except Exception:
+            log.exception("plan.not_decided", space=desk.address.space, plan=desk.address.plan)
+            for part in (*parts, *desk.parts):
+                part.delivery.message.nak(_STUCK_S)  # kept alive and forgotten, it would never come back
         finally:
             # No await since the last look: nothing can have arrived in between.
             del self._desks[desk.address]

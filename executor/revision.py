@@ -115,7 +115,7 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
 
 def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
     """What the planner has to know to answer *event*, as the plan is now."""
-    running = (name for name, step in state.steps.items() if step.status is StepStatus.DISPATCHED)
+    running = tuple(name for name in state.graph.steps if state.steps[name].status is StepStatus.DISPATCHED)
     return PlannerWork(
         space=state.address.space,
         plan=state.address.plan,
@@ -129,7 +129,8 @@ def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
         step=event.step,
         agent=event.agent,
         inputs=event.inputs,
-        cancellable=tuple(running) if event.cancel_running else (),
+        running=running,
+        cancellable=running if event.cancel_running else (),
     )
 
 

@@ -451,7 +451,7 @@ def _failure(error: Exception, work: StepWork) -> Failure:
         case _BadInputs():
             return Failure(code="bad_inputs", message=_clipped(str(error)), retryable=False)
         case Poison() | DecodeError():
-            return Failure(code="bad_output", message=_clipped(str(error)), type=kind, retryable=False)
+            return Failure(code="bad_output", message=_clipped(str(error)), retryable=False)
         case _AgentTimeout() if error.__cause__ is not None:
             error, kind = error.__cause__, "TimeoutError"  # type: ignore[assignment]
     lines = "".join(traceback.format_exception(type(error), error, _agents_own(error.__traceback__)))

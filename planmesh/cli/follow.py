@@ -113,7 +113,10 @@ class _Watched:
 
     async def next(self, least: int) -> PlanState:
         """The newest state, once it is another than the last time, and at least of commit *least*."""
-        while self.state is None or self.state.number < max(least, self._seen + 1):
+        while self.state is None or (
+            # What comes after its end (a refusal of what was asked too late) is not watched.
+            self.state.number < max(least, self._seen + 1) and self.state.status not in ENDED
+        ):
             await self._wait()
         self._seen = self.state.number
         return self.state
@@ -228,7 +231,7 @@ async def shown_values(operator: Operator, gate: GateRow) -> dict[str, Any]:
 
 def _left(session: Session, gate: GateRow) -> Text:
     command = f"{session.command} gates show {gate.plan} {gate.step}"
-    return Text().append("  Left open. To decide it later:  ", "dim").append(command, "cyan")
+    return Text(overflow="ignore").append("  Left open. To decide it later:  ", "dim").append(command, "cyan")
 
 
 async def _choose() -> Literal["approve", "reject", "leave"]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import os
 import shlex
 import sys
 from collections.abc import AsyncIterator, Iterable
@@ -101,7 +100,11 @@ class Session:
             # What a power cut would lose goes with this call anyway.
             sync = "2m" if passing else "always"
             # Nor are its database and its reviewers those of another mesh, whatever the environment says.
-            own = {"PLANMESH_DATABASE_URL": f"sqlite:///{directory.absolute()}/auditor.db", "PLANMESH_NOTIFY_URLS": "", "PLANMESH_WEB_PORT": "off"}
+            own = {
+                "PLANMESH_DATABASE_URL": f"sqlite:///{directory.absolute()}/auditor.db",
+                "PLANMESH_NOTIFY_URLS": "",
+                "PLANMESH_WEB_PORT": "off",
+            }
             async with local_mesh(
                 directory, agents=tuple(agents), log_dir=directory / "log", sync_interval=sync, environment=own
             ) as mesh:
@@ -163,7 +166,8 @@ def now() -> datetime:
 
 
 def _console(terminal: bool, *, stderr: bool) -> Console:
-    width = None if terminal or "COLUMNS" in os.environ else _ENDLESS
+    # What is piped somewhere is not cut, whatever COLUMNS says of the terminal that it does not go to.
+    width = None if terminal else _ENDLESS
     return Console(stderr=stderr, highlight=False, emoji=False, markup=False, width=width)
 
 

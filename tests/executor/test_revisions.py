@@ -50,8 +50,18 @@ def test_a_cancelled_step_takes_with_it_what_can_only_run_after_it() -> None:
     play.completes("d")
 
     assert play.in_status("cancelled") == ["a", "b", "c"]
-    assert play.state.status == "completed"
+    assert (play.state.status, play.state.outcome) == ("completed", "completed without c")
     assert play.completes("a") == []
+
+
+def test_a_plan_whose_last_steps_are_cancelled_is_cancelled() -> None:
+    play = Play(plan(task("a"), gate("g", "a"), task("b", "g")))
+    play.completes("a")
+
+    play.ask(asks.CancelPlan(id="c", step="g"))
+
+    assert (play.state.status, play.state.by) == ("cancelled", "ada")
+    assert play.state.reason == "what it ends with was cancelled: b"
 
 
 # --- revisions -----------------------------------------------------------------------------------------------
