@@ -119,10 +119,20 @@ class People:
     def _whims(self, state: PlanState) -> list[AnyCommand]:
         anyone = self._draw.choice(sorted(state.graph.steps))
         document = msgspec.to_builtins(random_revision(self._draw, state.plan))
-        return [
+        whims: list[AnyCommand] = [
             asks.PausePlan(id=self._id()),
             asks.PausePlan(id=self._id(), step=anyone),
             asks.SkipStep(id=self._id(), step=anyone, reason="no need"),
             asks.RevisePlan(id=self._id(), base=state.revision, document=document),
             asks.CancelPlan(id=self._id(), step=anyone),
         ]
+        for name in state.waiting:
+            opened = state.steps[name].opened
+            if isinstance(state.graph.steps[name], Gate) and opened is not None:
+                whims.append(asks.RedirectPlan(id=self._id(), step=name, digest=opened.digest, document=document))
+        for name in state.troubled:
+            retry = asks.RetryStep(id=self._id(), step=name, attempt=state.steps[name].attempt, inputs={"changed": 1})
+            whims.append(retry)
+        if self._draw.random() < 0.1:
+            whims.append(asks.CancelPlan(id=self._id()))
+        return whims
