@@ -10,6 +10,7 @@ from plays import gate, plan
 from planmesh import agent
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Poison
+from planmesh.executor import decide
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.payload import Blob, Payload
@@ -151,3 +152,32 @@ async def test_of_a_bundle_one_part_that_must_wait_keeps_the_others_from_being_s
         state = await house.until(first, lambda state: state.steps["w"].status == "completed")
 
         assert state.steps["w"].output.value == "a"
+
+
+async def test_what_even_failed_to_be_given_up_comes_back(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up, failures = decide.give_up, []
+
+    async def failing(*arguments: Any) -> None:
+        if not failures:
+            failures.append(arguments)
+            raise RuntimeError("a bug")
+        await give_up(*arguments)
+
+    monkeypatch.setattr(decide, "give_up", failing)
+    async with opened() as house:
+        running = await house.executor()
+        core = running._connections[0]
+        publish, refused = core.publish, []
+
+        async def crowded(subject: str, *arguments: Any, **options: Any) -> Any:
+            if not refused:
+                refused.append(subject)
+                raise Busy("not now")
+            return await publish(subject, *arguments, **options)
+
+        core.publish = crowded
+
+        address = await house.create(plan(gate("g")))
+
+        await house.until(address, lambda state: state.status == "waiting", 5)
+        assert len(failures) == 1
