@@ -91,6 +91,14 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
     kept = [name for name in stored if name in work.kept]
     named = {step.get("name") for step in steps if isinstance(step, dict)}
     left_out = [stored[name] for name in kept if name not in named and name not in work.cancellable]
+    for step in left_out:
+        if step["name"] in work.running:
+            problems.add(
+                "started",
+                f"step {step['name']} is running, and the document leaves it out",
+                "steps",
+                hint="put it in as it is; or cancel what is left out with --cancel-running (`cancel_running`)",
+            )
     merged: list[Any] = []
     for index, step in enumerate(steps):
         name = step.get("name") if isinstance(step, dict) else None

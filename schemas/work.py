@@ -64,8 +64,10 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     step: str = ""
     agent: str = ""
     inputs: dict[str, Any] | None = None
+    running: tuple[str, ...] = ()
+    """Steps among them that run: a document says what becomes of each, unless"""
     cancellable: tuple[str, ...] = ()
-    """Steps among them that run, and may be left out."""
+    """those that it leaves out are to be cancelled."""
 
     @property
     def address(self) -> Address:

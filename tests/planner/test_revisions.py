@@ -78,8 +78,11 @@ def test_what_has_started_may_be_written_without_what_the_planner_settles() -> N
 def test_a_running_step_is_left_out_if_it_may_be_cancelled() -> None:
     steps = [{"kind": "task", "name": "c", "agent": "first"}]
 
-    assert [step.name for step in proposed(wants({"steps": steps})).steps] == ["a", "c"]
-    assert [step.name for step in proposed(wants({"steps": steps}, cancellable=("a",))).steps] == ["c"]
+    assert problems(wants({"steps": steps}, running=("a",))) == [("started", "/steps")]
+    cancelling = wants({"steps": steps}, running=("a",), cancellable=("a",))
+    assert [step.name for step in proposed(cancelling).steps] == ["c"]
+    named = wants({"steps": [{"kind": "task", "name": "a", "agent": "first"}, *steps]}, running=("a",))
+    assert [step.name for step in proposed(named).steps] == ["a", "c"]
 
 
 def test_the_agent_of_a_step_that_has_started_may_be_gone() -> None:
