@@ -51,7 +51,8 @@ class _Path:
         chain: The same for names (`planmesh.planner.language.scope.Chain`).
         barrier: What the next steps wait for.
         last: Steps that nothing on this path waits for, and that run whenever control comes here.
-        earlier: Such steps from above the point where this path became narrower.
+        earlier: Such steps from above the point where this path became narrower than `base`.
+        broad: Such steps from where it was broader than that.
         closed: Why control does not go on; empty if it does.
         decided: The decide that has closed it.
         base: The guard that comes back once all branches are together again.
@@ -70,6 +71,7 @@ class _Path:
     barrier: tuple[str, ...] = ()
     last: Names = field(default_factory=dict)
     earlier: Names = field(default_factory=dict)
+    broad: Names = field(default_factory=dict)
     closed: str = ""
     decided: str = ""
     is_lost: bool = False
@@ -77,6 +79,10 @@ class _Path:
     left_to: int = 1_000
     ends: "tuple[_End, ...]" = ()
     is_rebased: bool = False
+
+    def open_ends(self) -> tuple[Names, Names, Names]:
+        """The steps that nothing on this path waits for, the first ones first."""
+        return self.broad, self.earlier, self.last
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +269,7 @@ class Flow:
 
     def _wait_for_all(self, path: _Path, draft: Draft, above: tuple[Names, ...]) -> None:
         """Let an emit wait for everything above it, in its own block and around it."""
-        names = dict.fromkeys(name for group in (*above, path.earlier, path.last) for name in group)
+        names = dict.fromkeys(name for group in (*above, *path.open_ends()) for name in group)
         if path.guard is not None:
             names.pop(path.guard[0], None)
         named = draft.document.get("after", [])
@@ -380,10 +386,11 @@ class Flow:
             entries = self._taken_entries(branch, here)
             guard, parent = self._enter(entries, path, branch.span)
             chain = (*parent, self._branch())
-            inner = self._block(branch.body, guard, chain, (*above, path.earlier, path.last))
+            inner = self._block(branch.body, guard, chain, (*above, *path.open_ends()))
             if not inner.closed:
-                last = (*inner.earlier, *inner.last)
-                ends.append(_End(inner.guard, inner.chain, last, bool(inner.last) and not inner.earlier))
+                last = tuple(name for names in inner.open_ends() for name in names)
+                is_exact = bool(inner.last) and not (inner.earlier or inner.broad)
+                ends.append(_End(inner.guard, inner.chain, last, is_exact))
             chains.append(chain)
             parents.append(parent)
             origin = entries[0] if entries else origin
@@ -467,6 +474,7 @@ class Flow:
             path.guard, path.barrier, path.last = (meeting, "pass"), (), {meeting: None}
         if path.is_rebased:
             path.base, path.base_chain, path.is_rebased = path.guard, path.chain, False
+            path.broad, path.earlier = path.broad | path.earlier, {}
 
     def _meeting(self, guard: Guard | None, after: Sequence[str], at: Span) -> str:
         """A check that always passes, where ways come together; its name."""

@@ -1,9 +1,9 @@
 """Lines to a tree: which line belongs to what.
 
-Two forms are read, line by line, in one way. In the indented form, what belongs to something is indented deeper; only
-a binding may stand as far out as the first line of its step. In the flat form nothing is indented: fields belong to
-the step above them, and steps to the branch above them. So a line belongs to the innermost thing above it that is
-still open, and not indented deeper than the line itself.
+A line belongs to the innermost thing above it that is still open, and is not indented deeper than the line itself. That
+reads two forms. In the indented one, what belongs to something is indented below it; only a binding may stand as far
+out as the first line of its step. In the flat one no line is indented: fields belong to the step above them, and steps
+to the branch above them.
 """
 
 import re
@@ -86,8 +86,6 @@ class _Open:
         parts_at: Columns before its fields, if they are deeper.
         items_at: Columns before the items of its body.
         branches_at: Columns before the branches that are indented below a decide of its body.
-        is_flat: Of a branch: its body is not indented.
-        has_indented: Whether a branch in its body is indented.
     """
 
     indent: int
@@ -97,8 +95,6 @@ class _Open:
     parts_at: int | None = None
     items_at: int | None = None
     branches_at: int | None = None
-    is_flat: bool = False
-    has_indented: bool = False
 
     @property
     def is_step(self) -> bool:
@@ -121,8 +117,10 @@ class _Blocks:
         self._parameters: list[Parameter] = []
         self._outputs: list[Field] = []
         self._begun = False  # whether a step has been seen
+        self._is_flat = True
 
     def build(self, layout: Layout, reader: LineReader) -> Script:
+        self._is_flat = len({line.indent for line in layout.lines}) <= 1
         for line in layout.lines:
             self._place(line, reader.read(line))
             if self._findings.full:
@@ -208,7 +206,7 @@ class _Blocks:
     def _item(self, line: Line, node: Head | Branch | Let) -> None:
         is_branch = isinstance(node, Branch)
         while self._open[-1].indent > line.indent or (
-            self._open[-1].indent == line.indent and (self._open[-1].is_step or self._is_past(is_branch))
+            self._open[-1].indent == line.indent and (self._open[-1].is_step or self._is_past(line, is_branch))
         ):
             self._close()
         owner = self._open[-1]
@@ -229,21 +227,15 @@ class _Blocks:
         else:
             self._open.append(_Open(line.indent, node))
 
-    def _is_past(self, is_branch: bool) -> bool:
+    def _is_past(self, line: Line, is_branch: bool) -> bool:
         """Whether the branch that is open ends where a line begins that is indented as it is."""
-        branch = self._open[-1]
-        container = self._open[-2]
-        return is_branch or (not branch.is_flat and (bool(branch.items) or container.has_indented))
+        if not is_branch and not self._is_flat and not self._open[-1].items:
+            said = "it is not clear whether this belongs to the branch above it, which is empty"
+            hint = "indent it, to put it into the branch; to let the branch do nothing, put it above another one"
+            self._findings.add("bad_indentation", said, line.span, hint)
+        return is_branch or not self._is_flat
 
     def _look_at_indent(self, line: Line, owner: _Open, below_decide: bool) -> None:
-        if isinstance(owner.node, Branch) and owner.indent == line.indent:
-            owner.is_flat = True
-            owner.items_at = line.indent
-            return
-        if isinstance(owner.node, Branch):
-            if owner.is_flat:
-                self._bad_indentation(line, owner.indent, "the other steps of its branch")
-            self._open[-2].has_indented = True
         if below_decide:
             owner.branches_at = line.indent
         elif line.indent == owner.branches_at:

@@ -32,6 +32,7 @@ from planmesh.planner.language.tree import (
     When,
 )
 from planmesh.schemas.expressions import ExpressionError, parse
+from planmesh.schemas.templates import escape
 
 Place: TypeAlias = Union[Node, Span, Mapping[str, "Place"], "list[Place]"]
 """Where something of the document stands in the script: a node, or the places of what is inside of it."""
@@ -145,15 +146,17 @@ class StepWriter:
         self.draft.document[key] = value
         self.draft.places[key] = place
 
-    def template(self, name: str, key: str = "", *, default: object = MISSING, required: bool = False) -> None:
+    def label(self) -> str:
+        """The label as a template: what the step is about, if nothing else says so."""
+        return escape(self.step.head.label.text) if self.step.head.label is not None else ""
+
+    def template(self, name: str, default: object = MISSING) -> None:
         """Put a field, in which expressions may stand."""
         found = self.fields.take(name)
         if found is not None:
-            self.put(key or name, self.scope.template(found.value), found.value)
-        elif required:
-            self.missing(name)
+            self.put(name, self.scope.template(found.value), found.value)
         elif default is not MISSING:
-            self.draft.document[key or name] = default
+            self.draft.document[name] = default
 
     def constant(self, name: str, key: str = "") -> Any:
         """Put a field that is settled before the plan runs; return what it is, or `MISSING`."""
@@ -187,12 +190,6 @@ class StepWriter:
             self.findings.add("wrong_value", said, found.value.span, hint)
         elif chosen is not None:
             self.put(key or name, chosen, found.value)
-
-    def missing(self, name: str) -> None:
-        """Say that a field is not there."""
-        if not any(isinstance(part, BrokenPart) for part in self.step.parts):
-            said = f"this {self.step.head.kind} has no {name}"
-            self.findings.add("missing_field", said, self.step.head.span, f"add a line: {name} = …")
 
     def refuse_rest(self, *known: str, **hints: str) -> None:
         """Refuse the fields that are left over."""
@@ -238,10 +235,8 @@ class StepWriter:
     def agent(self) -> None:
         """Put who does the step."""
         agent = self.step.head.agent
-        if agent is not None:
+        if agent is not None:  # else the line could not be read
             self.put("agent", agent.text, agent)
-        elif not self.findings.has_line_of(self.step.head.span.start):
-            self.missing("with")
 
     def work(self) -> None:
         """Put what every step has that an agent does."""
@@ -367,7 +362,7 @@ def _do(writer: StepWriter) -> None:
 
 def _agent(writer: StepWriter) -> None:
     writer.agent()
-    writer.template("task", required=True)
+    writer.template("task", default=writer.label())
     writer.template("system")
     writer.texts("tools", "tools")
     for name in ("max_iterations", "temperature", "model", "max_tokens", "schema"):
@@ -378,7 +373,7 @@ def _agent(writer: StepWriter) -> None:
 
 def _plan(writer: StepWriter) -> None:
     writer.agent()
-    writer.template("task", required=True)
+    writer.template("task", default=writer.label())
     writer.template("context")
     writer.texts("tools", "tools")
     for name in ("model", "max_steps"):
@@ -401,8 +396,7 @@ def _run(writer: StepWriter) -> None:
 
 def _ask(writer: StepWriter) -> None:
     writer.refuse_parts()
-    label = writer.step.head.label
-    writer.template("prompt", default=label.text.replace("{", "{{").replace("}", "}}") if label is not None else "")
+    writer.template("prompt", default=writer.label())
     writer.texts("options", "options")
     writer.choice("type", ("text", "number", "boolean"))
     writer.constant("default")
