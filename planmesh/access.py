@@ -127,8 +127,8 @@ _ANSWER: Final = ("_INBOX.>", "_R_.>")
 _ACCOUNT_INFO: Final = "$JS.API.INFO"
 
 
-# Who else is named as the actor of a command.
-_ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor"})
+# Who else is named as the actor of a command, or of what follows from the rules themselves.
+_ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
 
 
 # --- services ----------------------------------------------------------------------------------------------

@@ -234,7 +234,7 @@ def test_other_names_are_nobody(name: str) -> None:
         access.named(name)
 
 
-@pytest.mark.parametrize("name", ["planner", "executor", "gatekeeper", "auditor"])
+@pytest.mark.parametrize("name", ["planner", "executor", "gatekeeper", "auditor", "planmesh"])
 def test_an_operator_cannot_be_called_as_a_service(name: str) -> None:
     with pytest.raises(Unusable, match="Choose another name"):
         access.operator(name)
