@@ -64,7 +64,7 @@ def configure_logging(level: str = "info", format: LogFormat = "auto", service: 
         renderer = structlog.dev.ConsoleRenderer(
             colors=terminal, exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
         )
-        processors.append(renderer)
+        processors += [structlog.processors.format_exc_info, _defuse, renderer]
         factory = structlog.PrintLoggerFactory(_StandardError())  # type: ignore[arg-type]
     else:
         processors += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_serialize)]
@@ -81,6 +81,17 @@ def configure_logging(level: str = "info", format: LogFormat = "auto", service: 
 def _hide(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key in _HIDDEN & event.keys():
         event[key] = "(hidden)"
+    return event
+
+
+def _defuse(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Make visible what a terminal would obey: names, errors and tracebacks may be what a stranger wrote."""
+    for key, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[key] = "".join(
+                char if char.isprintable() or (char == "\n" and key == "exception") else ascii(char)[1:-1]
+                for char in value
+            )
     return event
 
 

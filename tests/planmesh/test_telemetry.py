@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 import pytest
+import structlog
 
 from planmesh.errors import Unusable
 from planmesh.telemetry import configure_logging
@@ -84,3 +85,24 @@ def test_where_there_is_no_terminal_there_are_no_colours_and_auto_means_json() -
 def test_another_level_or_format_is_refused(level: str, format: Any) -> None:
     with pytest.raises(Unusable, match="must be"):
         configure_logging(level, format)
+
+
+def test_a_terminal_obeys_nothing_that_a_stranger_wrote(capsys: pytest.CaptureFixture[str]) -> None:
+    before = structlog.get_config()
+    configure_logging("info", "console", "executor")
+    log = structlog.get_logger()
+
+    try:
+        log.warning("message.set_aside", subject="goals.a.\x1b[2J", error="two \x1b]0;words\x07")
+        try:
+            raise ValueError("\x1b[31m red")
+        except ValueError:
+            log.exception("message.bug")
+    finally:
+        structlog.configure(**before)
+
+    text = capsys.readouterr().err
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "goals.a.\\x1b[2J" in text
+    assert "ValueError: \\x1b[31m red\n" in text
