@@ -184,7 +184,11 @@ class Child:
         pause_s = _FIRST_PAUSE_S
         while not self._stopping:
             started = loop.time()
-            status = await self._once()
+            try:
+                status = await self._once()
+            except OSError as error:  # no process to be had, or no file for its log: try again like for one that ended
+                log.error("mesh.child_not_started", child=self.name, error=str(error))
+                status = -1
             self._was_ready |= self.ready.is_set()
             self.ready.clear()
             if self._stopping:
@@ -396,9 +400,11 @@ class _Server:
                         self._first.set_result(server.url)
                     status = await server.wait()
                 log.error("mesh.server_ended", status=status, log=str(server.log), again_in_s=pause_s)
-            except PlanmeshError as error:
+            except (PlanmeshError, OSError) as error:
                 if not self._first.done():
-                    self._first.set_exception(error)
+                    self._first.set_exception(
+                        error if isinstance(error, PlanmeshError) else Unusable(f"cannot run the nats-server: {error}")
+                    )
                     return
                 log.error("mesh.server_not_started", error=str(error), again_in_s=pause_s)
             self.current = None

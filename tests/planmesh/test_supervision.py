@@ -108,6 +108,30 @@ async def test_a_child_that_is_not_ready_in_time_is_an_error(children: Children)
         await children.by_name["worker"].wait_ready(0.05)
 
 
+async def test_a_child_that_cannot_be_started_for_now_is_started_later(tmp_path: Path) -> None:
+    async with Children(tmp_path / "log", environment(tmp_path)) as children:
+        children.start(toy("worker", READY, WAITS))
+        await children.wait_ready()
+        child = children.by_name["worker"]
+        (tmp_path / "log").rename(tmp_path / "elsewhere")
+
+        child.kill()
+        await asyncio.sleep(0.5)
+        (tmp_path / "elsewhere").rename(tmp_path / "log")
+
+        await child.wait_ready(10)
+
+
+async def test_a_server_that_cannot_be_run_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "nats-server"
+    binary.write_text("not a program")
+    monkeypatch.setattr("planmesh.embedded.server_binary", lambda: str(binary))
+
+    with pytest.raises(Unusable, match="cannot run the nats-server"):
+        async with asyncio.timeout(10), local_mesh(tmp_path / "mesh"):
+            pass
+
+
 async def test_a_child_that_does_not_end_when_asked_is_ended(children: Children) -> None:
     children.start(toy("worker", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n", READY, WAITS))
     await children.wait_ready()
