@@ -11,9 +11,8 @@ from typing import Final
 import msgspec
 import nats.errors
 import structlog
-from nats.micro import add_service
 from nats.micro.request import Request
-from nats.micro.service import ServiceConfig
+from nats.micro.service import Service, ServiceConfig
 
 import planmesh
 from planmesh.auditor.read import Reader, Refused
@@ -94,8 +93,10 @@ async def answering(
     config = ServiceConfig(
         name="planmesh-auditor", version=planmesh.__version__, description="What plans did, and are doing"
     )
-    service = await add_service(connection.client, config)
+    service = Service(connection.client, config)
     try:
+        with contextlib.suppress(nats.errors.TimeoutError):  # a connection that broke subscribes again when it is back
+            await service.start()
         for name in QUERIES:
             await service.add_endpoint(name=name, subject=subjects.query(name), handler=handler(name))
         yield
