@@ -1,0 +1,46 @@
+"""Hurt a mesh, for as long as you like: ``python tests/chaos [--rounds N] [--seed S]``.
+
+A round takes some seconds, and prints one line: its number, which is its seed, what was done to the mesh, and how
+long it took. The first promise that is broken ends it, with the round to play again.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import structlog
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
+
+from rounds import rounds  # noqa: E402
+
+
+async def play(numbers: range, directory: Path) -> None:
+    started = time.perf_counter()
+    async for told in rounds(numbers, directory):
+        print(told, flush=True)
+    print(f"{len(numbers)} rounds, {time.perf_counter() - started:.0f} s: every promise held")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python tests/chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0, help="the number of the first round")
+    parser.add_argument("--keep", type=Path, help="an empty directory for the files of the meshes")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    directory = arguments.keep or Path(tempfile.mkdtemp(prefix="planmesh-chaos-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    print(f"files: {directory}")
+    asyncio.run(play(range(arguments.seed, arguments.seed + arguments.rounds), directory))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""Rounds: random plans on a mesh that is hurt while they run; then everything is mended, and the log is judged.
+
+A round has a number, from which all of it is drawn. Rounds in sixes share a mesh: numbers 0 to 5 the first kind,
+6 to 11 the next, and so on. Whatever can be done to a mesh of a kind is dealt out to its six rounds.
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+from arena import Arena, Kind, running_arena
+from chance import People, random_plan
+from flows import eventually, insist
+from harms import HURT_S, Harm, harms_for
+from judge import Broken, Judge
+from promises import expect_tables
+
+from planmesh.client import Submitted
+from planmesh.errors import Busy
+from planmesh.schemas import codec, events, subjects
+from planmesh.schemas.codec import encode
+from planmesh.schemas.commands import AnyCommand, verb_of
+from planmesh.schemas.events import Commit, hash_of
+from planmesh.schemas.goals import FINAL
+from planmesh.schemas.plan import Plan, Task
+from planmesh.schemas.state import ENDED, PlanState
+from planmesh.schemas.subjects import OUTCOMES, PLANS, POISON, WORK, Address
+
+KINDS = (
+    Kind("one executor"),
+    Kind("two executors", executors=2),
+    Kind("four executors", executors=4),
+    Kind("a small disk", executors=2, small_disk=True),
+    Kind("a cluster", executors=2, nodes=3),
+)
+ROUNDS_A_MESH = 6
+
+END_S = 60.0
+"""So long plans may take to end once everything is mended."""
+PACE = 0.1
+
+
+def kind_of(number: int) -> Kind:
+    return KINDS[number // ROUNDS_A_MESH % len(KINDS)]
+
+
+class Told(NamedTuple):
+    """What there is to say of a round."""
+
+    number: int
+    kind: Kind
+    plans: int
+    commits: int
+    harms: list[str]
+    hurt_s: float
+    mended_s: float
+    took_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"round {self.number} ({self.kind.name}): {self.plans} plans, {self.commits} commits, "
+            f"{self.took_s:.1f} s ({self.hurt_s:.1f} hurt, {self.mended_s:.1f} to mend): {'; '.join(self.harms)}"
+        )
+
+
+async def rounds(numbers: range, directory: Path) -> AsyncIterator[Told]:
+    """Play the rounds of *numbers*. Raises: AssertionError, with notes that say which, and where its files are."""
+    left = list(numbers)
+    while left:
+        block = left[0] // ROUNDS_A_MESH
+        together = [number for number in left if number // ROUNDS_A_MESH == block]
+        left = left[len(together) :]
+        place = directory / f"mesh-{block}"
+        place.mkdir()
+        async with running_arena(kind_of(together[0]), place) as arena:
+            for number in together:
+                round_ = Round(arena, number)
+                try:
+                    told = await round_.run()
+                    await round_.write_down(place)
+                    yield told
+                except Exception as error:
+                    with contextlib.suppress(Exception):
+                        await round_.write_down(place)
+                    error.add_note(f"round {number} ({arena.kind.name}): {'; '.join(round_.happened)}")
+                    error.add_note(f"python tests/chaos --seed {number} --rounds 1; its files: {place}")
+                    raise
+
+
+class Round:
+    """One round.
+
+    Attributes:
+        happened: What has been done to the mesh, so far.
+    """
+
+    def __init__(self, arena: Arena, number: int) -> None:
+        self.happened: list[str] = []
+        self._arena = arena
+        self._number = number
+        self._draw = random.Random(f"round {number}")
+        self._calm = False
+        self._ids = 0
+        self._plans: dict[Address, Plan] = {}
+        self._submitted: list[Submitted] = []
+
+    async def run(self) -> Told:
+        """Raises: Broken, AssertionError."""
+        started = time.perf_counter()
+        calm = self._arena.directory / "calm"
+        calm.unlink(missing_ok=True)
+        if self._draw.random() < 0.3:
+            await asyncio.to_thread(self._arena.back_up)
+        async with asyncio.TaskGroup() as tasks:
+            tended = [tasks.create_task(self._plan(index)) for index in range(self._draw.randint(4, 7))]
+            hurting = [tasks.create_task(self._hurt(harm)) for harm in self._harms()]
+            await asyncio.gather(*hurting)
+            hurt_s = time.perf_counter() - started
+            await self._arena.heal()
+            calm.touch()
+            self._calm = True
+            mended = time.perf_counter()
+            await asyncio.wait(tended, timeout=END_S)
+            if not all(task.done() for task in tended):
+                raise Broken(f"{END_S:g} s after everything was mended: {await self._unended()}")
+        mended_s = time.perf_counter() - mended
+        states = [task.result() for task in tended]
+        commits = await self._judge(states)
+        took_s = time.perf_counter() - started
+        return Told(self._number, self._arena.kind, len(states), commits, self.happened, hurt_s, mended_s, took_s)
+
+    # --- harm ------------------------------------------------------------------------------------------
+
+    def _harms(self) -> list[Harm]:
+        block, index = divmod(self._number, ROUNDS_A_MESH)
+        return harms_for(self._arena.kind, random.Random(f"harms {block}"))[index::ROUNDS_A_MESH]
+
+    async def _hurt(self, harm: Harm) -> None:
+        draw = random.Random(f"{self._number} {harm.name}")
+        await asyncio.sleep(draw.uniform(0.1, 1.0 if harm.is_trap else HURT_S))
+        try:
+            self.happened.append(await harm.do(self._arena, draw))
+        except Exception as error:
+            error.add_note(f"while doing harm: {harm.name}")
+            raise
+
+    # --- plans, and people -----------------------------------------------------------------------------
+
+    async def _plan(self, index: int) -> PlanState:
+        """Publish a goal, and look after its plan until it has ended."""
+        draw = random.Random(f"{self._number} plan {index}")
+        plan = random_plan(draw, pace=PACE, once=0.3)
+        document = msgspec.to_builtins(plan)
+        await asyncio.sleep(draw.uniform(0, HURT_S - 1))
+        client, name = self._arena.client, f"r{self._number}-{index}"
+        submitted = await insist(lambda: client.submit(document, inputs={"n": 1}, id=name), END_S)
+        self._submitted.append(submitted)
+        self._plans[submitted.address] = plan
+        return await self._tend(submitted.address, draw)
+
+    async def _tend(self, address: Address, draw: random.Random) -> PlanState:
+        people = People(draw, self._id)
+        while True:
+            await asyncio.sleep(draw.uniform(0.1, 0.4))
+            try:
+                state = await self._arena.operator.state(address)
+            except Busy:
+                continue
+            if state.status in ENDED:
+                return state
+            for command in people.wishes(state, whims=not self._calm):
+                await self._ask(address, command)
+
+    async def _ask(self, address: Address, command: AnyCommand) -> None:
+        connection = self._arena.operator.connection
+        subject = subjects.command(address, verb_of(command), "ada")
+        await insist(lambda: connection.publish(subject, encode(command), timeout_s=2), END_S)
+
+    def _id(self) -> str:
+        self._ids += 1
+        return f"r{self._number}-{self._ids}"
+
+    async def _unended(self) -> str:
+        states = [await insist(lambda at=at: self._arena.operator.state(at)) for at in self._plans]
+        return "; ".join(
+            f"{state.address} is {state.status} ({state.reason or ', '.join(state.waiting) or state.running})"
+            for state in states
+            if state.status not in ENDED
+        )
+
+    async def write_down(self, directory: Path) -> None:
+        """Leave every plan's log and news there, for whoever wants to know what happened."""
+        for address in self._plans:
+            for stream, subject in ((PLANS, subjects.plan_log(address)), (OUTCOMES, subjects.outcome(address))):
+                stored = await self._arena.admin(stream).direct_get(stream, subject=subject, batch=100_000)
+                lines = (b"%d %s\n" % (message.sequence, message.data) for message in stored)
+                (directory / f"{address}.{stream}.jsonl").write_bytes(b"".join(lines))
+
+    # --- the verdict -----------------------------------------------------------------------------------
+
+    async def _judge(self, states: list[PlanState]) -> int:
+        await self._quiet()
+        begun = self._effects()
+        count = 0
+        for state in states:
+            judge, commits = await self._read(state)
+            self._judge_effects(judge, begun)
+            await self._judge_news(state.address)
+            count += len(commits)
+        for submitted in self._submitted:
+            await eventually(lambda heard=submitted: heard.final, 20)
+        poison = await self._arena.ask(POISON, f"STREAM.INFO.{POISON}")
+        if poison["state"]["messages"]:
+            raise Broken(f"{poison['state']['messages']} messages were set aside as poison")
+        bugs = [line for line in self._arena.new_lines() if _is_bug(line)]
+        if bugs:
+            raise Broken("\n".join(["a service says that it has a bug:", *bugs[:5]]))
+        return count
+
+    async def _quiet(self) -> None:
+        """Wait until nothing is on its way any more: whatever was lost or delayed has come back, and been answered."""
+        found: dict[str, int] = {}
+
+        async def nothing_left() -> bool:
+            found.clear()
+            for stream in ("COMMANDS", "RESULTS"):
+                found[stream] = (await self._arena.ask(stream, f"STREAM.INFO.{stream}"))["state"]["messages"]
+            asked = {"subjects_filter": "work.>"}
+            left = (await self._arena.ask(WORK, f"STREAM.INFO.{WORK}", asked))["state"].get("subjects") or {}
+            found.update((subject, n) for subject, n in left.items() if not subject.startswith("work.timer."))
+            for consumer in ("dispatch", "gatekeeper"):
+                info = await self._arena.ask(PLANS, f"CONSUMER.INFO.{PLANS}.{consumer}")
+                found[consumer] = info["num_pending"] + info["num_ack_pending"]
+            return not any(found.values())
+
+        try:
+            await eventually(nothing_left, 30)
+        except TimeoutError:
+            left = {name: count for name, count in found.items() if count}
+            raise Broken(f"30 s after every plan has ended, this is left: {left}") from None
+
+    async def _read(self, state: PlanState) -> tuple[Judge, list[Commit]]:
+        """Judge a plan's log as it is stored, and hold the tables against it."""
+        for _ in range(5):
+            judge, commits = await self._log(state)
+            try:
+                await insist(lambda: expect_tables(self._arena.operator, judge.state, commits))  # noqa: B023
+            except AssertionError:
+                # After its end there may be refusals of what was asked too late.
+                if len((await self._log(state))[1]) == len(commits):
+                    raise
+            else:
+                return judge, commits
+        raise Broken(f"the log of {state.address} goes on and on")
+
+    async def _log(self, state: PlanState) -> tuple[Judge, list[Commit]]:
+        connection, subject = self._arena.operator.connection, subjects.plan_log(state.address)
+        async with asyncio.timeout(20):
+            while True:
+                stored = await insist(lambda: connection.direct_get(PLANS, subject=subject, batch=100_000))
+                if len(stored) >= state.number:  # who answers may lag behind
+                    break
+                await asyncio.sleep(0.05)
+        judge, commits = Judge(state.address), []
+        for message in stored:
+            commit = codec.commit.decode(message.data)
+            judge.read(commit, hash_of(message.data))
+            commits.append(commit)
+        if judge.state.status is not state.status:
+            raise Broken(f"{state.address} was {state.status}, and its log says {judge.state.status}")
+        return judge, commits
+
+    def _effects(self) -> Counter[str]:
+        """How often each attempt has begun, and has ended (``<key> begins``)."""
+        file = self._arena.directory / "effects"
+        return Counter(file.read_text("utf-8").splitlines() if file.exists() else ())
+
+    def _judge_effects(self, judge: Judge, effects: Counter[str]) -> None:
+        address = judge.state.address
+        for step in self._plans[address].steps:
+            if not isinstance(step, Task) or step.idempotent:
+                continue
+            for said, times in effects.items():
+                if said.startswith(f"{address}.{step.name}.") and said.endswith(" begins") and times > 1:
+                    raise Broken(f"{said.partition(' ')[0]} may not be done twice, and was begun {times} times")
+        for event in judge.events:
+            if isinstance(event, events.StepCompleted) and not event.by:
+                key = f"{address}.{event.step}.{event.attempt}"
+                if not effects[f"{key} ends"]:
+                    raise Broken(f"the log says that {key} is completed, and nobody has done it")
+
+    async def _judge_news(self, address: Address) -> None:
+        """The requester hears of one end. A goal that comes again is told again where its plan is."""
+        admin, subject = self._arena.admin(OUTCOMES), subjects.outcome(address)
+        stored = await insist(lambda: admin.direct_get(OUTCOMES, subject=subject))
+        told = [codec.outcome.decode(message.data) for message in stored]
+        ends = [msgspec.structs.replace(one, number=0, at=one.at.max) for one in told if isinstance(one, FINAL)]
+        if not ends or ends.count(ends[0]) != len(ends):
+            raise Broken(f"the requester of {address} heard {len(ends)} ends: {ends}")
+
+
+def _is_bug(line: str) -> bool:
+    """What a service says when it did not know what to do. What ends it, and is said in the end, is no bug."""
+    said = line.partition(": ")[2]
+    if not said.startswith("{"):
+        return said.startswith("Traceback")
+    event: str = json.loads(said).get("event", "")
+    return '"exception":' in said or event.endswith((".bug", ".junk", ".not_understood", ".callback_failed"))
