@@ -10,7 +10,9 @@ that does nothing and returns about 100 bytes; the client is one more process on
     gate      decision published -> next step started: milliseconds
     pause     pause published -> the line of the log that says so: milliseconds; and steps begun after it
     load      a plan of 2,000 steps read from its log, by somebody who knows nothing of it: milliseconds
-    recovery  kill -9 of the executor at step 50 of the chain: seconds to go on, and steps that ran twice
+    recovery  kill -9 of the executor that steers, at step 50 of the chain: seconds to go on, steps that ran twice, and
+              steps dispatched again after they were completed; kill -9 of one of two workers with 50 steps in hand:
+              seconds until each of its steps runs elsewhere. With --executors 2, another one stands by.
     memory    proportional set size of all processes, idle and after `many`: MB
 """
 
@@ -21,7 +23,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 
 import psutil
 
+from planmesh import supervision
 from planmesh.client import Client, Operator, new_command_id
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import CastVote, PausePlan, ResumePlan, verb_of
@@ -160,26 +162,81 @@ class Bench:
         return {"ms": _percentiles(times, 1), "commits": state.number}
 
     async def recovery(self) -> Figures:
-        pauses, twice = [], 0
+        return {"executor": await self._recovery_of_executor(), "worker": await self._recovery_of_worker()}
+
+    async def _recovery_of_executor(self) -> Figures:
+        pauses, twice, again = [], 0, 0
         for _ in range(self.repeat):
+            await self._all_ready()
             self.starts.write_text("")
             submitted = await self.client.submit(chain())
             pauses.append(await self._pause_after_kill(submitted.address))
             await submitted.result(60)
-            twice += sum(count - 1 for count in Counter(self.starts.read_text().split("\n")).values() if count > 1)
+            twice += sum(len(begun) - 1 for begun in self._starts().values())
+            again += await self._dispatched_again(submitted.address)
         return {
             "seconds_to_go_on": round(statistics.median(pauses), 2),
             "steps_run_twice": twice,
+            "completed_steps_dispatched_again": again,
             "runs": [round(pause, 2) for pause in pauses],
         }
 
+    async def _recovery_of_worker(self) -> Figures:
+        longest = []
+        for _ in range(self.repeat):
+            await self._all_ready()
+            self.starts.write_text("")
+            steps = [{**task(f"s{number}"), "agent": "slow"} for number in range(50)]
+            submitted = await self.client.submit({"name": "slow", "steps": steps})
+            while len(self._starts()) < 50:  # noqa: ASYNC110 - the workers are other processes
+                await asyncio.sleep(0.01)
+            victim = self.mesh.children["worker"]
+            pid, killed_ns = victim.pid, time.time_ns()
+            victim.kill()
+            await submitted.result(60)
+            lost = [begun for begun in self._starts().values() if begun[0][0] == pid and len(begun) > 1]
+            assert lost, "the worker that was killed had nothing in hand"
+            longest.append(max(begun[-1][1] - killed_ns for begun in lost) / 1e9)
+        return {
+            "seconds_until_all_run_elsewhere": round(statistics.median(longest), 2),
+            "runs": [round(pause, 2) for pause in longest],
+        }
+
+    async def _all_ready(self) -> None:
+        """What was killed before is back: each kill is to meet a whole mesh."""
+        for child in self.mesh.children.values():
+            await child.wait_ready()
+        await asyncio.sleep(0.5)
+
+    def _starts(self) -> dict[str, list[tuple[int, int]]]:
+        """For each attempt, the processes that have begun it, and when, in nanoseconds."""
+        found: dict[str, list[tuple[int, int]]] = {}
+        for line in self.starts.read_text().splitlines():
+            key, pid, at_ns = line.split()
+            found.setdefault(key, []).append((int(pid), int(at_ns)))
+        return found
+
+    async def _dispatched_again(self, address: Address) -> int:
+        completed: set[str] = set()
+        again = 0
+        async for line in self.operator.lines(address):
+            for event in line.commit.events:
+                if isinstance(event, StepCompleted):
+                    completed.add(event.step)
+                elif isinstance(event, StepDispatched):
+                    again += event.step in completed
+        return again
+
     async def _pause_after_kill(self, address: Address) -> float:
         """Seconds from the kill to the first commit that was not there yet."""
+        executors = [child for name, child in self.mesh.children.items() if name.startswith("executor")]
+        before = {child.name: _cpu_s(child.pid) for child in executors}
         killed: float | None = None
         last = 0
         async for state, commit in self.operator.watch(address):
             if killed is None and any(isinstance(e, StepCompleted) and e.step == "s50" for e in commit.events):
-                self.mesh.children["executor"].kill()
+                # The one that steers is the one that has worked.
+                max(executors, key=lambda child: _cpu_s(child.pid) - before[child.name]).kill()
                 killed = time.perf_counter()
                 # What was on its way already does not count.
                 await asyncio.sleep(0.05)
@@ -201,6 +258,11 @@ class Bench:
         }
 
 
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
+
+
 def pss_mb() -> dict[str, float]:
     found: dict[str, float] = {}
     for process in psutil.Process().children(recursive=True):
@@ -220,14 +282,14 @@ def _percentiles(values: list[float], digits: int) -> Figures:
     }
 
 
-async def run(workloads: list[str], sync: str, repeat: int) -> None:
+async def run(workloads: list[str], sync: str, repeat: int, executors: int) -> None:
     interval = "always" if sync == "always" else "2m"
     with tempfile.TemporaryDirectory(prefix="planmesh-bench-") as directory:
-        starts = Path(directory) / "starts"
+        starts, recovery = Path(directory) / "starts", workloads == ["recovery"]
         environment = {
             "PYTHONPATH": str(HERE),
             "PLANMESH_LOG_LEVEL": "warning",
-            **({"BENCH_STARTS": str(starts)} if workloads == ["recovery"] else {}),
+            **({"BENCH_STARTS": str(starts)} if recovery else {}),
         }
         async with AsyncExitStack() as stack:
             mesh = await stack.enter_async_context(
@@ -235,6 +297,8 @@ async def run(workloads: list[str], sync: str, repeat: int) -> None:
                     Path(directory) / "mesh",
                     agents=["bench_agents"],
                     sync_interval=interval,
+                    executors=executors,
+                    workers=2 if recovery else 1,
                     log_dir=Path(directory) / "logs",
                     environment=environment,
                 )
@@ -245,7 +309,7 @@ async def run(workloads: list[str], sync: str, repeat: int) -> None:
             await bench.took_s(chain(20))  # warm
             for name in workloads:
                 work: Callable[[], Awaitable[Figures]] = getattr(bench, name)
-                print(json.dumps({"workload": name, "sync": sync, **await work()}), flush=True)
+                print(json.dumps({"workload": name, "sync": sync, "executors": executors, **await work()}), flush=True)
 
 
 def main() -> None:
@@ -256,7 +320,10 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", choices=[*names, []], help="all, unless some are named")
     parser.add_argument("--sync", choices=["always", "default"], action="append", help="both, unless one is named")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each workload; the median counts")
+    parser.add_argument("--executors", type=int, default=1, help="how many; one steers, the others stand by")
     arguments = parser.parse_args()
+    # Each kill is to be the first: whoever is killed often waits longer to be started again.
+    supervision._LONG_LIFE_S = 0.0  # type: ignore[misc]
     sys.path.insert(0, str(HERE))
     chosen = [name for name in names if name in (arguments.workloads or names)]
     for sync in arguments.sync or ["default", "always"]:
@@ -264,7 +331,7 @@ def main() -> None:
         together = [name for name in chosen if name not in ("recovery", "memory")]
         for group in [together, *([name] for name in chosen if name not in together)]:
             if group:
-                asyncio.run(run(group, sync, arguments.repeat))
+                asyncio.run(run(group, sync, arguments.repeat, arguments.executors))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from planmesh.errors import Busy, Unusable
 from planmesh.schemas.subjects import PLANS
 from planmesh.supervision import Child
 
-HURT_S = 3.0
+HURT_S = 2.5
 """Harms begin within this time, and traps wait so long for their moment."""
 
 Do = Callable[[Arena, random.Random], Awaitable[str]]
@@ -93,7 +93,7 @@ async def kill(arena: Arena, draw: random.Random, *, name: str) -> str:
 async def pause(arena: Arena, draw: random.Random, *, name: str, least_s: float = 0.2) -> str:
     """SIGSTOP, and SIGCONT some time later: it wakes up in another world, and does not know."""
     async with arena.held(name):
-        pause_s = draw.uniform(least_s, 3.5)
+        pause_s = draw.uniform(least_s, 3.0)
         await stopped(arena.children[name].pid, pause_s)
     return f"pause {name} {pause_s:.1f} s"
 
@@ -110,7 +110,7 @@ async def strike(arena: Arena, draw: random.Random, *, point: Point) -> str:
     """Kill or pause a process in the moment in which it sends something; that arrives, or does not, or does later."""
     wire, pattern = arena.wire, re.compile(point.subject)
     assert wire is not None  # there is none in a cluster, and no such harm
-    deadly, arrives, pause_s = draw.random() < 0.6, draw.random() < 0.5, draw.uniform(0.5, 3.0)
+    deadly, arrives, pause_s = draw.random() < 0.6, draw.random() < 0.5, draw.uniform(0.5, 2.5)
     skip = draw.choice([0, 0, 1, 3])
     struck: asyncio.Future[Child | None] = asyncio.get_running_loop().create_future()
 
@@ -228,7 +228,7 @@ async def cut(arena: Arena, draw: random.Random, *, user: str) -> str:
 
 async def part(arena: Arena, draw: random.Random, *, user: str) -> str:
     """Nothing arrives for a while, and then all of it does, as when a network is gone and comes back."""
-    links, away_s = _links(arena, user), draw.uniform(0.5, 3.0)
+    links, away_s = _links(arena, user), draw.uniform(0.5, 2.5)
     for link in links:
         link.open.clear()
     await asyncio.sleep(away_s)
@@ -322,7 +322,7 @@ async def kill_leader(arena: Arena, draw: random.Random) -> str:
 async def pause_leader(arena: Arena, draw: random.Random) -> str:
     """Others lead meanwhile; when it wakes up, it believes for a moment that it still does."""
     async with arena.held("server"):
-        leader, pause_s = await arena.leader(PLANS), draw.uniform(1.0, 7.0)
+        leader, pause_s = await arena.leader(PLANS), draw.uniform(1.0, 5.0)
         leader.send(signal.SIGSTOP)
         await asyncio.sleep(pause_s)
         leader.send(signal.SIGCONT)
