@@ -14,6 +14,7 @@ from planmesh import planner
 from planmesh.directory import Directory
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Limits
+from planmesh.planner.language.findings import RULES as SCRIPT_RULES
 from planmesh.planner.problems import RULES
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.work import AgentDescription, AgentParameter
@@ -811,7 +812,7 @@ def test_no_document_raises_and_every_problem_has_a_rule_and_can_be_stored(docum
         assert compile_plan(msgspec.json.encode(found.plan), AGENTS, found.inputs) == found
     else:
         assert found
-        assert all(one.code in RULES for one in found)
+        assert all(one.code in RULES | SCRIPT_RULES for one in found)
         assert all(one.message.isprintable() for one in found)
         msgspec.json.encode(found)
 
