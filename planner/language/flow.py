@@ -217,16 +217,16 @@ class Flow:
         return labels
 
     def _step(self, path: _Path, step: Step, above: tuple[Names, ...]) -> None:
-        self._join(path, step.span)
-        if path.closed:
-            said = f"this is never reached: {path.closed}"
-            self._findings.add("unreachable", said, step.head.span, "move it above that, or into a branch")
-            path.closed = path.decided = ""
         kind = step.head.kind
         if kind not in KINDS:
             self.is_broken = True
             self._scope.reached(step)
             return
+        self._join(path, step.span)
+        if path.closed:
+            said = f"this is never reached: {path.closed}"
+            self._findings.add("unreachable", said, step.head.span, "move it above that, or into a branch")
+            path.closed = path.decided = ""
         writer = begin(step, self._around)
         draft = writer.write()
         if kind == "each":
@@ -326,12 +326,12 @@ class Flow:
         path.last.pop(draft.name, None)
         path.earlier |= path.last
         path.last, path.barrier = {}, ()
-        if len(gone) == 1:
+        if len(gone) == 1 and draft.document.get("on_fail", "fail") == "continue":
             path.guard = draft.name, "fail" if gone[0] == "pass" else "pass"
             path.chain = (*path.chain, self._branch())
         else:
             path.decided = draft.name
-            path.closed = f"{quoted(_label(step))} goes on in one of two branches, and this stands before them"
+            path.closed = f"{quoted(_label(step))} goes on elsewhere, and this stands before that"
 
     def _retry(self, action: Action, draft: Draft, reads: set[str]) -> None:
         """Let the one step whose output is checked be done again until it passes."""

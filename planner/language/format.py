@@ -31,6 +31,7 @@ from planmesh.planner.language.tree import (
     OnError,
     OnOutcome,
     Otherwise,
+    Output,
     Outputs,
     Parameter,
     Part,
@@ -109,14 +110,18 @@ class _Printer:
                 self._put(part, 0, "input", apart=not is_first)
                 for one in parameters:
                     self._put(one, 1, self._parameter(one))
-            case Outputs(fields=fields):
+            case Outputs(outputs=outputs):
                 self._put(part, 0, "output", apart=not is_first)
-                for field in fields:
-                    self._put(field, 1, self._field(field, 1))
+                for output in outputs:
+                    self._put(output, 1, self._output(output))
 
     def _parameter(self, one: Parameter) -> str:
         declared = f"{one.name.text} : {self._one_line(one.type)}"
         return declared if one.default is None else f"{declared} = {self._value(one.default, 1, len(declared) + 3)}"
+
+    def _output(self, one: Output) -> str:
+        declared = one.name.text if one.type is None else f"{one.name.text} : {self._one_line(one.type)}"
+        return f"{declared} = {self._value(one.value, 1, len(declared) + 3)}"
 
     def _items(self, items: Iterable[Item], level: int, *, is_apart: bool = False) -> None:
         """Write a block.

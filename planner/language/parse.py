@@ -29,6 +29,7 @@ from planmesh.planner.language.tree import (
     OnError,
     OnOutcome,
     Otherwise,
+    Output,
     Outputs,
     Parameter,
     Part,
@@ -43,7 +44,7 @@ from planmesh.schemas.plan import MAX_STEPS
 
 MAX_DEPTH: Final = 32
 """Of blocks inside one another."""
-MAX_LINES: Final = 100_000
+MAX_LINES: Final = 60_000
 _STEP: Final = re.compile(r"^[ \t]*(?:do|plan|run|agent|ask|gate|decide|check|each|emit)[ \t]", re.MULTILINE)
 
 
@@ -83,6 +84,7 @@ class _Open:
 
     Attributes:
         indent: Columns before its first line.
+        is_bound: Whether it has a binding.
         parts_at: Columns before its fields, if they are deeper.
         items_at: Columns before the items of its body.
         branches_at: Columns before the branches that are indented below a decide of its body.
@@ -92,6 +94,7 @@ class _Open:
     node: Head | Branch | None = None
     parts: list[Part] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    is_bound: bool = False
     parts_at: int | None = None
     items_at: int | None = None
     branches_at: int | None = None
@@ -104,9 +107,6 @@ class _Open:
     def takes_items(self) -> bool:
         return not isinstance(self.node, Head) or self.node.kind == "each"
 
-    def is_bound(self) -> bool:
-        return any(isinstance(part, Binding) for part in self.parts)
-
 
 class _Blocks:
     def __init__(self, findings: Findings) -> None:
@@ -115,7 +115,7 @@ class _Blocks:
         self._header: list[HeaderPart] = []
         self._section: Inputs | Outputs | None = None
         self._parameters: list[Parameter] = []
-        self._outputs: list[Field] = []
+        self._outputs: list[Output] = []
         self._begun = False  # whether a step has been seen
         self._is_flat = True
 
@@ -143,7 +143,7 @@ class _Blocks:
             case Parameter():
                 self._parameter(node)
             case Field() if self._section is not None and isinstance(self._section, Outputs):
-                self._outputs.append(node)
+                self._outputs.append(Output(node.span, node.name, None, node.value))
             case Field() | Binding() | When() | Otherwise() | OnError() | OnOutcome() | BrokenPart():
                 self._end_section()
                 self._part(line, node)
@@ -164,7 +164,7 @@ class _Blocks:
         if isinstance(self._section, Inputs):
             self._parameters.append(node)
         elif isinstance(self._section, Outputs) and node.default is not None:
-            self._outputs.append(Field(node.span, node.name, node.default))
+            self._outputs.append(Output(node.span, node.name, node.type, node.default))
         else:
             hint = f"a field is written {node.name.text} = …" if self._begun else "write `input` above it"
             self._findings.add("misplaced", "a name with a type belongs into the `input` block", node.span, hint)
@@ -196,11 +196,12 @@ class _Blocks:
         outside = isinstance(part, BrokenPart) or (isinstance(part, Binding) and line.indent == owner.indent)
         if line.indent != expected and not outside:
             self._bad_indentation(line, expected, "the lines of its step")
-        if owner.is_bound() and not isinstance(part, BrokenPart):
+        if owner.is_bound and not isinstance(part, BrokenPart):
             if isinstance(part, Binding):
                 self._findings.add("duplicate_field", "a step has one binding", line.span)
                 return
             self._findings.add("misplaced", "the fields of a step stand above its binding", line.span)
+        owner.is_bound = owner.is_bound or isinstance(part, Binding)
         owner.parts.append(part)
 
     def _item(self, line: Line, node: Head | Branch | Let) -> None:

@@ -132,7 +132,7 @@ class Scope:
             alias = self._writer.alias(one.value, written)
             self._check_names(written, one.value)
         except Unwritable as error:
-            self._findings.add(error.code, error.message, one.value.span, error.hint)
+            self._refuse(error, one.value)
             alias = Alias(None, False, 0, "null")
         self._aliases[name] = alias
         self._alias_words[name] = one.name
@@ -202,10 +202,14 @@ class Scope:
         try:
             written = write(value)
         except Unwritable as error:
-            self._findings.add(error.code, error.message, value.span, error.hint)
+            self._refuse(error, value)
             return None
         self._check_names(written, value)
         return written.value
+
+    def _refuse(self, error: Unwritable, value: Value) -> None:
+        if error.message:
+            self._findings.add(error.code, error.message, value.span, error.hint)
 
     def knows(self, name: str) -> bool:
         """Whether *name* stands for something here."""

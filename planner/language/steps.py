@@ -96,7 +96,7 @@ def write_output(output: Outputs, around: Surroundings) -> "Draft":
     draft = Draft(output.span, {"kind": "emit", "name": name, "outcome": "completed", "result": {}})
     places: dict[str, Place] = {}
     with around.scope.reading() as reads:
-        for one in output.fields:
+        for one in output.outputs:
             if one.name.text in places:
                 said = f"there is an output {quoted(one.name.text)} already"
                 around.findings.add("duplicate_field", said, one.name.span)
@@ -491,8 +491,6 @@ def _check(writer: StepWriter) -> None:
         writer.draft.places["on_fail"] = failed
     if failed is not None and failed.kind == "fail" and failed.value is not None:
         writer.put("message", writer.scope.template(failed.value), failed.value)
-    if passed is not None and passed.kind == "goto" and failed is None:
-        writer.draft.document["on_fail"] = "fail"
     writer.refuse_rest()
 
 

@@ -26,6 +26,7 @@ from planmesh.planner.language.tree import (
     Outputs,
     Parameter,
     Title,
+    Word,
 )
 from planmesh.schemas.expressions import KEYWORDS
 from planmesh.schemas.goals import Problem
@@ -128,8 +129,12 @@ class _Translator:
         with self._scope.region(()):
             reviewers, is_ordered = self._header()
             self._declare_inputs()
+        outputs = next((part for part in script.header if isinstance(part, Outputs)), None)
+        for one in outputs.outputs if outputs is not None else ():
+            if one.type is not None:
+                self._type(one.type)
         flow = Flow(Surroundings(self._scope, self._names, findings, reviewers), is_ordered=is_ordered)
-        flow.go_through(script.body, output=next((part for part in script.header if isinstance(part, Outputs)), None))
+        flow.go_through(script.body, output=outputs)
         drafts = flow.drafts
         if not script.body and not findings:
             findings.add("empty", "expected at least one step; found none", 0, 'begin with do "Label" with AGENT')
@@ -207,19 +212,25 @@ class _Translator:
         self._put("inputs", inputs, places)
 
     def _parameter(self, one: Parameter) -> tuple[dict[str, Any], Place]:
-        written = one.type.text
-        kind = written.partition("<")[0].strip()
-        if kind not in TYPES or (kind != "list" and "<" in written):
-            hint = self._findings.nearest(kind, TYPES, f"there are {', '.join(TYPES)}")
-            self._findings.add("unknown_type", f"there is no type {quoted(written)}", one.type.span, hint)
-            kind = "any"
-        parameter: dict[str, Any] = {"type": kind}
+        parameter: dict[str, Any] = {"type": self._type(one.type)}
         places: dict[str, Place] = {"type": one.type}
         if one.default is not None:
             default = Fields((), self._scope, self._findings).constant(one.default)
             parameter["default"] = None if default is MISSING else default
             places["default"] = one.default
         return parameter, places
+
+    def _type(self, word: Word) -> str:
+        """The type that is meant, of those that a document has: it does not say what is in a list."""
+        written = "".join(word.text.split())
+        kind, inner = written.partition("<")[0], written
+        while inner.startswith("list<") and inner.endswith(">"):
+            inner = inner[5:-1]
+        if kind in TYPES and inner in TYPES:
+            return kind
+        hint = self._findings.nearest(inner if kind == "list" else kind, TYPES, f"there are {', '.join(TYPES)}")
+        self._findings.add("unknown_type", f"there is no type {quoted(written)}", word.span, hint)
+        return "any"
 
     # --- the steps -----------------------------------------------------------------------------------------
 

@@ -139,10 +139,18 @@ class Inputs(Node, frozen=True):
     parameters: tuple[Parameter, ...] = ()
 
 
+class Output(Node, frozen=True):
+    """``name = value``, or ``name : type = value``"""
+
+    name: Word
+    type: Word | None
+    value: Value
+
+
 class Outputs(Node, frozen=True):
     """``output``, and the lines below it."""
 
-    fields: tuple["Field", ...] = ()
+    outputs: tuple[Output, ...] = ()
 
 
 # --- steps -------------------------------------------------------------------------------------------------

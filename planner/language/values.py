@@ -190,7 +190,11 @@ class ValueReader:
         if start >= end:
             self._fail("bad_expression", f"expected a value, found {self._found(end, end)}", start)
         text, span = self._clean[start:end], Span(start, end)
-        if _PATH.fullmatch(text) and (root := text.partition(".")[0]) not in KEYWORDS:
+        if (
+            end - start <= MAX_EXPRESSION_CHARACTERS
+            and _PATH.fullmatch(text)
+            and (root := text.partition(".")[0]) not in KEYWORDS
+        ):
             names = frozenset((root,))
             return Formula(span, text, names, names)
         expression = self._parsed(text, start)

@@ -12,11 +12,12 @@ from typing import Any, Final, TypeAlias
 
 from planmesh.planner.language.tree import Constant, Entries, Formula, Items, Text, Value
 from planmesh.schemas.expressions import MAX_EXPRESSION_CHARACTERS, Expression, ExpressionError, parse, unknown_names
-from planmesh.schemas.plan import MAX_PLAN_BYTES
 from planmesh.schemas.templates import compile_template, escape
 
 MAX_CHARACTERS: Final = 65_536
 """Of what `let` gives a name, and of what it puts into one value."""
+MAX_CHARACTERS_IN_SCRIPT: Final = 524_288
+"""Of the values into which `let` puts something, together: they are read once more."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACE: Final = re.compile(r"[{}]")
@@ -31,7 +32,7 @@ class Unwritable(Exception):
 
     Attributes:
         code: Of a problem.
-        message: What is wrong.
+        message: What is wrong; nothing, if that has been said.
         hint: What to do.
     """
 
@@ -86,15 +87,17 @@ class Writer:
 
     def __init__(self, aliases: Aliases) -> None:
         self.aliases = aliases
-        self._left_in_script = MAX_PLAN_BYTES
+        self._left_in_script = MAX_CHARACTERS_IN_SCRIPT
         self._left = 0
 
     def template(self, value: Value) -> Written:
         """*value* as a JSON template. Raises: Unwritable."""
         if self.aliases.keys().isdisjoint(value.names):
             return Written(self._template(value), value.names, value.required)
+        self._spend()
         self._left = MAX_CHARACTERS
         document = self._template(value)
+        self._spend(len(json.dumps(document)))
         try:
             read = compile_template(document)
         except ExpressionError as error:
@@ -105,8 +108,11 @@ class Writer:
         """*value* as the text of an expression. Raises: Unwritable."""
         if isinstance(value, Formula) and self.aliases.keys().isdisjoint(value.names):
             return Written(value.text, value.names, value.required)
+        self._spend()
         self._left = MAX_CHARACTERS
-        read = _parsed(self._expression(value))
+        text = self._expression(value)
+        self._spend(len(text))
+        read = _parsed(text)
         return Written(read.text, read.names, read.required)
 
     def alias(self, value: Value, written: Written) -> Alias:
@@ -123,12 +129,16 @@ class Writer:
     def _put_in(self, name: str) -> Alias:
         alias = self.aliases[name]
         self._left -= alias.size
-        self._left_in_script -= alias.size
         if self._left < 0:
             raise _too_large(f"`let` puts more than {MAX_CHARACTERS:,} characters into this")
-        if self._left_in_script < 0:
-            raise _too_large(f"`let` puts more than {MAX_PLAN_BYTES:,} characters into the script")
         return alias
+
+    def _spend(self, characters: int = 0) -> None:
+        """Take off what has been written with something put in. Raises: Unwritable, of which one is enough to see."""
+        was_left, self._left_in_script = self._left_in_script > 0, self._left_in_script - characters
+        if self._left_in_script <= 0:
+            said = f"what `let` has put something into has more than {MAX_CHARACTERS_IN_SCRIPT:,} characters by here"
+            raise _too_large(said if was_left else "")
 
     # --- templates -----------------------------------------------------------------------------------------
 
