@@ -87,26 +87,28 @@ class Dispatcher:
         except subjects.BadSubject as error:
             _skip(message, str(error))
             return
-        sent: list[asyncio.Future[Ack]] | None = None
+        sent: list[asyncio.Future[Ack]] = []
         commit: Commit | None = None
-        late = True
+        late, whole = True, False
         try:
             commit = codec.commit.decode(message.data)
             late = message.num_delivered > 1 or (self._clock() - commit.at).total_seconds() > _LATE_S
             if not late and (recorded := self._known(address, message, commit)) is not None:
-                sent = [
-                    future
-                    for index, event in enumerate(commit.events)
-                    if (future := self._send(recorded.state, commit, index, event)) is not None
-                ]
+                for index, event in enumerate(commit.events):
+                    future = self._send(recorded.state, commit, index, event)
+                    if future is not None:
+                        sent.append(future)
+                whole = True
         except (codec.DecodeError, NeedsBlob, _TakesLonger):
             pass  # what was sent already is sent again under the same id
         except Exception as error:
+            _forget(sent)
             self._spawn(give_up(self._core, SERVICE, message, error))
             return
-        if sent is not None:
+        if whole:
             _ack_when_stored(self, message, sent)
         else:
+            _forget(sent)
             self._spawn(self._take_slowly(address, message, commit, late))
 
     def _known(self, address: Address, message: Message, commit: Commit) -> Recorded | None:
@@ -350,6 +352,12 @@ class _TakesLonger(Exception):
     def __init__(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.work = work
         super().__init__()
+
+
+def _forget(sent: "list[asyncio.Future[Ack]]") -> None:
+    """What becomes of these does not matter any more: all of it is sent again."""
+    for future in sent:
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Ack]]") -> None:
