@@ -222,6 +222,11 @@ def unknown_names(expression: Expression, known: Collection[str]) -> list[Expres
     return [_unknown_name(name, known, unknown[name], expression.text) for name in in_order]
 
 
+def reads_of(expression: Expression) -> list[tuple[str, int]]:
+    """Return the names that *expression* reads, each as often as it does, with the position in its text."""
+    return [(read.path[0], read.position) for read in expression._reads]
+
+
 def is_name(text: str) -> bool:
     """Return whether *text* can be a name in an expression: letters, digits and _, no digit first, no keyword."""
     return text[:1] in _LETTERS and all(character in _WORD for character in text) and text not in KEYWORDS

@@ -386,6 +386,9 @@ class Flow:
             entries = self._taken_entries(branch, here)
             guard, parent = self._enter(entries, path, branch.span)
             chain = (*parent, self._branch())
+            if len(entries) > 1:
+                ways = [entry.chain for entry in entries]
+                self._scope.join(ways, ways, len(parent), chain)
             inner = self._block(branch.body, guard, chain, (*above, *path.open_ends()))
             if not inner.closed:
                 last = tuple(name for names in inner.open_ends() for name in names)

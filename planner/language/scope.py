@@ -280,7 +280,7 @@ class Scope:
         same = _common(chain, at)
         if same == len(chain):
             return True
-        joins = self._joins.get(chain[same], ())
+        joins = [join for join in self._joins.get(chain[same], ()) if at[: len(join.chain)] == join.chain]
         return any(_common(chain, end) > same for join in joins for end in join.ends)
 
     def _unknown(self, name: str, value: Value) -> None:

@@ -141,7 +141,8 @@ class ValueReader:
             known.add(key)
             position = self._after(key_span.end, end)
             if position >= end or self._masked[position] != ":":
-                self._fail("bad_expression", f"expected : after the key {key}, found {self._found(position, end)}", at)
+                said = f"expected : after the key {key}, found {self._found(position)}"
+                self._fail("bad_expression", said, position)
             value, position = self._value(self._after(position + 1, end), end, depth + 1)
             entries.append(Entry(key_span, key, value))
             if position < end and self._masked[position] == ",":
@@ -156,8 +157,7 @@ class ValueReader:
             return self._unescaped(Span(at, stop)), Span(at, stop)
         word = _KEY.match(self._masked, at, end)
         if word is None:
-            found = self._found(at, end)
-            self._fail("bad_expression", f"expected a key, found {found}", at, "a key is a name or a text")
+            self._fail("bad_expression", f"expected a key, found {self._found(at)}", at, "a key is a name or a text")
         return word[0], Span(at, word.end())
 
     def _end_of_expression(self, at: int, end: int) -> int:
@@ -188,7 +188,7 @@ class ValueReader:
 
     def _formula(self, start: int, end: int) -> Formula:
         if start >= end:
-            self._fail("bad_expression", f"expected a value, found {self._found(end, end)}", start)
+            self._fail("bad_expression", f"expected a value, found {self._found(start)}", start)
         text, span = self._clean[start:end], Span(start, end)
         if (
             end - start <= MAX_EXPRESSION_CHARACTERS
@@ -247,8 +247,9 @@ class ValueReader:
                 self._fail("bad_text", f"\\{shown} has no meaning in a text", span.start + at, hint)
         return "".join(parts)
 
-    def _found(self, at: int, end: int) -> str:
-        return "the end" if at >= end else self._clean[at]
+    def _found(self, at: int) -> str:
+        char = self._clean[at : at + 1]
+        return "the end" if char in ("", "\n", "\r") else char if char.isprintable() else ascii(char)[1:-1]
 
     def _fail(self, code: str, message: str, at: int, hint: str = "") -> NoReturn:
         self._findings.add(code, message, at, hint)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from planmesh.planner.language.tree import Constant, Entries, Formula, Items, Text, Value
-from planmesh.schemas.expressions import MAX_EXPRESSION_CHARACTERS, Expression, ExpressionError, parse, unknown_names
+from planmesh.schemas.expressions import MAX_EXPRESSION_CHARACTERS, Expression, ExpressionError, parse, reads_of
 from planmesh.schemas.templates import compile_template, escape
 
 MAX_CHARACTERS: Final = 65_536
@@ -19,7 +19,6 @@ MAX_CHARACTERS: Final = 65_536
 MAX_CHARACTERS_IN_SCRIPT: Final = 524_288
 """Of the values into which `let` puts something, together: they are read once more."""
 
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACE: Final = re.compile(r"[{}]")
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in range(0x20)} | str.maketrans(
     {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -193,16 +192,15 @@ class Writer:
     def _substituted(self, expression: Expression) -> str:
         """The text of *expression*, with what `let` calls in the places where it reads that."""
         text = expression.text
-        others = expression.names - self.aliases.keys()
-        for place in sorted((error.position for error in unknown_names(expression, others)), reverse=True):
-            name = _NAME.match(text, place)
-            assert name is not None  # a name is read there
-            put_in = self._put_in(name[0]).expression
+        for name, place in sorted(reads_of(expression), key=lambda read: -read[1]):
+            if name not in self.aliases:
+                continue
+            put_in = self._put_in(name).expression
             if not put_in:
-                raise _too_large(f"what `let` calls {name[0]} is too long to be a part of an expression")
+                raise _too_large(f"what `let` calls {name} is too long to be a part of an expression")
             # A path may go on: what is read of it is read of the whole.
             is_path = parse(put_in).path is not None
-            text = f"{text[:place]}{put_in if is_path else f'({put_in})'}{text[name.end() :]}"
+            text = f"{text[:place]}{put_in if is_path else f'({put_in})'}{text[place + len(name) :]}"
             _check_length(text)
         return text
 
