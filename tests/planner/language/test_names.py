@@ -126,7 +126,8 @@ def test_the_other_branch_cannot_be_read() -> None:
 
 
 def test_what_a_branch_gives_that_ends_the_plan_cannot_be_read_behind_it() -> None:
-    text = 'check "C" a\n  on fail: goto "B"\n"B":\n  do "A" with a\n    -> x\n  emit "End"\ndo "Out" with a\n  x = x ?? 1\n'
+    branch = 'check "C" a\n  on fail: goto "B"\n"B":\n  do "A" with a\n    -> x\n  emit "End"\n'
+    text = f'{branch}do "Out" with a\n  x = x ?? 1\n'
 
     assert said(text) == [(8, 7, "other_branch")]
 
