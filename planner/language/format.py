@@ -5,7 +5,6 @@ stand before or behind. Texts and expressions are left as they were written, but
 list or an object that has comments in it is left as it is. What was formatted is formatted to itself.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -40,14 +39,13 @@ from planmesh.planner.language.tree import (
     Value,
     When,
 )
-from planmesh.planner.language.values import block_lines
+from planmesh.planner.language.values import block_lines, in_one_line
 from planmesh.schemas.goals import Problem
 
 WIDTH: Final = 100
 """Characters that a line with a list or an object may have; a longer one has a line for each of its items."""
 
 _INDENT: Final = "  "
-_SPACES: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[ \t\r\n]+')
 _ACTIONS: Final = {"go_on": "continue"}
 
 
@@ -208,10 +206,7 @@ class _Printer:
         return "" if node is None else self._source.text[node.span.start : node.span.end]
 
     def _one_line(self, node: Node) -> str:
-        """What stands there, with one space for each white space outside of texts."""
-        return _SPACES.sub(
-            lambda found: found[0] if found[0][0] == '"' else " ", self._clean[node.span.start : node.span.end]
-        )
+        return in_one_line(self._clean[node.span.start : node.span.end])
 
     def _value(self, value: Value | None, level: int, before: int) -> str:
         """A value, whose first line begins at a level behind as many characters as stand *before* it."""

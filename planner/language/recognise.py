@@ -11,7 +11,8 @@ _SCRIPT: Final = re.compile(
     r'|[A-Za-z_]\w*[ \t]+"(?!.*"[ \t]*:(?:[ \t]|$))'  # do "Label" …
     r"|[A-Za-z_]\w*[ \t]*=(?!=)"  # name = value
     r"|(?:input|output)[ \t]*(?:--.*)?$"
-    r"|(?:run|let|concurrency|ordered)[ \t]+\w+[^:]*$"
+    r"|let[ \t]+\w+[ \t]*="
+    r"|(?:run|concurrency|ordered)[ \t]+\w+[^:]*$"
     r"|each[ \t]+\w+[ \t]+in\b"
     r"|(?:do|plan|agent|ask|gate|decide|check|emit)[ \t][^:]*$"
 )

@@ -12,7 +12,7 @@ from planmesh.planner.language.source import Span
 from planmesh.planner.language.tree import Entries, Formula, Item, Items, Let, Step, Text, Value, Word
 from planmesh.planner.language.values import ValueReader
 from planmesh.planner.language.write import Alias, Unwritable, Writer, Written
-from planmesh.schemas.expressions import KEYWORDS, parse, unknown_names
+from planmesh.schemas.expressions import KEYWORDS, parse, reads_of
 from planmesh.schemas.templates import problems
 
 Chain: TypeAlias = tuple[int, ...]
@@ -308,9 +308,9 @@ class Scope:
     def _where(self, value: Value, name: str) -> int:
         """Where *value* reads *name*; where it begins, if it is `let` that does."""
         match value:
-            case Formula(text=text) if name in value.names:
-                places = [error.position for error in unknown_names(parse(text), value.names - {name})]
-                return value.span.start + min(places, default=0)
+            case Formula() if name in value.names:
+                read = parse(self._values.written(value))
+                return value.span.start + min((at for one, at in reads_of(read) if one == name), default=0)
             case Text(template=template) if name in value.names:
                 wrong = problems(template, value.names - {name})
                 return self._values.place(value, wrong[0].position) if wrong else value.span.start

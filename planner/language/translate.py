@@ -136,7 +136,7 @@ class _Translator:
         flow = Flow(Surroundings(self._scope, self._names, findings, reviewers), is_ordered=is_ordered)
         flow.go_through(script.body, output=outputs)
         drafts = flow.drafts
-        if not script.body and not findings:
+        if not drafts and not findings:
             findings.add("empty", "expected at least one step; found none", 0, 'begin with do "Label" with AGENT')
         for draft in drafts:
             self._check_support(draft.document, draft.places, draft.head)

@@ -35,6 +35,7 @@ _NUMBER: Final = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": None}
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BRACKET_OR_COMMA: Final = re.compile(r"[\[\](){},]")
+_SPACES: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[ \t\r\n]+')
 _QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*+"')
 _ESCAPES: Final = {"n": "\n", "t": "\t", '"': '"', "\\": "\\"}
 
@@ -68,6 +69,10 @@ class ValueReader:
     def label(self, span: Span) -> str:
         """The text that stands in *span*, in quotes, as it is. Raises: Unreadable."""
         return self._unescaped(span)
+
+    def written(self, value: Value) -> str:
+        """What stands there, without comments."""
+        return self._clean[value.span.start : value.span.end]
 
     def place(self, text: Text, position: int) -> int:
         """Where in the source the character number *position* of a text's template is."""
@@ -199,7 +204,7 @@ class ValueReader:
             return Formula(span, text, names, names)
         expression = self._parsed(text, start)
         self._look_for_braces(text, start)
-        return Formula(span, text, expression.names, expression.required)
+        return Formula(span, in_one_line(text), expression.names, expression.required)
 
     def _parsed(self, text: str, start: int) -> Expression:
         if (long := text.find('"""')) >= 0:
@@ -254,6 +259,11 @@ class ValueReader:
     def _fail(self, code: str, message: str, at: int, hint: str = "") -> NoReturn:
         self._findings.add(code, message, at, hint)
         raise Unreadable
+
+
+def in_one_line(expression: str) -> str:
+    """*expression* with one space for each white space outside of texts."""
+    return _SPACES.sub(lambda found: found[0] if found[0][0] == '"' else " ", expression)
 
 
 def _pieces(raw: str) -> Iterator[tuple[str, int]]:

@@ -51,13 +51,12 @@ async def test_a_planner_answers_goals_until_it_is_told_to_stop(mesh_server: Mes
             await submitting.publish(f"goals.tester.{goal}", msgspec.json.encode({"plan": plan}))
         async with asyncio.timeout(WAIT_S):
             heard = {await arrived.get(), await arrived.get()}
+            planner.send_signal(signal.SIGTERM)
+            assert await planner.wait() == 0
         stored = msgspec.json.decode(await watching.request(f"$JS.API.STREAM.INFO.{COMMANDS}"))
 
     assert heard == {"commands.tester.one.create.planner", "commands.tester.two.refuse.planner"}
     assert stored["state"]["messages"] == 2
-    planner.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(WAIT_S):
-        assert await planner.wait() == 0
 
 
 async def test_without_credentials_it_says_what_to_do(tmp_path: Path) -> None:

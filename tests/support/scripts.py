@@ -2,14 +2,18 @@
 
 from typing import Any
 
+import msgspec
 from plays import AGENT, Play
 
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.language.recognise import Script
 from planmesh.planner.language.translate import translate
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Plan
+from planmesh.schemas.plan import Plan, Task
 from planmesh.schemas.state import PlanStatus, StepStatus
+from planmesh.schemas.work import AgentDescription
+
+AGENTS = {"worker": AgentDescription(name="worker", any_parameters=True)}
 
 
 def compiled(text: str, values: dict[str, Any] | None = None) -> Compiled:
@@ -55,7 +59,7 @@ def played(text: str, values: dict[str, Any] | None = None, outputs: dict[str, o
         outputs: What tasks give, by name.
     """
     ready = compiled(text, values or {})
-    play = Play(msgspec_agents(ready.plan), inputs=ready.inputs)
+    play = Play(_with_one_agent(ready.plan), inputs=ready.inputs)
     while play.state.status in (PlanStatus.RUNNING, PlanStatus.WAITING):
         open_steps = [name for name, step in play.state.steps.items() if step.status is StepStatus.DISPATCHED]
         waiting = [name for name, step in play.state.steps.items() if step.status is StepStatus.WAITING]
@@ -68,12 +72,8 @@ def played(text: str, values: dict[str, Any] | None = None, outputs: dict[str, o
     return play
 
 
-def msgspec_agents(ready: Plan) -> Plan:
+def _with_one_agent(ready: Plan) -> Plan:
     """The same plan with the one agent that plays know."""
-    import msgspec
-
-    from planmesh.schemas.plan import Task
-
     changed = tuple(
         msgspec.structs.replace(step, agent=AGENT) if isinstance(step, Task) else step for step in ready.steps
     )

@@ -1,0 +1,207 @@
+"""Whatever somebody sends, they get an error with a place, soon; never a crash."""
+
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripts import compiled
+
+from planmesh.planner.compile import Compiled, compile_plan
+from planmesh.planner.language.findings import MOST, RULES
+from planmesh.planner.language.format import format_script
+from planmesh.planner.language.recognise import Script
+from planmesh.planner.problems import RULES as PLANNER_RULES
+from planmesh.schemas.goals import Problem
+
+DO = 'do "It" with worker\n'
+EXAMPLES = [file.read_text() for file in sorted((Path(__file__).parent / "examples").rglob("*.plan"))]
+CODES = {*RULES, *PLANNER_RULES}
+
+
+def looked_at(text: str) -> list[Problem]:
+    """What is wrong with any text. The first time, lark builds its tables."""
+    found = compile_plan(Script(text), None)
+    formatted = format_script(text)
+    if isinstance(formatted, str):
+        assert format_script(formatted) == formatted
+    if isinstance(found, Compiled):
+        return []
+    lines = text.removeprefix("\ufeff").split("\n")
+    for one in found:
+        assert one.code in CODES, one
+        assert one.message
+        assert len(one.message) < 1_000, one
+        if one.line:
+            assert 0 < one.line <= len(lines)
+            assert 0 < one.column <= len(lines[one.line - 1]) + 2, one
+        else:
+            # All of the plan is meant, or the text is no text.
+            assert one.code in ("too_large", "too_deep", "malformed", "more_problems"), one
+    return found
+
+
+looked_at(DO)
+
+HOSTILE = {
+    "nothing but brackets": f"{DO}  a = " + "[" * 100_000,
+    "brackets that are closed": f"{DO}  a = " + "[" * 50_000 + "]" * 50_000,
+    "many values in the deepest list": f"{DO}  a = " + "[" * 23 + "1," * 200_000 + "]" * 23,
+    "parentheses": f"{DO}  a = " + "(" * 50_000 + "1" + ")" * 50_000,
+    "prefix operators": 'check "C" ' + "not " * 50_000 + "a\n",
+    "an expression of 40 KB": f"{DO}  a = " + "a + " * 10_000 + "a\n",
+    "a path of 40 KB": f"{DO}  a = " + "a." * 20_000 + "a\n",
+    "blocks inside of blocks": "\n".join(" " * depth + f"each x{depth} in y" for depth in range(1_000)),
+    "one long word": "x" * 999_000,
+    "one byte too many": "x" * 1_000_001,
+    "empty lines": "\n" * 999_000,
+    "quotes": '"' * 999_000,
+    "triple quotes": '"""' * 300_000,
+    "backslashes": '"' + "\\" * 900_000,
+    "dashes": "-" * 999_000,
+    "comments": "-- c\n" * 150_000,
+    "lines that are none": "foo bar\n" * 100_000,
+    "fields without a step": "".join(f"a{number} = 1\n" for number in range(55_000)),
+    "one field again and again": f"{DO}" + "  a = 1\n" * 55_000,
+    "a brace, and no end": f'{DO}  a = "{{x\n',
+    "braces": f'{DO}  a = "' + "{" * 900_000 + '"\n',
+    "holes": f'{DO}  a = "' + "{x" * 400_000 + '"\n',
+    "a long text": f'{DO}  a = "' + "x" * 900_000 + '"\n  b = 1 +\n',
+    "objects that are never closed": f"{DO}  a = {{\n" * 15_000,
+    "a parenthesis that is never closed": f"{DO}  a = (\n" + "b c d\n" * 100_000,
+    "too many steps": "".join(f'do "s{number}" with y\n' for number in range(10_001)),
+    "labels": "".join(f'"L{number}":\n' for number in range(50_000)),
+    "conditions": 'decide "D" with rules\n' + '  when a -> "b"\n' * 50_000,
+    "tabs and spaces": DO + "\t a = 1\n \tb = 2\n" * 20_000,
+    "control characters": "".join(map(chr, range(32))) * 1_000,
+    "half of a pair": 'do "\ud800" with y\n',
+    "right to left": 'do "\u202e\u2066" with y\n  a\u200b = 1\n',
+    "a regular-expression bomb": f'{DO}  timeout = "' + "1h " * 12 + "x" + '"\n',
+    "a huge number": f"{DO}  a = " + "9" * 100_000 + "\n",
+    "a huge parallel": "each x in y parallel " + "9" * 5_000 + f"\n  {DO}",
+    "a duration of digits": f'{DO}  timeout = "' + "1" * 100_000 + 'h"\n',
+    "lets that double": "".join(f"let a{n} = a{n - 1} + a{n - 1}\n" if n else "let a0 = b\n" for n in range(3_000))
+    + DO,
+    "texts that double": "".join(f'let a{n} = "{{a{n - 1}}}" \n' if n else 'let a0 = "x"\n' for n in range(3_000)) + DO,
+    "a label used twice": '"L":\n' * 20_000,
+    "names that nobody knows": "input\n  a : text\n"
+    + "".join(f'do "s{number}" with y\n  f = zz{number}\n' for number in range(2_000)),
+    "steps of one name": 'do "s" with y\n' * 3_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_script_gets_an_error_soon(text: str) -> None:
+    began = time.perf_counter()
+
+    found = compile_plan(Script(text), None)
+
+    took = time.perf_counter() - began
+    # A second on a machine of its own; this one is shared.
+    assert took < 5
+    assert isinstance(found, list) or text.startswith("let")
+    if isinstance(found, list):
+        assert 0 < len(found) <= MOST
+        assert all(one.code in CODES for one in found)
+
+
+def test_a_script_is_read_in_time_in_proportion_to_its_length() -> None:
+    def script(steps: int) -> str:
+        return "".join(
+            f'do "Step {n}" with worker\n  text = "From {{b{n - 1}.text}}"\n  of = b{n - 1}.n + {n}\n  -> b{n}\n'
+            if n
+            else 'do "Step 0" with worker\n  -> b0\n'
+            for n in range(steps)
+        )
+
+    def seconds(steps: int) -> float:
+        best = 60.0
+        for _ in range(3):
+            began = time.perf_counter()
+            compiled(script(steps))
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    small, large = seconds(250), seconds(1_000)
+
+    # 0.6 s on a machine of its own.
+    assert large < 2.4
+    assert large < 12 * small
+
+
+def test_scripts_are_read_side_by_side() -> None:
+    found: list[object] = []
+
+    def read(text: str) -> None:
+        found.append([one.code for one in looked_at(text)])
+
+    texts = [DO + f"  a = {number}\n" + "".join(EXAMPLES[:3]) for number in range(8)]
+    threads = [threading.Thread(target=read, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(found) == len(texts)
+    assert all(codes == found[0] for codes in found)
+
+
+# --- anything at all -------------------------------------------------------------------------------------------
+
+PIECES = """\
+script "S"|version "1"|concurrency = 3|concurrency 3|reviewer "role:operator"|ordered = true
+policy = { on_failure: "fail" }
+input|output|topic : text|n : list<text> = ["a"]|x = topic
+do "A" with b|do "B" with c|plan "P" with llm|agent "G" with llm|run mission|ask "Q"|gate "W"|emit "E"|emit "F"
+decide "D" with rules|when topic == "x" -> "L"|when a.value > 1 -> "M"|otherwise -> "M"|"L":|"M":|"N":
+check "C" a.n > 1|on pass: continue|on fail: fail "no {a}"|on fail: goto "L"|on fail: retry 2|on pass: goto "M"
+on error: retry 3|on error: ignore|on error: fallback t { a: 1 }
+each x in xs parallel 3|each y in a.list|let z = "v {topic}"|let w = z + 1|-> a|-> b|-> mission|-> xs
+task = "do {topic}"|text = a.text|prompt = \"\"\"|\"\"\"|list = [1, "x {a}", { k: z }]|after = ["A"]|name = "n"
+retry = 2
+timeout = "2h"
+options = ["x", "y"]|secret = true|show = ["a.text"]|sla = "1h"|quorum = 2|result = { a: a ?? 1 }|inputs = { a: w }
+a = (|b = [|c = {|d = "|e = {x|)|]|}|-- comment|# comment|a == 1|->|"|:|=|not|null|\\|	|{{|}}|é
+""".replace("\n", "|").split("|")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "", "  ", "  ", "    ", "\t"]),
+            st.sampled_from(PIECES),
+            st.sampled_from(["", " ", " -- x"]),
+        ),
+        max_size=25,
+    )
+)
+def test_no_arrangement_of_lines_is_more_than_the_compiler_can_bear(lines: list[tuple[str, str, str]]) -> None:
+    looked_at("\n".join("".join(line) for line in lines))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(EXAMPLES), st.randoms(use_true_random=False))
+def test_no_spoilt_example_is_more_than_the_compiler_can_bear(text: str, chance: random.Random) -> None:
+    for _ in range(chance.randint(1, 6)):
+        at, length = chance.randrange(len(text) + 1), chance.choice([0, 1, 1, 5, 30])
+        put = chance.choice(
+            ["", "", '"', "{", "}", "[", "(", "->", "\n", "\n  ", "\t", "=", ":", "--", "\\", "x", '"""', "\0", "é"]
+        )
+        text = text[:at] + put + text[at + length :]
+    looked_at(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200))
+def test_no_text_is_more_than_the_compiler_can_bear(text: str) -> None:
+    looked_at(text)
+
+
+def test_expressions_cannot_reach_python() -> None:
+    for expression in ("a.__class__", "a.__class__.__mro__", "__import__", 'a["__class__"]', "count.__globals__"):
+        plan = compiled(f"{DO}  a = {expression}\n").plan
+        assert plan.steps  # they are names and fields like any others, of JSON values

@@ -1,0 +1,77 @@
+"""Advice on scripts that are not wrong."""
+
+import pytest
+
+from planmesh.planner.language.translate import translate
+
+DO = 'do "It" with worker\n'
+ROUTES = 'decide "D" with rules\n  when a.value == "yes" -> "Yes"\n  {rest}\n"Yes":\n  do "Go" with worker\n'
+
+
+def advice(text: str) -> list[tuple[int, int, str]]:
+    translation = translate(text)
+    assert {one.code for one in translation.problems} <= {"not_supported_yet"}
+    return [(one.line, one.column, one.code) for one in translation.advice]
+
+
+@pytest.mark.parametrize(
+    ("text", "codes"),
+    [
+        ('plan "P" with llm\n', ["plan_without_limit", "plan_not_validated"]),
+        ('plan "P" with llm\n  max_steps = 3\n  validate = false\n', ["plan_not_validated"]),
+        ('plan "P" with llm\n  max_steps = 3\n  validate = true\n', []),
+        ('agent "A" with llm\n', ["agent_without_tools", "agent_without_limit"]),
+        ('agent "A" with llm\n  tools = []\n  max_iterations = 3\n', []),
+        (f"{DO}  -> x\nrun x\n  -> y\n", ["run_of_other"]),
+        ('plan "P" with llm\n  max_steps = 3\n  validate = true\n  -> p\nrun p\n  -> y\n', []),
+        ("run mission\n  -> y\n", []),
+        ('ask "A"\n', ["answer_unread"]),
+        ('ask "A"\n  -> a\n', ["answer_unread"]),
+        (f'ask "A"\n  -> a\n{DO}  b = a.value\n', []),
+        (f'ask "A"\n  options = ["yes", "no"]\n  -> a\n{DO}  b = a.value\n', ["option_unrouted", "option_unrouted"]),
+        ('ask "A"\n  options = ["yes", "no"]\n  -> a\n' + ROUTES.format(rest="-- none"), ["option_unrouted"]),
+        (
+            'ask "A"\n  options = ["yes", "no"]\n  -> a\n'
+            + ROUTES.format(rest='otherwise -> "No"')
+            + '"No":\n  do "Stop" with worker\n',
+            [],
+        ),
+        ('ask "A"\n  options = ["yes", "no"]\n  -> a\ncheck "C" a.value == "yes"\n', []),
+        (f'{DO}  a = "Dear {{x}}" + y\n', ["braces_in_expression"]),
+        (f'check "C" x == "{{y}}"\n{DO}', ["braces_in_expression"]),
+        (f'{DO}  a = "Dear {{x}}"\n', []),
+    ],
+)
+def test_what_could_be_better(text: str, codes: list[str]) -> None:
+    assert [code for _, _, code in advice(text)] == codes
+
+
+@pytest.mark.parametrize(
+    ("label", "prompt", "is_secret"),
+    [
+        ("Enter API key", "", True),
+        ("Access", "What is your password?", True),
+        ("Access", "Paste the token here.", True),
+        ("Access", "Which credentials?", True),
+        ("Choose a keyboard", "Which one?", False),
+        ("Tokenise?", "Really?", False),
+    ],
+)
+def test_a_question_for_a_secret_keeps_the_answer_out_of_the_log(label: str, prompt: str, is_secret: bool) -> None:
+    text = f'ask "{label}"\n  prompt = "{prompt}"\n  {{secret}}\n  -> a\n{DO}  b = a.value\n'
+
+    assert advice(text.format(secret="-- nothing")) == ([(1, 1, "secret_in_log")] if is_secret else [])
+    assert advice(text.format(secret="secret = true")) == []
+
+
+def test_advice_says_where_it_is_about() -> None:
+    assert advice(f'ask "A"\n  options = ["yes",\n    "no"]\n  -> a\n{DO}  b = a.value\n') == [
+        (2, 14, "option_unrouted"),
+        (3, 5, "option_unrouted"),
+    ]
+
+
+def test_inside_of_branches_and_bodies_advice_is_given_as_well() -> None:
+    text = 'check "C" x\n  on fail: goto "B"\n"B":\n  each y in ys\n    agent "A" with llm\n      tools = []\n'
+
+    assert advice(text) == [(5, 5, "agent_without_limit")]
