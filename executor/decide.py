@@ -18,25 +18,33 @@ from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Conflict, Poison
 from planmesh.eventlog import EventLog, Recorded
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.claims import Claims
 from planmesh.executor.limits import AgentLimits
 from planmesh.executor.news import OUTCOME_BYTES, latest
-from planmesh.executor.plan import DEFAULT_GATE_SLA_S, NO_LIMITS, decide
+from planmesh.executor.plan import DEFAULT_GATE_SLA_S, NO_LIMITS, decide, refuse
 from planmesh.executor.plans import Plans
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import Asked, CreatePlan, RefuseGoal, ReportResult, ResolveStep, verb_of
+from planmesh.schemas.commands import (
+    VERBS,
+    Asked,
+    CreatePlan,
+    ProposeRevision,
+    RefuseGoal,
+    ReportResult,
+    ResolveStep,
+    verb_of,
+)
 from planmesh.schemas.events import (
     AnyEvent,
     Cause,
     CommandRefused,
-    GateOpened,
-    PlanCompleted,
-    StepCompleted,
     StepDispatched,
 )
 from planmesh.schemas.expressions import NeedsBlob
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload
+from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, Failure
@@ -71,8 +79,11 @@ class _Delivery:
 
 
 class _Part(NamedTuple):
+    """Attributes: cannot: why it cannot be carried out, whatever the plan says; empty unless that was found out."""
+
     asked: Asked
     delivery: _Delivery
+    cannot: str = ""
 
 
 class _Proposal(NamedTuple):
@@ -208,9 +219,9 @@ class Decider:
                 for part in parts:
                     await self._settle(address, [part])
                 return
-            instead = _instead(parts[0].asked, error)
+            instead = _instead(parts[0], error)
             if instead is not None:
-                await self._settle(address, [_Part(instead, parts[0].delivery)])
+                await self._settle(address, [instead])
                 return
             for part in parts:
                 part.delivery.fail(error)
@@ -279,7 +290,10 @@ class Decider:
         agent_limits = NO_LIMITS if self._limits is None else self._limits.known
         for part in parts:
             asked = part.asked._replace(at=at)
-            decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s, agent_limits=agent_limits)
+            if part.cannot:
+                decision = refuse(state, asked, "too_large", part.cannot)
+            else:
+                decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s, agent_limits=agent_limits)
             if not decision.events:
                 says_no = True
                 continue
@@ -300,28 +314,14 @@ class Decider:
 
     async def _check_in(self, before: PlanState, proposal: _Proposal) -> tuple[list[AnyEvent], PlanState]:
         """Replace large values by claim checks: neither the log nor a state in memory holds them."""
-        events = [await self._checked_in(event) for event in proposal.events]
+        claims = Claims(self._blobs, self._inline_output_bytes)
+        events = [await claims.check_in(event) for event in proposal.events]
         if all(new is old for new, old in zip(events, proposal.events, strict=True)):
             return events, proposal.state
         state = before
         for event in events:
             state = evolve(state, event, proposal.at)
         return events, answered(state, proposal.causes, before.number + 1)
-
-    async def _checked_in(self, event: AnyEvent) -> AnyEvent:
-        match event:
-            case StepCompleted():
-                output = await self._blobs.check_in(event.output, self._inline_output_bytes)
-                return event if output is event.output else msgspec.structs.replace(event, output=output)
-            case PlanCompleted():
-                result = await self._blobs.check_in(event.result, self._inline_output_bytes)
-                return event if result is event.result else msgspec.structs.replace(event, result=result)
-            case GateOpened() if event.shown:
-                shown = tuple(
-                    [await self._blobs.check_in(payload, self._inline_output_bytes) for payload in event.shown]
-                )
-                return msgspec.structs.replace(event, shown=shown)
-        return event
 
     async def _tell_again(self, state: PlanState) -> None:
         """The same goal was published again: whoever did so may have heard nothing yet."""
@@ -344,24 +344,27 @@ class Decider:
         )
 
 
-def _instead(asked: Asked, error: Exception) -> Asked | None:
+def _instead(part: _Part, error: Exception) -> _Part | None:
     """What to decide in place of what can never be decided, where somebody waits for the answer: a plan to be created,
-    a step to end. None for all others, which are set aside."""
-    if not isinstance(error, Poison):
+    a step to end, what a person asked. None for all others, which are set aside."""
+    if not isinstance(error, Poison) or part.cannot:
         return None
+    asked = part.asked
+    problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
     match asked.what:
         case CreatePlan() as create:
-            problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
-            return asked._replace(
-                what=RefuseGoal(
-                    id=create.id,
-                    problems=(problem,),
-                    goal=create.goal,
-                    name=create.plan.name,
-                    goal_digest=create.goal_digest,
-                    traceparent=create.traceparent,
-                )
+            refusal = RefuseGoal(
+                id=create.id,
+                problems=(problem,),
+                goal=create.goal,
+                name=create.plan.name,
+                goal_digest=create.goal_digest,
+                traceparent=create.traceparent,
             )
+            return part._replace(asked=asked._replace(what=refusal))
+        case ProposeRevision(plan=Plan()) as proposal:
+            nothing = msgspec.structs.replace(proposal, plan=None, problems=(problem,))
+            return part._replace(asked=asked._replace(what=nothing))
         case ReportResult(AttemptCompleted() as done):
             message = f"what follows from its output cannot be recorded: {error}"
             failed = AttemptFailed(
@@ -375,7 +378,11 @@ def _instead(asked: Asked, error: Exception) -> Asked | None:
                 worker=done.worker,
                 version=done.version,
             )
-            return asked._replace(what=ReportResult(failed))
+            return part._replace(asked=asked._replace(what=ReportResult(failed)))
+        case ReportResult() | RefuseGoal():
+            return None
+        case command if not {"planner", "executor"}.intersection(VERBS[verb_of(command)].publishers):
+            return part._replace(cannot=f"what follows from it cannot be recorded: {error}")
     return None
 
 

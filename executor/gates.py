@@ -16,6 +16,7 @@ from planmesh.schemas.values import text_of
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 _CHANGES_BYTES = 64 * 1024
+_PROMPT_BYTES = 64 * 1024  # it is for people to read; a large value belongs into `show`
 
 
 def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, ...] = ()) -> None:
@@ -38,7 +39,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             digest=release_digest(state, gate.name),
             reviewers=gate.reviewers,
             quorum=gate.quorum,
-            prompt=text_of(compile_template(gate.prompt).render(names)) if gate.prompt else "",
+            prompt=_cut(text_of(compile_template(gate.prompt).render(names))) if gate.prompt else "",
             shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
             releases=tuple(_release(state, name) for name in state.graph.successors[gate.name][:_MAX_LISTED]),
@@ -48,6 +49,13 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             changes=changes,
         )
     )
+
+
+def _cut(prompt: str) -> str:
+    data = prompt.encode()
+    if len(data) <= _PROMPT_BYTES:
+        return prompt
+    return f"{data[:_PROMPT_BYTES].decode(errors='ignore')} … (cut: the whole prompt has {len(data):,} bytes)"
 
 
 def open_gate_again(turn: Turn, gate: Gate, revised: PlanRevised) -> None:

@@ -107,6 +107,13 @@ def decide(
     return Decision(turn.events, turn.state)
 
 
+def refuse(plan: PlanState, asked: Asked, code: str, reason: str) -> Decision:
+    """What *asked* comes to where carrying it out gives something that the log cannot take."""
+    turn = Turn(plan, asked, NO_BLOBS, DEFAULT_GATE_SLA_S, NO_LIMITS)
+    turn.refuse(code, reason)
+    return Decision(turn.events, turn.state)
+
+
 # --- goals -------------------------------------------------------------------------------------------------
 
 

@@ -271,7 +271,9 @@ def _releases(asked: Round) -> list[str]:
 def _would_do(release: Release) -> str:
     if not release.agent:
         return f"  - {release.step}: a step of the kind {defuse(release.kind, 30)}, which calls no agent"
-    inputs = defuse(_json(release.inputs), _VALUE_CHARACTERS)
+    inputs, blob = defuse(_json(release.inputs), _VALUE_CHARACTERS), release.inputs_blob
+    if blob is not None:
+        inputs = f"inputs of {blob.size_bytes:,} bytes (SHA-256 {blob.sha256[:_DIGEST_CHARACTERS]})"
     return (
         f"  - {release.step}: by agent {defuse(release.agent, 63)}\n"
         f"      with: {inputs}\n"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.payload import Payload
+from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
@@ -245,6 +245,8 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     permissions: Permissions = Permissions()
     inputs: dict[str, Any] = {}
     """Put together from what is known; large values as `{"$blob": sha256, …}`."""
+    inputs_blob: Blob | None = None
+    """All of its inputs, where even so they are too large to stand here; then `inputs` is empty."""
 
 
 class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):

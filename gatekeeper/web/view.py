@@ -320,11 +320,14 @@ def _before(state: PlanState, one: Upstream) -> Before:
 
 def _next(one: Release) -> Next:
     granted = ((field, getattr(one.permissions, field)) for field in Permissions.__struct_fields__)
+    inputs = [(line(name), _value(value, 1_500)) for name, value in list(one.inputs.items())[:_MOST_LISTED]]
+    if (blob := one.inputs_blob) is not None:
+        inputs.append(("all its inputs", Shown(text="", note=f"{blob.size_bytes:,} bytes, SHA-256 {blob.sha256[:12]}")))
     return Next(
         name=one.step,
         kind=one.kind,
         agent=line(one.agent),
-        inputs=tuple((line(name), _value(value, 1_500)) for name, value in list(one.inputs.items())[:_MOST_LISTED]),
+        inputs=tuple(inputs),
         permissions=tuple((field, line(", ".join(values))) for field, values in granted if values),
     )
 

@@ -134,9 +134,11 @@ def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Te
     lines = []
     for name, what in release.inputs.items():
         if isinstance(what, dict) and isinstance(what.get("$blob"), str):
-            blob = one_line(what["$blob"], 64)
-            above = any(one.blob is not None and one.blob.sha256 == blob for one in shown)
-            said = f"(shown above; sha256 {blob})" if above else f"(large; sha256 {blob})"
+            named = one_line(what["$blob"], 64)
+            above = any(one.blob is not None and one.blob.sha256 == named for one in shown)
+            bytes_ = what.get("size_bytes")
+            much = size(bytes_) if isinstance(bytes_, int) and not isinstance(bytes_, bool) else "large"
+            said = f"(shown above; sha256 {named})" if above else f"({much}; sha256 {named})"
         elif isinstance(what, str) and any(one.value == what for one in shown):
             said = f"(shown above, {size(len(canonical(what)))})"
         else:
@@ -144,6 +146,8 @@ def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Te
             if said.endswith("…"):  # its end is lost to the eye, but not to the digest
                 said += f" ({size(len(canonical(what)))}; sha256 {digest(what)})"
         lines += paragraph(f"{one_line(name, 60)} = {said}", width, "      ")
+    if (blob := release.inputs_blob) is not None:
+        lines += paragraph(f"all its inputs = ({size(blob.size_bytes)}; sha256 {blob.sha256})", width, "      ")
     return lines
 
 

@@ -10,11 +10,17 @@ from plays import gate, plan
 from planmesh import agent
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Poison
+from planmesh.eventlog import EventLog
 from planmesh.executor import decide
+from planmesh.executor.blobs import BlobStore
+from planmesh.executor.gates import release_digest
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.payload import Blob, Payload
-from planmesh.schemas.plan import Check, Emit, Task
+from planmesh.schemas.commands import CastVote
+from planmesh.schemas.events import CommandRefused
+from planmesh.schemas.payload import Blob, Payload, blob_of, canonical
+from planmesh.schemas.plan import Check, Emit, Permissions, Plan, Task
+from planmesh.schemas.state import open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted, Result, Results
 
@@ -107,23 +113,75 @@ async def test_a_result_that_is_larger_than_a_blob_may_be_fails_the_step_before_
 
 
 async def test_a_plan_that_is_larger_than_the_log_takes_is_refused(opened: Any) -> None:
-    document = plan(
-        gate("g"),
-        *(
-            Task(name=f"t{n}", agent="write", after=("g",), inputs={"text": "{text}"}, idempotent=True)
-            for n in range(90)
-        ),
-    )
     async with opened("write") as house:
         await house.executor()
-        # What a gate shows has every input of what it releases.
-        address = await house.create(document, inputs={"text": "x" * 100_000})
+        address = await house.create(too_many_gates("g"))
 
         state = await house.ended(address)
 
         assert state.status == "refused"
         assert state.refused is not None
         assert state.refused.problems[0].code == "too_large"
+
+
+async def test_a_vote_that_has_consequences_larger_than_the_log_takes_is_refused(opened: Any) -> None:
+    document = too_many_gates("g", "first")
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(plan(gate("first"), *document.steps))
+        asking = (await house.until(address, open_gates)).steps["first"]
+        assert asking.opened is not None
+        vote = CastVote(id="yes", step="first", digest=asking.opened.digest, decision="approve")
+        await house.ask(address, vote)
+
+        state = await house.until(address, lambda state: state.number == 2)
+
+        assert state.steps["first"].status == "waiting"
+        lines = [line async for line in EventLog(await house.connected("operator-tester")).lines(address)]
+        (refused,) = lines[-1].commit.events
+        assert isinstance(refused, CommandRefused)
+        assert refused.code == "too_large"
+        assert "cannot be recorded" in refused.reason
+
+
+def too_many_gates(name: str, *after: str) -> Plan:
+    """Each gate says what it would release, and each would release the same hundred steps."""
+    gates = tuple(f"{name}{number}" for number in range(50))
+    reads = Permissions(read=tuple(f"/data/{number:0100}" for number in range(20)))
+    tasks = (Task(name=f"t{n}", agent="write", after=gates, idempotent=True, permissions=reads) for n in range(100))
+    return plan(*(gate(one, *after) for one in gates), *tasks)
+
+
+async def test_a_gate_in_front_of_much_says_how_large_its_inputs_are_and_opens(opened: Any) -> None:
+    behind = (
+        Task(name=f"t{n}", agent="write", after=("g",), inputs={"text": "{text}", "times": n}, idempotent=True)
+        for n in range(90)
+    )
+    many = {f"part-{n}": "y" * 250 for n in range(100)}
+    large = Task(name="large", agent="write", after=("g",), inputs={"text": "{text}", **many}, idempotent=True)
+    # Three bytes a character.
+    document = plan(gate("g", prompt="{text}", show=("{text}",) * 50), large, *behind)
+    text = "長" * 30_000
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(document, inputs={"text": text})
+
+        state = await house.until(address, open_gates)
+
+        asking = state.steps["g"].opened
+        assert asking is not None
+        assert len(encode(asking)) < 256 * 1024
+        assert asking.prompt.startswith("長" * 20_000)
+        assert asking.prompt.endswith(f"(cut: the whole prompt has {3 * 30_000:,} bytes)")
+        claim = blob_of(canonical(text))
+        first, second = asking.releases[:2]
+        assert (first.inputs, first.inputs_blob) == ({}, blob_of(canonical({"text": text, **many})))
+        assert second.inputs == {"text": {"$blob": claim.sha256, "size_bytes": claim.size_bytes}, "times": 0}
+        assert asking.digest == release_digest(state, "g")
+        store = BlobStore(await house.connected("executor"))
+        assert await store.value(claim.sha256) == text
+        assert first.inputs_blob is not None
+        assert await store.value(first.inputs_blob.sha256) == {"text": text, **many}
 
 
 async def test_of_a_bundle_one_part_that_must_wait_keeps_the_others_from_being_set_aside(opened: Any) -> None:
