@@ -115,7 +115,7 @@ def _judge(turn: Turn, command: _Ballot) -> None:
     step, gate = turn.state.steps[command.step], turn.state.graph.steps[command.step]
     assert isinstance(gate, Gate)  # or it could not be answered
     assert step.opened is not None
-    if command.decision == "approve" and gate.four_eyes and turn.by == turn.state.requester:
+    if command.decision == "approve" and gate.four_eyes and turn.state.is_requested_by(turn.by):
         turn.refuse("four_eyes", f"{turn.by} requested the plan and cannot approve it", command.step)
         return
     if command.decision == "reject" and gate.require_reason and not command.reason.strip():
@@ -156,8 +156,8 @@ def may_answer(turn: Turn, name: str, standing: Standing = OPERATOR) -> bool:
         turn.refuse("not_open", f"step {name} is {step.status}, not an open gate", name)
     elif not may_decide(gate, turn.by, standing.groups):
         turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of gate {name}", name)
-    elif LEVELS.index(standing.level) < LEVELS.index(gate.least_level):
-        least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[gate.least_level]
+    elif LEVELS.index(standing.level) < LEVELS.index(needed := gate.level_for(standing.groups or ())):
+        least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[needed]
         turn.refuse("level", f"gate {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)
     else:
         return True

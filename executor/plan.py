@@ -126,6 +126,7 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
             plan=command.plan,
             goal=command.goal,
             requester=turn.state.address.space,
+            owners=command.owners,
             inputs=command.inputs,
             goal_digest=command.goal_digest,
             traceparent=command.traceparent,

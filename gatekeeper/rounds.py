@@ -10,9 +10,8 @@ import msgspec
 from immutables import Map
 from msgspec import Struct
 
-from planmesh.eventlog import misfit
-from planmesh.schemas import codec, events
-from planmesh.schemas.codec import DecodeError
+from planmesh.eventlog import next_commit
+from planmesh.schemas import events
 from planmesh.schemas.events import Commit, GateOpened, hash_of
 from planmesh.schemas.plan import Gate, Plan
 from planmesh.schemas.state import PlanState, sealed
@@ -113,12 +112,13 @@ def gates_of(commit: Commit) -> tuple[str, ...]:
 
 
 def read(reviews: Reviews, sequence: int, data: bytes) -> Reviews:
-    """Fold one stored message. What does not fit is junk: skipped, its sequence counted (the executor alarms)."""
-    try:
-        commit = codec.commit.decode(data)
-    except DecodeError:
-        return _replace(reviews, sequence=sequence)
-    if misfit(reviews.chain, commit):
+    """Fold one stored message. What does not fit is junk: skipped, its sequence counted (the executor alarms).
+
+    Raises:
+        Unusable: It is the next commit, and this version cannot read it: what is behind it may be about gates.
+    """
+    commit = next_commit(reviews.chain, sequence, data)
+    if isinstance(commit, str):
         return _replace(reviews, sequence=sequence)
     return _replace(fold(reviews, commit), chain=sealed(reviews.chain, commit.number, hash_of(data)), sequence=sequence)
 

@@ -141,13 +141,13 @@ class Gatekeeper:
     async def _take(self, message: Message) -> None:
         try:
             address = subjects.read_plan_log(message.subject)
-            commit = codec.commit.decode(message.data)
-        except (DecodeError, BadSubject):
+        except BadSubject:
             message.ack()  # junk in the log stays in the log; the executor alarms
             return
         try:
+            # Before it is decoded: what a later version has written is no junk, and stops this one at this plan.
             reviews = await self._read(address, message.sequence)
-            gates = [name for name in gates_of(commit) if name in reviews.rounds]
+            gates = [name for name in _gates_of(message.data) if name in reviews.rounds]
             telling = (
                 self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])
             )
@@ -299,6 +299,13 @@ class _News(msgspec.Struct, frozen=True):
     gate: str
     round: int
     kind: Kind
+
+
+def _gates_of(commit: bytes) -> tuple[str, ...]:
+    try:
+        return gates_of(codec.commit.decode(commit))
+    except DecodeError:
+        return ()
 
 
 def _news(reviews: Reviews, gate: str, channel: Channel) -> _News | None:

@@ -13,7 +13,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-OPERATORS: Final = "role:operator"
+from planmesh.schemas.plan import OPERATORS
+
 SERVICES: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
 """Who else acts in a log: no person may be called so."""
 
@@ -23,6 +24,7 @@ _EMAIL: Final = r"^[^\s@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$
 _LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
 
 Id = Annotated[str, Field(pattern=_ID)]
+SpaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Label = Annotated[str, Field(max_length=100, pattern=_LINE)]
 
 
@@ -54,12 +56,21 @@ class Team(_Part):
     lead: Id | None = None
 
 
+class Space(_Part):
+    """A space, which is a service that publishes goals."""
+
+    owner: str
+    """Whose it is, written as a reviewer: what the space asks for, its owner asks for, and with ``four_eyes`` cannot
+    approve."""
+
+
 class Directory(_Part):
     """Everybody whom a plan may name. An empty one knows nobody, and nothing is checked against it."""
 
     people: dict[Id, Person] = {}
     roles: dict[Id, Role] = {}
     teams: dict[Id, Team] = {}
+    spaces: dict[SpaceName, Space] = {}
     operators: str | None = None
     """Whom the gatekeeper lets answer for ``role:operator``, and tells: a reviewer, such as ``team:oncall``."""
     escalate_to: str | None = None
@@ -74,6 +85,10 @@ class Directory(_Part):
             said = getattr(self, field)
             if said is not None and not self.people_of(said):
                 problems.append(f"{field} names {said!a:.100}, where nobody is found; it takes one of {self._names()}")
+        for name, space in self.spaces.items():
+            if not self.people_of(space.owner):
+                found = f"the owner of the space {name} is {space.owner!a:.100}, where nobody is found"
+                problems.append(f"{found}; it takes one of {self._names()}")
         if self.mail is not None and "{email}" not in self.mail.get_secret_value():
             problems.append("mail has no {email} in it, so that everybody's mail would go to one address")
         if problems:
@@ -148,6 +163,11 @@ class Directory(_Part):
     def everybody(self, reviewers: Iterable[str]) -> tuple[str, ...]:
         """The ids of all whom *reviewers* name, each once."""
         return tuple(dict.fromkeys(one for reviewer in reviewers for one in self.people_of(reviewer)))
+
+    def owners_of(self, space: str) -> tuple[str, ...]:
+        """The ids of those who own *space*; nobody, where nobody is said to."""
+        found = self.spaces.get(space)
+        return () if found is None else self.people_of(found.owner)
 
     def groups(self, person: str, reviewers: Iterable[str]) -> tuple[str, ...]:
         """Those of *reviewers* that *person* is, or is in."""

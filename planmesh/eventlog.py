@@ -67,6 +67,25 @@ def misfit(state: PlanState, commit: Commit) -> str:
     return ""
 
 
+def next_commit(state: PlanState, sequence: int, data: bytes) -> Commit | str:
+    """The stored message *sequence* as the commit after *state*; or what is wrong with it, which makes it junk.
+
+    Raises:
+        Unusable: It is the next commit, and this version cannot read it.
+    """
+    try:
+        commit = codec.commit.decode(data)
+    except DecodeError as error:
+        if _continues(state, data):
+            # Skipping it would fork the log: this reader is older than whoever wrote it.
+            raise Unusable(
+                f"commit {state.number + 1} of {state.address} (message {sequence}) cannot be read: {error}; "
+                "a newer planmesh has written it, so upgrade this one"
+            ) from error
+        return str(error)
+    return misfit(state, commit) or commit
+
+
 def read_line(recorded: Recorded, sequence: int, data: bytes) -> tuple[Recorded, Line | None]:
     """Fold one stored message. What does not fit is junk: skipped, alarmed, its sequence counted.
 
@@ -74,19 +93,9 @@ def read_line(recorded: Recorded, sequence: int, data: bytes) -> tuple[Recorded,
         Unusable: It is the next commit, and this version cannot read it.
     """
     address = recorded.state.address
-    try:
-        commit = codec.commit.decode(data)
-        wrong = misfit(recorded.state, commit)
-    except DecodeError as error:
-        if _continues(recorded.state, data):
-            # Skipping it would fork the log: this reader is older than whoever wrote it.
-            raise Unusable(
-                f"commit {recorded.state.number + 1} of {address} (message {sequence}) cannot be read: {error}; "
-                "a newer planmesh has written it, so upgrade this one"
-            ) from error
-        wrong = str(error)
-    if wrong:
-        log.error("log.junk", space=address.space, plan=address.plan, sequence=sequence, error=wrong)
+    commit = next_commit(recorded.state, sequence, data)
+    if isinstance(commit, str):
+        log.error("log.junk", space=address.space, plan=address.plan, sequence=sequence, error=commit)
         return recorded._replace(sequence=sequence), None
     line = Line(commit, sequence, hash_of(data))
     return recorded.then(apply(recorded.state, commit, line.hash), sequence, data), line

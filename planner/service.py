@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+import msgspec
 import structlog
 
 from planmesh.connection import Connection
@@ -107,6 +108,8 @@ class Planner:
         command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
         if lacks_an_agent(command):
             command = await self._consider(message.data, await self._catalogue.agents_now(), traceparent)
+        if isinstance(command, CreatePlan) and self._directory is not None:
+            command = msgspec.structs.replace(command, owners=self._directory.owners_of(address.space))
         await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
         match command:
             case CreatePlan(plan=plan):

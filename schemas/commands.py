@@ -32,6 +32,8 @@ class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
     goal: Text = ""
     inputs: dict[str, Any] = {}
     goal_digest: str
+    owners: Annotated[tuple[Token, ...], Meta(max_length=1_000)] = ()
+    """The people who own the space that asks."""
     start: bool = True
     traceparent: str | None = None
 

@@ -35,6 +35,8 @@ class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
     goal: str = ""
     requester: str
     """The space that asked, as the server saw it."""
+    owners: tuple[str, ...] = ()
+    """The people who own that space, as the directory of the mesh had them: who asks there, they ask."""
     inputs: dict[str, Any] = {}
     goal_digest: str
     """SHA-256 of the goal's content: the same id with another digest is another goal."""

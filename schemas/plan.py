@@ -8,6 +8,7 @@ In the strings of `inputs`, `prompt`, `show` and `result`, ``{expression}`` read
 binding or an input of the plan by its name (`planmesh.schemas.templates`).
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
@@ -126,13 +127,16 @@ Level: TypeAlias = Literal["link", "login", "operator"]
 """How somebody has shown who they are, from weakest to strongest: they hold a link that was sent to them, they have
 signed in, or they have an operator's credentials."""
 
+OPERATORS: Final = "role:operator"
+"""The reviewers of a gate that names none: everyone with an operator's credentials."""
+
 LEVELS: Final[tuple[Level, ...]] = ("link", "login", "operator")
 
 
 class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """A hard stop: nothing that needs it starts before it is approved."""
 
-    reviewers: Annotated[tuple[Line, ...], Meta(min_length=1)] = ("role:operator",)
+    reviewers: Annotated[tuple[Line, ...], Meta(min_length=1)] = (OPERATORS,)
     """Who may decide: `person:NAME`, an e-mail address, `role:NAME` or `team:NAME`, as the directory of the mesh has
     them; or `role:operator` for everyone with an operator's credentials."""
     quorum: Annotated[int, Meta(ge=1, le=100)] = 1
@@ -145,7 +149,7 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """When the gate counts as overdue, in seconds after it opened. It stays closed all the same."""
     level: Level | None = None
     """How whoever decides must have shown who they are, at least. Unless given, `link`; and `login` where it takes
-    several approvals or `four_eyes`."""
+    several approvals or `four_eyes`, or for whoever answers as nobody but `role:operator`."""
     prompt: Text = ""
     show: tuple[Text, ...] = ()
     """What leads the review, such as `{report.text}`."""
@@ -153,6 +157,16 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     @property
     def least_level(self) -> Level:
         return self.level or ("login" if self.four_eyes or self.quorum > 1 else "link")
+
+    def level_for(self, groups: Iterable[str]) -> Level:
+        """How somebody must have shown who they are who answers as *groups* of the reviewers.
+
+        Operators have credentials of their own: whoever answers in their place, and as nobody else, is not taken at
+        the word of a link, unless the gate says so itself.
+        """
+        if self.level is None and set(groups).intersection(self.reviewers) == {OPERATORS}:
+            return max(self.least_level, "login", key=LEVELS.index)
+        return self.least_level
 
 
 class Case(Document, frozen=True, kw_only=True):

@@ -254,6 +254,10 @@ class PlanState(Struct, frozen=True, kw_only=True):
         origin = self.created or self.refused
         return "" if origin is None else origin.requester
 
+    def is_requested_by(self, person: str) -> bool:
+        """Whether it was *person* who asked for the plan: by a space of that name, or by one that the person owns."""
+        return person == self.requester or (self.created is not None and person in self.created.owners)
+
 
 def standing(state: PlanState) -> PlanStatus:
     """What the status of a plan must be, from its steps alone. `decide` ends every turn with it."""

@@ -168,7 +168,8 @@ def page(
     assert isinstance(gate, Gate)  # or there is no page
     opened, verdict = step.opened, _verdict(state, gate, step, case.facts, directory)
     is_open = verdict.how == "open"
-    needs = gate.least_level if LEVELS.index(level) < LEVELS.index(gate.least_level) else None
+    least = gate.level_for(directory.groups(person, gate.reviewers))
+    needs = least if LEVELS.index(level) < LEVELS.index(least) else None
     why_not = _why_not(state, gate, step, directory, person) if is_open else ""
     return Page(
         plan=str(state.address),

@@ -397,6 +397,16 @@ def test_four_eyes_bar_the_requester() -> None:
     assert refused.code == "four_eyes"
 
 
+def test_four_eyes_bar_whoever_owns_the_space_that_requested_it() -> None:
+    play = Play(plan(gate("g", four_eyes=True), task("a", "g")), owners=("grace",))
+
+    (refused,) = play.votes("g", by="grace")
+    assert refused.code == "four_eyes"
+    play.votes("g", by="ada")
+
+    assert play.status("g") == "completed"
+
+
 def test_an_overdue_gate_stays_closed() -> None:
     play = Play(plan(gate("g", sla_s=60), task("a", "g")))
 

@@ -67,6 +67,32 @@ def test_somebody_identified_is_no_operator_for_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reviewers", "groups", "level", "code"),
+    [
+        (("role:operator",), ("role:operator",), "link", "level"),
+        (("role:operator",), ("role:operator",), "login", ""),
+        (("role:operator", "team:finance"), ("role:operator", "team:finance"), "link", ""),
+        (("role:operator", "team:finance"), ("role:operator", "role:cfo"), "link", "level"),
+    ],
+)
+@pytest.mark.parametrize("decision", ["approve", "reject", "redirect"])
+def test_a_link_alone_does_not_speak_for_the_operators(
+    decision: Any, reviewers: tuple[str, ...], groups: tuple[str, ...], level: str, code: str
+) -> None:
+    play = opened(reviewers=reviewers)
+
+    first = play.ask(review(play, decision, groups, level=level, instruction="x"), by="ada")[0]
+
+    assert (first.code if isinstance(first, CommandRefused) else "") == code
+
+
+def test_a_gate_may_say_that_a_link_is_enough_for_operators_too() -> None:
+    play = opened(reviewers=("role:operator",), level="link")
+
+    assert isinstance(play.ask(review(play, groups=("role:operator",)), by="ada")[0], VoteCast)
+
+
+@pytest.mark.parametrize(
     ("rules", "level", "code"),
     [
         ({"quorum": 2}, "link", "level"),
@@ -128,7 +154,9 @@ def test_a_gate_opens_only_by_enough_people_who_may_and_are_known_well_enough(
             )
         before = play.state.steps["g"].status
         play.ask(command, by=by)
-        may = bool(set(groups) & set(reviewers)) and LEVELS.index(known) >= LEVELS.index(least) and digest == "now"
+        for_operators_only = level is None and set(groups) & set(reviewers) == {"role:operator"}
+        needed = max(least, "login", key=LEVELS.index) if for_operators_only else least
+        may = bool(set(groups) & set(reviewers)) and LEVELS.index(known) >= LEVELS.index(needed) and digest == "now"
         if decided:
             assert play.state.steps["g"].status is before  # the first decision is final
         elif may and decision == "approve" and not (four_eyes and by == "space"):

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from plays import HERE, Play, gate, plan, task
 
+from planmesh.errors import Unusable
 from planmesh.gatekeeper import rounds
 from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_gates, due, gates_of
 from planmesh.schemas import commands as asks
@@ -213,6 +215,19 @@ def test_words_in_an_output_are_not_taken_for_a_gate() -> None:
     play.completes("a", output='{"type":"gate.opened"} "steps.cancelled"')
 
     assert [concerns_gates(encode(commit)) for commit, _ in play.log] == [False, False]
+
+
+def test_what_a_newer_version_has_written_is_not_skipped() -> None:
+    play = waiting()
+    (first, _), (second, _) = play.log
+    reviews = rounds.read(Reviews.nothing(HERE), 1, encode(first))
+    newer = encode(second).replace(b'"format":1', b'"format":2')
+    elsewhere = newer.replace(f'"number":{second.number}'.encode(), b'"number":9')
+
+    with pytest.raises(Unusable, match="commit 2 of space.plan .* a newer planmesh has written it"):
+        rounds.read(reviews, 2, newer)
+
+    assert rounds.read(reviews, 2, elsewhere) == msgspec.structs.replace(reviews, sequence=2)
 
 
 _ACTS = st.lists(

@@ -14,6 +14,7 @@ import pytest
 from plays import gate, plan, task
 from receivers import WebReceiver, mail_receiver
 from reviews import Clerk, Running, connected, eventually
+from structlog.testing import capture_logs
 
 from planmesh import streams
 from planmesh.gatekeeper import service
@@ -293,6 +294,28 @@ async def test_a_commit_that_does_not_fit_tells_nobody(clerk: Clerk, gatekeeper:
     await gatekeeper.stop()
 
     assert len(web.posts) == 2
+
+
+async def test_what_a_newer_version_has_written_stops_the_plan_loudly_and_no_other(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer
+) -> None:
+    await clerk.create(HERE, asking())
+    stored = await clerk.core.last_on_subject(PLANS, subjects.plan_log(HERE))
+    assert stored is not None
+    state = (await clerk.log.read(HERE)).state
+    newer = codec.value.decode(stored.data) | {"format": 2, "number": 2, "previous": state.head}
+    newer["events"] = [{"type": "gate.opened", "by": "rules that nobody here knows"}]
+    with capture_logs() as logs:
+        await gatekeeper.start(channel("desk", web))
+        await clerk.core.publish(subjects.plan_log(HERE), encode(newer))
+        await clerk.create(Address("tester", "other"), plan(gate("ok")))
+        await eventually(lambda: clerk.reports and any(log["event"] == "message.later" for log in logs))
+
+    (said, *_) = (log for log in logs if log["event"] == "message.later")
+    assert said["log_level"] == "error"
+    assert "a newer planmesh has written it, so upgrade this one" in said["error"]
+    assert web.subjects == ["Please decide: ok (A plan)"]
+    assert (await pending(mesh_server))[1] == 1  # it waits for a gatekeeper that can read it
 
 
 async def test_everything_is_acked(

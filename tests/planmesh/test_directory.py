@@ -58,6 +58,12 @@ def test_whoever_signs_in_is_found_by_address_or_id() -> None:
     ]
 
 
+def test_a_space_is_somebodys() -> None:
+    found = directory(spaces={"billing": {"owner": "ada@example.org"}, "shop": {"owner": "team:finance"}})
+
+    assert [found.owners_of(space) for space in ("billing", "shop", "other")] == [("ada",), ("ada", "bob"), ()]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -67,6 +73,7 @@ def test_whoever_signs_in_is_found_by_address_or_id() -> None:
         ({"operators": "team:nobody"}, "operators names 'team:nobody', where nobody is found"),
         ({"operators": "role:operator"}, "operators names 'role:operator', where nobody is found"),
         ({"escalate_to": "eve@example.org"}, "escalate_to names 'eve@example.org', where nobody is found"),
+        ({"spaces": {"billing": {"owner": "person:eve"}}}, "the owner of the space billing is 'person:eve', where"),
         ({"mail": "mailto://x?to=a@b.org"}, "mail has no {email} in it"),
         ({"people": {"executor": {}}}, "a person cannot be called executor"),
         ({"people": {"a": {"email": "x@y.z"}, "b": {"email": "X@y.z"}}}, "a and b have the same e-mail address"),

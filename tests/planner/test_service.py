@@ -10,6 +10,7 @@ import pytest
 
 from planmesh.connection import Connection, StoredMessage, connect
 from planmesh.delivery import Message, consume
+from planmesh.directory import Directory
 from planmesh.planner.catalogue import Catalogue, undescribed
 from planmesh.planner.service import plan_goals
 from planmesh.schemas import codec, subjects
@@ -102,10 +103,10 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def planning(bench: Bench) -> AsyncIterator[None]:
+async def planning(bench: Bench, directory: Directory | None = None) -> AsyncIterator[None]:
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(plan_goals(bench.core, bench.edge, stop))
+        tasks.create_task(plan_goals(bench.core, bench.edge, stop, directory=directory))
         try:
             yield
         finally:
@@ -113,6 +114,15 @@ async def planning(bench: Bench) -> AsyncIterator[None]:
 
 
 with_echo = pytest.mark.parametrize("mesh_server", [("echo",)], indirect=True)
+
+
+@with_echo
+async def test_the_owner_of_a_space_asks_for_what_it_asks_for(bench: Bench) -> None:
+    known = {"people": {"ada": {}}, "spaces": {"tester": {"owner": "person:ada"}, "other": {"owner": "person:ada"}}}
+    async with planning(bench, Directory.model_validate(known)):
+        await bench.submit("g1", {"plan": plan(text="hello")})
+
+        assert (await bench.created("g1")).owners == ("ada",)
 
 
 @with_echo

@@ -54,6 +54,7 @@ class Play:
         start: bool = True,
         inputs: dict[str, Any] | None = None,
         agent_limits: Mapping[str, int] = NO_LIMITS,
+        owners: tuple[str, ...] = (),
     ) -> None:
         self.agent_limits = agent_limits
         self.document = document
@@ -61,10 +62,10 @@ class Play:
         self.at = START
         self.log: list[tuple[Commit, str]] = []
         self.ids = 0
-        self.ask(
-            asks.CreatePlan(id="create", plan=document, inputs=inputs or {}, goal_digest="digest", start=start),
-            by="planner",
+        created = asks.CreatePlan(
+            id="create", plan=document, inputs=inputs or {}, goal_digest="digest", start=start, owners=owners
         )
+        self.ask(created, by="planner")
 
     @property
     def state(self) -> PlanState:
