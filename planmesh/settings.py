@@ -34,7 +34,7 @@ DEFAULT_FILE: Final = "planmesh.toml"
 _PREFIX: Final = "PLANMESH_"
 _CONFIG: Final = "PLANMESH_CONFIG"
 _DURATION: Final = re.compile(r"[1-9][0-9]{0,8}(ms|s|m|h)")
-_SECRET: Final = frozenset({"database_url", "notify_urls", "directory", "sign_in"})
+_SECRET: Final = frozenset({"database_url", "notify_urls", "directory", "sign_in", "model"})
 
 
 class Limits(BaseModel):
@@ -76,6 +76,50 @@ class SignIn(BaseModel):
         if value is not None and len(value.get_secret_value()) < 32:
             raise ValueError("expected at least 32 characters, such as `openssl rand -hex 32` gives")
         return value
+
+
+class Model(BaseModel):
+    """A language model behind an endpoint that speaks OpenAI's protocol for chats, wherever it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str | None = Field(default=None, min_length=1, max_length=200)
+    """What the endpoint calls it. None: there is no model, and whatever needs one says so."""
+    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@\"'<>]+(/[^\s?#\"'<>]*)?$")
+    """Where requests go, such as ``http://localhost:8080/v1``. None: to OpenAI."""
+    api_key: SecretStr | None = None
+    """What the endpoint knows this mesh by; many need none."""
+    api_key_file: Path | None = None
+    """A file with nothing else in it, instead of `api_key`."""
+    timeout_s: float = Field(default=120.0, gt=0, le=3_600)
+    """How long one answer may take, all tries together."""
+    retries: int = Field(default=4, ge=0, le=20)
+    """How often a request is made again that the endpoint could not take: it was busy, away or broken."""
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    """None: what the endpoint thinks best."""
+    max_tokens: int = Field(default=16_384, ge=16, le=1_000_000)
+    """The longest answer, in tokens, thoughts included."""
+    answer_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """The longest answer, in bytes of HTTP."""
+    structured: Literal["schema", "tool", "text"] = "schema"
+    """How an answer of a certain form is asked for. ``schema``: the endpoint holds the model to a JSON Schema
+    (`response_format`). ``tool``: by the parameters of a tool. ``text``: the schema is told, and hoped for."""
+
+    @property
+    def key(self) -> str | None:
+        """The key, read from its file if it is in one. For OpenAI, OPENAI_API_KEY counts too. Raises: Unusable."""
+        if self.api_key is not None:
+            return self.api_key.get_secret_value() or None
+        if self.api_key_file is None:
+            return (os.environ.get("OPENAI_API_KEY") or None) if self.base_url is None else None
+        try:
+            key = self.api_key_file.expanduser().read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise Unusable(f"cannot read the model's key in {self.api_key_file} (model.api_key_file): {why}") from error
+        if not key or not key.isascii() or not key.isprintable() or " " in key:
+            raise Unusable(f"expected a key and nothing else in {self.api_key_file} (model.api_key_file)")
+        return key
 
 
 def _data_dir() -> Path:
@@ -129,6 +173,8 @@ class Settings(BaseSettings):
     link_lifetime_s: float = Field(default=7 * 86_400.0, gt=0, le=366 * 86_400)
     """How long a link in a notice is good for."""
     sign_in: SignIn = SignIn()
+    model: Model = Model()
+    """Who works out plans from goals in words, and revisions from instructions."""
     limits: Limits = Limits()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -200,6 +246,14 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+_TABLES: Final[Mapping[str, type[BaseModel]]] = {
+    "limits": Limits,
+    "directory": Directory,
+    "sign_in": SignIn,
+    "model": Model,
+}
+
+
 def load(config: Path | None = None, **flags: Any) -> Settings:
     """Read the settings.
 
@@ -231,9 +285,11 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
     except OSError as error:
         raise Unusable(f"cannot read {file}: {error.strerror or error}") from error
     except SettingsError as error:
+        said_whole = [table for table in _TABLES if any(name.upper() == _variable(table) for name in os.environ)]
+        key = next(iter(_TABLES[said_whole[0]].model_fields))
         raise Unusable(
-            f"{_variable('limits')} in the environment: expected JSON; or set one limit, as "
-            f"{_variable('limits', 'steps')}"
+            f"{' or '.join(map(_variable, said_whole))} in the environment: expected JSON; or set one key of it, as "
+            f"{_variable(said_whole[0], key)}"
         ) from error
     except ValidationError as error:
         problems += [_problem(one, given, file) for one in error.errors(include_url=False)]
@@ -255,8 +311,7 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
     else:
         where = f"{key} in {file}"
     if error["type"] == "extra_forbidden":
-        tables: dict[str, type[BaseModel]] = {"limits": Limits, "directory": Directory, "sign_in": SignIn}
-        there = tables[first].model_fields if len(rest) == 1 and first in tables else Settings.model_fields
+        there = _TABLES[first].model_fields if len(rest) == 1 and first in _TABLES else Settings.model_fields
         close = difflib.get_close_matches(rest[0], there, 1) if len(rest) == 1 else []
         close = close if rest else difflib.get_close_matches(first, there, 1)
         return f"{where}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
@@ -268,7 +323,7 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
 def _misspelt_environment() -> list[str]:
     """Variables that look like ours and are not. Others may share our prefix (Kubernetes makes such ones)."""
     known = [_CONFIG, *(_variable(name) for name in Settings.model_fields)]
-    for table, fields in (("limits", Limits), ("directory", Directory), ("sign_in", SignIn)):
+    for table, fields in _TABLES.items():
         known += (_variable(table, name) for name in fields.model_fields)
     found = (name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
     close = ((name, difflib.get_close_matches(name.upper(), known, 1, cutoff=0.9)) for name in sorted(found))

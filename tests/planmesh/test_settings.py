@@ -168,7 +168,9 @@ def test_limits_as_a_whole_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().limits.steps == 3
 
     monkeypatch.setenv("PLANMESH_LIMITS", "steps=3")
-    assert "PLANMESH_LIMITS in the environment: expected JSON" in problems()
+    assert problems() == (
+        "PLANMESH_LIMITS in the environment: expected JSON; or set one key of it, as PLANMESH_LIMITS__PLAN_BYTES"
+    )
 
 
 def test_settings_do_not_change() -> None:
@@ -189,3 +191,23 @@ def test_the_package_does_not_read_settings_when_it_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=root)
 
     assert done.stdout.strip() == "False"
+
+
+def test_a_model_is_set_key_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANMESH_MODEL__NAME", "qwen3")
+    monkeypatch.setenv("PLANMESH_MODEL__BASE_URL", "http://localhost:11434/v1")
+    monkeypatch.setenv("PLANMESH_MODEL__API_KEY", "geheim")
+
+    model = load().model
+
+    assert (model.name, model.base_url, model.key) == ("qwen3", "http://localhost:11434/v1", "geheim")
+    assert "geheim" not in repr(load())
+
+
+def test_a_misspelt_key_of_a_model_is_told_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANMESH_MODEL__API_KEYS", "geheim")
+
+    said = problems()
+
+    assert "did you mean" in said
+    assert "geheim" not in said
