@@ -460,7 +460,9 @@ class _Parser:
             node = self.entries(at)
         elif kind == "-":
             self.advance()
-            if self.kind is _CONSTANT and type(self.value) in NUMBERS:
+            # A number with a path is an operand like any other: the minus is of all of it.
+            has_path = self.text[self.end : self.limit].lstrip()[:1] in (".", "[")
+            if self.kind is _CONSTANT and type(self.value) in NUMBERS and not has_path:
                 self.value = -self.value  # type: ignore[operator]
                 node = _Constant(self.constant(), at)
             else:

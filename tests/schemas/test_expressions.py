@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from planmesh.schemas.expressions import (
@@ -821,6 +821,7 @@ def outcome(text: str) -> tuple[object, ...]:
 
 
 @settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@example(("prefix", "neg", ("??", ("field", ("literal", "0"), "x"), ("literal", "1"))))
 @given(trees)
 def test_parentheses_that_only_spell_out_the_order_change_nothing(tree: Tree) -> None:
     short, full = printed(tree, False), printed(tree, True)
