@@ -144,7 +144,7 @@ class Collector:
             attributes=span.attributes,
             events=events,
             links=[Link(_context(trace_id, link)) for link in span.links],
-            kind=SpanKind.CONSUMER if span.remote else SpanKind.INTERNAL,
+            kind=SpanKind.CONSUMER if span.remote else SpanKind.CLIENT if span.outgoing else SpanKind.INTERNAL,
             status=Status(StatusCode.ERROR, span.error) if span.error else Status(StatusCode.UNSET),
             start_time=span.start_ns,
             end_time=span.end_ns,

@@ -261,6 +261,7 @@ def step_now(step: StepState) -> Row:
         "started_at": _utc(step.started_at) if reported else None,
         "finished_at": None if status in _GOES_ON else step.since,
         "duration_s": step.duration_s if reported else None,
+        "usage": step.usage,
     }
 
 

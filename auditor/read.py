@@ -21,7 +21,7 @@ from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.queries import PAGE_BYTES, ROW_BYTES, QueryError
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Failure, Usage
 
 _GOAL_CHARACTERS: Final = 200
 _FETCH: Final = 50
@@ -248,6 +248,7 @@ def _step(row: Row[Any], at: Address) -> queries.StepRow:
         started_at=row.begun_at if gate else row.started_at,
         finished_at=row.finished_at,
         duration_s=duration_s,
+        usage=None if row.usage is None else msgspec.convert(row.usage, Usage),
         votes=tuple(row.votes),
         span_id=tracing.span_id(at, row.step, attempt) if attempt else "",
     )

@@ -1,7 +1,11 @@
 """Which spans a plan's log gives. Pure; the ids are derived (`planmesh.schemas.tracing`).
 
 One trace a plan: a root span from its creation to its end; below it a span for each attempt of a step, and for each
-wait at a gate. A span is given when it ends, and every span once: an attempt whose outcome is unknown has ended.
+wait at a gate; below an attempt, one for each call of a model or a tool that it has told of. A span is given when it
+ends, and every span once: an attempt whose outcome is unknown has ended.
+
+Attributes that start with `gen_ai.` are OpenTelemetry's semantic conventions for generative AI,
+https://opentelemetry.io/docs/specs/semconv/gen-ai/.
 """
 
 from collections.abc import Iterator
@@ -14,7 +18,7 @@ from planmesh.schemas import events, tracing
 from planmesh.schemas.events import AnyEvent
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Task
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Call, Failure, usage_of
 
 MAX_LINKS: Final = 128  # OpenTelemetry's own limit
 _TEXT_CHARACTERS: Final = 1_000
@@ -40,6 +44,7 @@ class Span(Struct, frozen=True, kw_only=True):
         error: Why its status is an error.
         failure: Recorded as an exception.
         remote: Its parent is somebody else's span.
+        outgoing: It is a call of another service.
     """
 
     name: str
@@ -53,6 +58,7 @@ class Span(Struct, frozen=True, kw_only=True):
     error: str = ""
     failure: Failure | None = None
     remote: bool = False
+    outgoing: bool = False
 
 
 def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime) -> Iterator[Span]:
@@ -69,15 +75,18 @@ def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime)
             yield from _attempt(before, event, at)
         case events.StepOutcomeUnknown():
             step = before.steps[event.step]
-            yield _step_span(
+            span = _step_span(
                 before,
                 event.step,
                 event.attempt,
                 step.since or at,
                 at,
-                {"planmesh.step.status": str(StepStatus.OUTCOME_UNKNOWN), "planmesh.worker": event.worker},
+                {"planmesh.step.status": str(StepStatus.OUTCOME_UNKNOWN), "planmesh.worker": event.worker}
+                | _used(event.calls),
                 error=f"outcome unknown: {event.reason}",
             )
+            yield span
+            yield from _calls(before, span, event.step, event.attempt, event.calls)
         case events.BranchTaken():
             attempt = before.steps[event.step].attempt + 1
             taken: dict[str, Attribute] = {"planmesh.step.status": "completed", "planmesh.step.branch": event.label}
@@ -130,12 +139,14 @@ def _attempt(
         start, end = _worked(event.started_at, event.duration_s, step.since or at, at)
     else:
         attempt = max(attempt, step.attempt + 1)
-    attributes: dict[str, Attribute] = {"planmesh.worker": event.worker}
+    attributes: dict[str, Attribute] = {"planmesh.worker": event.worker} | _used(event.calls)
     if event.version:
         attributes["gen_ai.agent.version"] = event.version
     if isinstance(event, events.StepCompleted):
         attributes["planmesh.step.status"] = str(StepStatus.COMPLETED)
-        yield _step_span(before, event.step, attempt, start, end, attributes)
+        span = _step_span(before, event.step, attempt, start, end, attributes)
+        yield span
+        yield from _calls(before, span, event.step, attempt, event.calls)
         return
     failure = event.failure
     attributes["planmesh.step.status"] = str(StepStatus.FAILED)
@@ -144,7 +155,58 @@ def _attempt(
     if isinstance(event, events.AttemptEnded):
         attributes["planmesh.retry_at"] = event.retry_at.isoformat()
     error = f"{failure.code}: {failure.message}"
-    yield _step_span(before, event.step, attempt, start, end, attributes, error=error, failure=failure)
+    span = _step_span(before, event.step, attempt, start, end, attributes, error=error, failure=failure)
+    yield span
+    yield from _calls(before, span, event.step, attempt, event.calls)
+
+
+def _used(calls: tuple[Call, ...]) -> dict[str, Attribute]:
+    usage = usage_of(calls)
+    if usage is None:
+        return {}
+    return {
+        "gen_ai.usage.input_tokens": usage.input_tokens,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+        "planmesh.model_calls": usage.model_calls,
+        "planmesh.tool_calls": usage.tool_calls,
+    }
+
+
+def _calls(state: PlanState, attempt_span: Span, step: str, attempt: int, calls: tuple[Call, ...]) -> Iterator[Span]:
+    """What an attempt called, within the time that the attempt took: a worker may say anything of both."""
+    for number, call in enumerate(calls, 1):
+        began = call.started_at if call.started_at.tzinfo is not None else call.started_at.replace(tzinfo=UTC)
+        start_ns = min(max(_ns(began), attempt_span.start_ns), attempt_span.end_ns)
+        lasted_ns = int(min(call.duration_s * 1e9, attempt_span.end_ns - start_ns))
+        attributes: dict[str, Attribute] = {
+            "planmesh.space": state.address.space,
+            "planmesh.plan": state.address.plan,
+            "planmesh.step": step,
+            "planmesh.attempt": attempt,
+        }
+        if call.kind == "model":
+            name = f"chat {call.name}"
+            attributes |= {
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": "openai",  # whose protocol it speaks, wherever it is
+                "gen_ai.request.model": call.name,
+                "gen_ai.usage.input_tokens": call.input_tokens,
+                "gen_ai.usage.output_tokens": call.output_tokens,
+            }
+        else:
+            name = f"execute_tool {call.name}"
+            attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": call.name}
+        yield Span(
+            name=name,
+            trace_id=attempt_span.trace_id,
+            span_id=tracing.call_span_id(state.address, step, attempt, number),
+            parent=attempt_span.span_id,
+            start_ns=start_ns,
+            end_ns=start_ns + lasted_ns,
+            attributes=attributes,
+            error="" if call.ok else "it failed",
+            outgoing=call.kind == "model",
+        )
 
 
 def _worked(

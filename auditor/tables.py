@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, S
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Of these tables. Other tables are not understood, and have to be made again from the log."""
 
 
@@ -124,6 +124,8 @@ class Step(_Row, table=True):
     started_at: datetime | None = Field(sa_type=Utc)
     finished_at: datetime | None = Field(sa_type=Utc)
     duration_s: float | None
+    usage: Any = Field(sa_type=_Json, nullable=True)
+    """Of models and tools, by the last attempt."""
     begun_at: datetime | None = Field(sa_type=Utc)
     """When the last attempt was handed out; when the gate opened."""
     inputs: Any = Field(sa_type=_Json, nullable=True)

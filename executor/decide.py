@@ -377,6 +377,8 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
                 duration_s=done.duration_s,
                 worker=done.worker,
                 version=done.version,
+                calls=done.calls,
+                denials=done.denials,
             )
             return part._replace(asked=asked._replace(what=ReportResult(failed)))
         case ReportResult() | RefuseGoal():

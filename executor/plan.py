@@ -257,6 +257,13 @@ def _report(turn: Turn, result: Result) -> None:
         or step.status not in (StepStatus.DISPATCHED, StepStatus.OUTCOME_UNKNOWN)
     ):
         return
+    if isinstance(result, AttemptCompleted | AttemptFailed) or (
+        isinstance(result, AttemptUnknown) and step.status is StepStatus.DISPATCHED
+    ):
+        for denial in result.denials:
+            turn.record(
+                events.PermissionDenied(step=result.step, attempt=result.attempt, what=denial.what, why=denial.why)
+            )
     match result:
         case AttemptCompleted():
             turn.record(
@@ -268,6 +275,7 @@ def _report(turn: Turn, result: Result) -> None:
                     duration_s=result.duration_s,
                     worker=result.worker,
                     version=result.version,
+                    calls=result.calls,
                 )
             )
         case AttemptFailed():
@@ -288,7 +296,11 @@ def _report(turn: Turn, result: Result) -> None:
             if step.status is StepStatus.DISPATCHED:
                 turn.record(
                     events.StepOutcomeUnknown(
-                        step=result.step, attempt=result.attempt, reason=result.reason, worker=result.worker
+                        step=result.step,
+                        attempt=result.attempt,
+                        reason=result.reason,
+                        worker=result.worker,
+                        calls=result.calls,
                     )
                 )
         case _:
@@ -310,6 +322,7 @@ def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
                 duration_s=result.duration_s,
                 worker=result.worker,
                 version=result.version,
+                calls=result.calls,
             )
         )
         if delay_s == 0:
@@ -324,6 +337,7 @@ def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
             duration_s=result.duration_s,
             worker=result.worker,
             version=result.version,
+            calls=result.calls,
         )
     )
     failed(turn, result.step)

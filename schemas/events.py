@@ -15,7 +15,7 @@ from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Call, Failure
 
 GENESIS: Final = "0" * 64
 """What the first commit of a plan names as the one before it."""
@@ -134,6 +134,8 @@ class StepCompleted(Event, frozen=True, kw_only=True, tag="step.completed"):
     by: str = ""
     """The person who said it was done, where the agent could not."""
     reason: str = ""
+    calls: tuple[Call, ...] = ()
+    """Of models and tools, in the order in which they ended."""
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="step.attempt_ended"):
@@ -147,6 +149,7 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="step.attempt_ended"):
     duration_s: float | None = None
     worker: str = ""
     version: str = ""
+    calls: tuple[Call, ...] = ()
 
 
 class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
@@ -159,6 +162,7 @@ class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
     duration_s: float | None = None
     worker: str = ""
     version: str = ""
+    calls: tuple[Call, ...] = ()
 
 
 class StepOutcomeUnknown(Event, frozen=True, kw_only=True, tag="step.outcome_unknown"):
@@ -168,6 +172,17 @@ class StepOutcomeUnknown(Event, frozen=True, kw_only=True, tag="step.outcome_unk
     attempt: int
     reason: str
     worker: str = ""
+    calls: tuple[Call, ...] = ()
+    """What the agent is known to have called before it was given up."""
+
+
+class PermissionDenied(Event, frozen=True, kw_only=True, tag="step.permission_denied"):
+    """(no change): the attempt wanted to do what its step does not permit, and could not"""
+
+    step: str
+    attempt: int
+    what: str
+    why: str
 
 
 class StepReopened(Event, frozen=True, kw_only=True, tag="step.reopened"):
@@ -410,6 +425,7 @@ AnyEvent: TypeAlias = (
     | AttemptEnded
     | StepFailed
     | StepOutcomeUnknown
+    | PermissionDenied
     | StepReopened
     | StepSkipped
     | StepNotTaken

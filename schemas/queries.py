@@ -17,7 +17,7 @@ from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Document, Permissions, Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanStatus, StepStatus
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Failure, Usage
 
 PAGE_BYTES: Final = 1024 * 1024
 """About where a page ends, whatever its limit."""
@@ -179,6 +179,8 @@ class StepRow(Row, frozen=True, kw_only=True):
     """When its end was recorded."""
     duration_s: float | None = None
     """What the worker measured; of a gate, how long it was open."""
+    usage: Usage | None = None
+    """Of models and tools, where the attempt has told of any calls."""
     votes: tuple[str, ...] = ()
     span_id: str = ""
     cut: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Failure, Usage, usage_of
 
 
 class PlanStatus(StrEnum):
@@ -84,6 +84,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         label: The branch that a `decide` or `check` took.
         votes: Who has approved in this round.
         hold: Who has paused it, and why: what is behind it waits, even once it is settled.
+        usage: Of models and tools, by the last attempt; None where it has told of no calls.
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -103,6 +104,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     duration_s: float | None = None
     worker: str = ""
     version: str = ""
+    usage: Usage | None = None
 
     @property
     def held(self) -> bool:
@@ -342,6 +344,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 duration_s=None,
                 worker="",
                 version="",
+                usage=None,
             )
             ready = state.ready
             ready = ready[1:] if ready and ready[0] == event.step else _without(ready, event.step)
@@ -364,6 +367,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 duration_s=event.duration_s,
                 worker=event.worker,
                 version=event.version,
+                usage=usage_of(event.calls),
                 reason=event.reason,
                 failure=None,
             )
@@ -404,6 +408,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 duration_s=event.duration_s,
                 worker=event.worker,
                 version=event.version,
+                usage=usage_of(event.calls),
             )
         case events.StepFailed():
             return _move(
@@ -417,6 +422,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 duration_s=event.duration_s,
                 worker=event.worker,
                 version=event.version,
+                usage=usage_of(event.calls),
             )
         case events.StepOutcomeUnknown():
             return _move(
@@ -426,6 +432,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 status=StepStatus.OUTCOME_UNKNOWN,
                 reason=event.reason,
                 worker=event.worker,
+                usage=usage_of(event.calls),
             )
         case events.StepReopened():
             status = _at_the_beginning(state.steps[event.step])
@@ -489,7 +496,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             return _replace(state, requests=_answered(state, event.request), updated_at=at)
         case events.PlanRevised():
             return _revised(state, event, at)
-        case events.NoticeSent() | events.CommandRefused():
+        case events.NoticeSent() | events.PermissionDenied() | events.CommandRefused():
             return _replace(state, updated_at=at)
         case _:
             assert_never(event)

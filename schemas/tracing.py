@@ -51,6 +51,11 @@ def span_id(at: Address, step: str, attempt: int) -> str:
     return _derived(f"step {at} {step} {attempt}", 16)
 
 
+def call_span_id(at: Address, step: str, attempt: int, number: int) -> str:
+    """The span of one call that an attempt has made, counted from 1 (16 hex digits)."""
+    return _derived(f"call {at} {step} {attempt} {number}", 16)
+
+
 def attempt_traceparent(at: Address, goal_digest: str, traceparent: str | None, step: str, attempt: int) -> str:
     """The `traceparent` of one attempt, for the agent's own calls to join.
 

@@ -1,7 +1,7 @@
 """What is handed out, and what comes back: between the executor and whoever runs a step."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -86,6 +86,63 @@ class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):
     retryable: bool = True
 
 
+MAX_CALLS: Final = 500
+"""Calls of one attempt that are told of."""
+MAX_DENIALS: Final = 100
+MAX_TOOLS: Final = 500
+"""Tools of one agent."""
+MAX_TOKENS: Final = 1_000_000_000
+"""Of one call: more than that, nobody means."""
+
+Tokens: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+
+
+class Call(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One call that an attempt made: of a model, or of a tool."""
+
+    kind: Literal["model", "tool"]
+    name: Line
+    started_at: datetime
+    duration_s: Annotated[float, Meta(ge=0)]
+    ok: bool = True
+    input_tokens: Tokens = 0
+    output_tokens: Tokens = 0
+
+
+class Denial(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Something that an attempt wanted to do, and was not permitted to."""
+
+    what: Line
+    """Such as `tool send-mail`."""
+    why: Annotated[str, Meta(max_length=1_000)]
+
+
+Calls: TypeAlias = Annotated[tuple[Call, ...], Meta(max_length=MAX_CALLS)]
+Denials: TypeAlias = Annotated[tuple[Denial, ...], Meta(max_length=MAX_DENIALS)]
+
+
+class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an attempt has used, in all."""
+
+    model_calls: int = 0
+    tool_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+def usage_of(calls: tuple[Call, ...]) -> Usage | None:
+    """The sum of *calls*; None without any."""
+    if not calls:
+        return None
+    models = sum(call.kind == "model" for call in calls)
+    return Usage(
+        model_calls=models,
+        tool_calls=len(calls) - models,
+        input_tokens=sum(call.input_tokens for call in calls),
+        output_tokens=sum(call.output_tokens for call in calls),
+    )
+
+
 class ResultBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="result", forbid_unknown_fields=True):
     """What became of one attempt."""
 
@@ -107,6 +164,8 @@ class AttemptCompleted(ResultBase, frozen=True, kw_only=True, tag="completed"):
     """Which process ran it, as `host/pid`."""
     version: Line = ""
     """The agent's version."""
+    calls: Calls = ()
+    denials: Denials = ()
 
 
 class AttemptFailed(ResultBase, frozen=True, kw_only=True, tag="failed"):
@@ -115,6 +174,8 @@ class AttemptFailed(ResultBase, frozen=True, kw_only=True, tag="failed"):
     duration_s: Annotated[float, Meta(ge=0)]
     worker: Line = ""
     version: Line = ""
+    calls: Calls = ()
+    denials: Denials = ()
 
 
 class AttemptUnknown(ResultBase, frozen=True, kw_only=True, tag="unknown"):
@@ -122,6 +183,8 @@ class AttemptUnknown(ResultBase, frozen=True, kw_only=True, tag="unknown"):
 
     reason: Text
     worker: Line = ""
+    calls: Calls = ()
+    denials: Denials = ()
 
 
 class AttemptNotStarted(ResultBase, frozen=True, kw_only=True, tag="not_started"):
@@ -145,6 +208,19 @@ class AgentParameter(Struct, frozen=True, kw_only=True):
     required: bool = True
 
 
+class ToolDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a tool says of itself, to models and to planners."""
+
+    name: Name
+    description: Annotated[str, Meta(max_length=4_000)] = ""
+    parameters: dict[str, Any] = {}
+    """JSON Schema of the object of its arguments."""
+    permissions: Permissions = Permissions()
+    """What it uses; a step that permits less does not get it."""
+    idempotent: bool = False
+    """Whether calling it twice does no harm."""
+
+
 class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent says of itself, on ``catalogue.<agent>``: the planner checks plans against it."""
 
@@ -156,6 +232,8 @@ class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameters: tuple[AgentParameter, ...] = ()
     any_parameters: bool = False
     """Whether it takes inputs under any name."""
+    tools: Annotated[tuple[ToolDescription, ...], Meta(max_length=MAX_TOOLS)] | None = None
+    """The tools that a step of it may name in `permissions.tools`. None: it uses none by name."""
 
 
 class Signal(Struct, frozen=True, kw_only=True):

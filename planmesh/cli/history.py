@@ -6,10 +6,11 @@ from typing import NamedTuple, assert_never
 
 from rich.text import Text
 
-from planmesh.cli.render import columns, failed
+from planmesh.cli.render import columns, failed, used
 from planmesh.cli.text import clock, counted, duration, listed, one_line
 from planmesh.schemas import events
 from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.work import Call, usage_of
 
 _PLANMESH = "planmesh"  # who acts when nobody asked: the rules themselves
 
@@ -97,14 +98,21 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(f"handed out{_attempt(event.attempt)}", event.agent, style=_QUIET)
         case events.StepCompleted():
             took = f" in {duration(event.duration_s)}" if event.duration_s is not None else ""
-            return Told(f"completed{took}{_attempt(event.attempt)}", event.by or agent, one_line(event.reason), _GOOD)
+            what = f"completed{took}{_attempt(event.attempt)}{_used(event.calls)}"
+            return Told(what, event.by or agent, one_line(event.reason), _GOOD)
         case events.AttemptEnded():
             again = f"failed (attempt {event.attempt}; again at {clock(event.retry_at, event.retry_at)})"
+            again += _used(event.calls)
             return Told(again, agent, one_line(failed(event.failure)))
         case events.StepFailed():
-            return Told(f"failed{_attempt(event.attempt)}", agent, one_line(failed(event.failure)), _BAD)
+            return Told(
+                f"failed{_attempt(event.attempt)}{_used(event.calls)}", agent, one_line(failed(event.failure)), _BAD
+            )
         case events.StepOutcomeUnknown():
-            return Told(f"of unknown outcome{_attempt(event.attempt)}", agent, one_line(event.reason), _BAD)
+            what = f"of unknown outcome{_attempt(event.attempt)}{_used(event.calls)}"
+            return Told(what, agent, one_line(event.reason), _BAD)
+        case events.PermissionDenied():
+            return Told(f"denied {one_line(event.what, 80)}", agent, one_line(event.why), _BAD)
         case events.StepReopened():
             return Told("reopened", event.by, one_line(event.reason))
         case events.StepSkipped():
@@ -153,6 +161,11 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
 
 def _attempt(attempt: int) -> str:
     return f" (attempt {attempt})" if attempt > 1 else ""
+
+
+def _used(calls: tuple[Call, ...]) -> str:
+    usage = usage_of(calls)
+    return f" with {used(usage)}" if usage is not None else ""
 
 
 def line(entry: Entry, now: datetime | None = None) -> Text:

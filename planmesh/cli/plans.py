@@ -197,6 +197,7 @@ def _everything(row: StepRow, width: int) -> list[Text]:
         "attempt": row.attempt or "",
         "began": clock(row.started_at, at) if row.started_at is not None else "",
         "took": duration(row.duration_s),
+        "used": render.used(row.usage) if row.usage is not None else "",
         "ended": clock(row.finished_at, at) if row.finished_at is not None else "",
         "branch": row.branch,
         "votes": ", ".join(row.votes),

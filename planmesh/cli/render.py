@@ -32,7 +32,7 @@ from planmesh.cli.view import PlanView
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
-from planmesh.schemas.work import Failure
+from planmesh.schemas.work import Failure, Usage
 
 WIDEST: Final = 100
 """Sentences are broken here at the latest: longer lines are hard to read."""
@@ -73,6 +73,15 @@ def lasted_s(row: PlanRow, now: datetime) -> float:
 def failed(failure: Failure) -> str:
     """Why an attempt failed; from an agent, so not to be trusted."""
     return f"{failure.type or failure.code}: {failure.message}"
+
+
+def used(usage: Usage) -> str:
+    """Such as ``2 model calls, 3 tool calls, 1,204 + 96 tokens``."""
+    parts = [(usage.model_calls, "model call"), (usage.tool_calls, "tool call")]
+    said = [counted(count, noun) for count, noun in parts if count]
+    if usage.input_tokens or usage.output_tokens:
+        said.append(f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens")
+    return ", ".join(said)
 
 
 def header(view: PlanView, now: datetime) -> list[Text]:
@@ -211,6 +220,8 @@ def _detail(row: StepRow, document: Step, now: datetime, hint: str) -> Text:
         parts.append(Text(row.agent))
         if row.attempt > 1:
             parts.append(Text(_attempt(row, document)))
+        if row.usage is not None:
+            parts.append(Text(used(row.usage), style="dim"))
     if row.failure is not None and row.status in (StepStatus.WAITING, StepStatus.FAILED):
         if row.retry_at is not None:
             parts.append(Text(f"again {until(row.retry_at, now)}"))

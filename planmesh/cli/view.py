@@ -130,6 +130,7 @@ def _step_row(graph: Graph, name: str, step: StepState) -> StepRow:
         started_at=step.started_at,
         finished_at=step.since if step.status in SATISFIED or step.status is StepStatus.FAILED else None,
         duration_s=step.duration_s,
+        usage=step.usage,
         votes=step.votes,
     )
 

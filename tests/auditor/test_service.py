@@ -11,6 +11,7 @@ from auditor_tables import moved
 from plays import HERE, Play, plan, task
 
 from planmesh.auditor import service
+from planmesh.auditor.tables import VERSION
 from planmesh.delivery import subscribe
 from planmesh.errors import Unusable
 from planmesh.schemas import queries, subjects
@@ -285,7 +286,7 @@ async def test_tables_of_another_version_are_not_touched(desk: Any, tables_in: A
     sqlite3.connect(desk.path, isolation_level=None).execute("UPDATE position SET version = 99").connection.close()
 
     async with desk.running() as running:
-        with pytest.raises(Unusable, match=r"of version 99, and this auditor writes version 1.*--rebuild"):
+        with pytest.raises(Unusable, match=rf"of version 99, and this auditor writes version {VERSION}.*--rebuild"):
             await running.ended()
 
 

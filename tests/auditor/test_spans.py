@@ -1,13 +1,14 @@
 """Which spans a play of a plan gives: one root, one for each attempt and each wait; the same ones every time."""
 
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import AGENT, HERE, Play, gate, plan, plans, play_on, task
+from plays import AGENT, HERE, START, Play, gate, plan, plans, play_on, task
 
 from planmesh.auditor.project import Batch, Followed
 from planmesh.auditor.spans import Span
@@ -16,6 +17,7 @@ from planmesh.schemas import events, tracing
 from planmesh.schemas.events import Commit
 from planmesh.schemas.plan import Case, Decide, Plan, Retry
 from planmesh.schemas.state import ENDED, PlanState, StepStatus
+from planmesh.schemas.work import Call
 
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -140,6 +142,66 @@ def test_a_plan_that_is_cancelled_ends_the_spans_of_what_was_going_on() -> None:
     assert [span.name for span in spans if span.name == "ship"] == []
     assert named(spans, "A plan").attributes["planmesh.reason"] == "no money"
     assert [span.error for span in spans] == ["", "", ""]
+
+
+def called(kind: Any, name: str, began: datetime, duration_s: float = 0.1, **more: Any) -> Call:
+    return Call(kind=kind, name=name, started_at=began, duration_s=duration_s, **more)
+
+
+def test_the_calls_of_an_attempt_are_spans_below_it() -> None:
+    play = Play(plan(task("write")))
+    began = play.at
+    play.completes(
+        "write",
+        calls=(
+            called("model", "gpt-4o", began, input_tokens=400, output_tokens=40),
+            called("tool", "search", began + timedelta(seconds=0.2), ok=False),
+        ),
+    )
+
+    write, chat, search, _ = spans_of(play.log)
+
+    assert (chat.name, search.name) == ("chat gpt-4o", "execute_tool search")
+    assert {chat.parent, search.parent} == {write.span_id}
+    assert chat.span_id == tracing.call_span_id(HERE, "write", 1, 1)
+    assert (chat.start_ns - write.start_ns, chat.end_ns - chat.start_ns) == (0, 100_000_000)
+    assert search.start_ns - write.start_ns == 200_000_000
+    assert (chat.outgoing, search.outgoing) == (True, False)
+    assert (chat.error, search.error) == ("", "it failed")
+    assert chat.attributes["gen_ai.operation.name"] == "chat"
+    assert chat.attributes["gen_ai.request.model"] == "gpt-4o"
+    assert (chat.attributes["gen_ai.usage.input_tokens"], chat.attributes["gen_ai.usage.output_tokens"]) == (400, 40)
+    assert search.attributes["gen_ai.operation.name"] == "execute_tool"
+    assert search.attributes["gen_ai.tool.name"] == "search"
+    assert (write.attributes["gen_ai.usage.input_tokens"], write.attributes["planmesh.tool_calls"]) == (400, 1)
+
+
+def test_the_calls_of_an_attempt_that_failed_or_was_lost_are_spans_too() -> None:
+    for ends in (Play.fails, Play.loses):
+        play = Play(plan(task("write")))
+        ends(play, "write", calls=(called("tool", "search", play.at),))
+
+        write, search = spans_of(play.log)
+
+        assert search.parent == write.span_id
+
+
+@pytest.mark.parametrize(
+    ("began", "duration_s"),
+    [
+        (datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), 1.0),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))), 1.0),
+        (START, 1e308),
+        (START.replace(tzinfo=None), 0.1),
+    ],
+)
+def test_a_call_lies_within_its_attempt_whatever_the_worker_says(began: datetime, duration_s: float) -> None:
+    play = Play(plan(task("write")))
+    play.completes("write", calls=(called("tool", "search", began, duration_s),))
+
+    write, search, _ = spans_of(play.log)
+
+    assert write.start_ns <= search.start_ns <= search.end_ns <= write.end_ns
 
 
 @settings(max_examples=100, deadline=None)

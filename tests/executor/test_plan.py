@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from plays import AGENT, HERE, START, Play, gate, plan, task
+from plays import AGENT, HERE, START, TOLD, Play, gate, plan, task
 
 from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
@@ -13,6 +13,7 @@ from planmesh.schemas.expressions import NeedsBlob
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Policy, Retry
 from planmesh.schemas.state import PlanState
+from planmesh.schemas.work import Usage
 
 
 def kinds(happened: list[Any]) -> list[str]:
@@ -512,3 +513,46 @@ def test_an_emit_ends_the_plan_and_closes_what_is_open() -> None:
     assert play.state.result == Payload(value={"path": "x.md"})
     assert play.in_status("cancelled") == ["slow", "g"]
     assert kinds(play.votes("g")) == ["CommandRefused"]
+
+
+# --- what attempts tell of -----------------------------------------------------------------------------------
+
+
+def test_what_an_attempt_was_not_permitted_is_in_the_log_before_its_end() -> None:
+    play = Play(plan(task("a"), task("b")))
+
+    completed = play.completes("a", **TOLD)
+    failed = play.fails("b", retryable=False, **TOLD)
+
+    assert kinds(completed) == ["PermissionDenied", "StepCompleted"]
+    assert kinds(failed)[:2] == ["PermissionDenied", "StepFailed"]
+    assert completed[0] == events.PermissionDenied(
+        step="a", attempt=1, what="tool send", why="the step does not name it"
+    )
+
+
+def test_a_repeated_result_repeats_no_denial() -> None:
+    play = Play(plan(task("a"), task("b")))
+
+    lost = [*play.loses("a", **TOLD), *play.loses("a", **TOLD)]
+    done = [*play.completes("b", **TOLD), *play.completes("b", **TOLD)]
+
+    assert kinds(lost).count("PermissionDenied") == 1
+    assert kinds(done).count("PermissionDenied") == 1
+
+
+def test_a_late_result_of_what_was_cancelled_tells_of_nothing() -> None:
+    play = Play(plan(task("a"), task("b")))
+    play.ask(asks.CancelPlan(id="c", step="a"))
+
+    assert play.completes("a", **TOLD) == []
+
+
+def test_a_step_knows_what_its_last_attempt_has_used() -> None:
+    play = Play(plan(task("a", retry=Retry(attempts=2, backoff_s=0))))
+
+    play.fails("a", **TOLD)
+    assert play.state.steps["a"].usage is None
+    play.completes("a", **TOLD)
+
+    assert play.state.steps["a"].usage == Usage(model_calls=1, tool_calls=1, input_tokens=7, output_tokens=5)

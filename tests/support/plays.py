@@ -25,11 +25,27 @@ from planmesh.schemas.state import (
     sealed,
 )
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure
+from planmesh.schemas.work import (
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptNotStarted,
+    AttemptUnknown,
+    Call,
+    Denial,
+    Failure,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = Address("space", "plan")
 AGENT = "agent"
+TOLD = {
+    "calls": (
+        Call(kind="model", name="m", started_at=START, duration_s=0.2, input_tokens=7, output_tokens=5),
+        Call(kind="tool", name="search", started_at=START, duration_s=0.1, ok=False),
+    ),
+    "denials": (Denial(what="tool send", why="the step does not name it"),),
+}
+"""What an attempt may tell of besides its output."""
 
 
 def task(name: str, *after: str, **fields: Any) -> Task:
@@ -90,7 +106,7 @@ class Play:
         return f"command-{self.ids}"
 
     def completes(
-        self, step: str, attempt: int | None = None, output: object = None, by: str = AGENT
+        self, step: str, attempt: int | None = None, output: object = None, by: str = AGENT, **told: Any
     ) -> list[AnyEvent]:
         return self.ask(
             ReportResult(
@@ -104,12 +120,13 @@ class Play:
                     duration_s=0.5,
                     worker="here/1",
                     version="1",
+                    **told,
                 )
             ),
             by,
         )
 
-    def fails(self, step: str, attempt: int | None = None, *, retryable: bool = True) -> list[AnyEvent]:
+    def fails(self, step: str, attempt: int | None = None, *, retryable: bool = True, **told: Any) -> list[AnyEvent]:
         return self.ask(
             ReportResult(
                 AttemptFailed(
@@ -120,14 +137,15 @@ class Play:
                     failure=Failure(code="agent_error", message="it broke", retryable=retryable),
                     started_at=self.at,
                     duration_s=0.5,
+                    **told,
                 )
             ),
             AGENT,
         )
 
-    def loses(self, step: str) -> list[AnyEvent]:
+    def loses(self, step: str, **told: Any) -> list[AnyEvent]:
         result = AttemptUnknown(
-            space=HERE.space, plan=HERE.plan, step=step, attempt=self.attempt(step), reason="the worker is gone"
+            space=HERE.space, plan=HERE.plan, step=step, attempt=self.attempt(step), reason="the worker is gone", **told
         )
         return self.ask(ReportResult(result), AGENT)
 
@@ -285,9 +303,9 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
         troubled = list(play.state.troubled)
         anyone = draw(st.sampled_from(sorted(play.state.graph.steps)))
         if move < 9 and dispatched:
-            play.completes(draw(st.sampled_from(dispatched)), output={"n": move})
+            play.completes(draw(st.sampled_from(dispatched)), output={"n": move}, **(TOLD if move == 0 else {}))
         elif move == 9 and dispatched:
-            play.fails(draw(st.sampled_from(dispatched)), retryable=draw(st.booleans()))
+            play.fails(draw(st.sampled_from(dispatched)), retryable=draw(st.booleans()), **TOLD)
         elif move == 10 and dispatched:
             draw(st.sampled_from([play.loses, play.gives_back]))(draw(st.sampled_from(dispatched)))
         elif move in (11, 12) and waiting:

@@ -4,7 +4,7 @@ import typing
 
 import msgspec
 import pytest
-from plays import Play
+from plays import TOLD, Play, plan, task
 
 from planmesh.cli.history import Entry, entries, line, table, tell
 from planmesh.schemas import commands as asks
@@ -61,6 +61,16 @@ def test_an_agents_words_are_harmless_and_on_one_line() -> None:
     assert tell(StepFailed(step="s", attempt=1, failure=failure)).why == (
         "Boom: one two \\x1b]0;title\\x07 [red]x[/red]"
     )
+
+
+def test_what_an_attempt_called_and_was_denied_is_told() -> None:
+    play = Play(plan(task("write")))
+    play.completes("write", **TOLD)
+
+    assert [entry.sentence for entry in told(play)][-3:-1] == [
+        "write denied tool send by agent: the step does not name it",
+        "write completed in 0.5 s with 1 model call, 1 tool call, 7 + 5 tokens by agent",
+    ]
 
 
 def test_lines_and_tables_have_the_time_first(release: Play) -> None:

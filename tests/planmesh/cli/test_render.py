@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from plays import Play, plan, task
+from plays import TOLD, Play, plan, task
 
 from planmesh.cli import render
 from planmesh.cli.looks import PLAN, STEP
@@ -38,6 +38,13 @@ def test_a_step_that_is_tried_again_says_when_and_why(release: Play) -> None:
     release.fails("build")
 
     assert lines(release)[0] == "  ┌─ ↻ build  retrying             agent · again 1 s ago · agent_error: it broke"
+
+
+def test_a_step_says_what_it_has_used() -> None:
+    play = Play(plan(task("write")))
+    play.completes("write", **TOLD)
+
+    assert lines(play) == ["  ✓ write  completed     0.5 s  agent · 1 model call, 1 tool call, 7 + 5 tokens"]
 
 
 def test_the_header_says_how_it_stands(asked: Play) -> None:
