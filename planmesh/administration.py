@@ -32,6 +32,7 @@ _ADMINS: Final[Mapping[str, str]] = {CORE: "admin", AGENTS: "admin-agents", EDGE
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _NO_JETSTREAM_HERE: Final = frozenset({10039, 10076})
 _NOT_FOUND: Final = frozenset({10014, 10059})
+_NO_ROOM: Final = frozenset({10023, 10028, 10047})
 
 log = structlog.get_logger()
 
@@ -124,13 +125,21 @@ class Mesh:
 
     # --- what is in the server -------------------------------------------------------------------------
 
-    async def prepare(self, *, replicas: int = 1, concurrency: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    async def prepare(
+        self,
+        *,
+        replicas: int = 1,
+        concurrency: Mapping[str, int] | None = None,
+        max_bytes: Mapping[str, int] | None = None,
+    ) -> tuple[str, ...]:
         """Make, or bring up to date, every stream, and a consumer for every service, agent and submitter.
 
         Args:
             replicas: How many servers of a cluster hold each message.
             concurrency: How many steps of an agent may run at once. Agents that are not named keep what they
                 have, or get `agent_concurrency`.
+            max_bytes: What streams may take on disk, by name. Streams that are not named keep what they have, or get
+                the default.
 
         Returns:
             What was made or changed, such as ``PLANS`` and ``WORK/agent-echo``; empty if all was as it should be.
@@ -141,7 +150,7 @@ class Mesh:
         """
         async with self._administrators() as servers:
             check(servers[CORE].server)
-            making = (_make_stream(servers[one.account], one) for one in streams.streams(replicas))
+            making = (_make_stream(servers[one.account], one) for one in streams.streams(replicas, max_bytes or {}))
             changed = await asyncio.gather(*making)
             of_services = (_make_consumer(servers[one.account], one) for one in streams.consumers())
             of_agents = (
@@ -291,10 +300,10 @@ async def _make_stream(server: Connection, stream: streams.Stream) -> str | None
     there = await _config(server, f"STREAM.INFO.{stream.name}")
     if there is None:
         _insist(await _ask(server, f"STREAM.CREATE.{stream.name}", stream.settings), f"make the stream {stream.name}")
-    elif _covers(there, stream.settings):
+    elif _covers(there, wanted := stream.wanted(there)):
         return None
     else:
-        merged = {**there, **stream.settings}
+        merged = {**there, **wanted}
         _insist(await _ask(server, f"STREAM.UPDATE.{stream.name}", merged), f"update the stream {stream.name}")
     return stream.name
 
@@ -336,6 +345,12 @@ def _insist(answer: _Answer, to: str) -> None:
         raise Unusable(
             "JetStream is not enabled: give the server's configuration a `jetstream` block with a `store_dir`, and "
             f"the accounts {CORE}, {AGENTS} and {EDGE} `jetstream: enabled`"
+        )
+    if error.err_code in _NO_ROOM:
+        raise Unusable(
+            f"cannot {to}: the server has not enough room for what its streams may take. Put a larger `max_file_store` "
+            "into the `jetstream` block of its configuration and restart it, or let them take less: "
+            "PLANMESH_STORAGE__PLANS_BYTES, and so on"
         )
     raise Unusable(f"cannot {to}: the server says {error.description!r} ({error.err_code})")
 

@@ -27,6 +27,7 @@ ACCOUNTS_FILE: Final = "accounts.conf"
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
 _CONFIG_FILE: Final = "server.conf"
+_MAX_FILE_STORE_BYTES: Final = 2**50
 _POLL_S: Final = 0.005
 _START_S: Final = 30.0  # a log of a million plans takes 13 s to open after a crash
 _STOP_S: Final = 10.0
@@ -130,7 +131,12 @@ def _config(directory: Path, port: int, sync_interval: str, max_payload_bytes: i
         "listen": f"127.0.0.1:{port or -1}",
         "max_payload": max_payload_bytes,
         "system_account": SYSTEM,
-        "jetstream": {"store_dir": str(directory), "sync_interval": sync_interval},
+        "jetstream": {
+            "store_dir": str(directory),
+            "sync_interval": sync_interval,
+            # Each stream has its own limit. The server's would be three quarters of what is free as it starts.
+            "max_file_store": _MAX_FILE_STORE_BYTES,
+        },
         "ports_file_dir": str(directory / "ports"),
         "logfile": str(directory / "server.log"),
         "logfile_size_limit": 16 * 1024 * 1024,

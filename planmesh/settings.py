@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -34,6 +34,7 @@ DEFAULT_FILE: Final = "planmesh.toml"
 _PREFIX: Final = "PLANMESH_"
 _CONFIG: Final = "PLANMESH_CONFIG"
 _DURATION: Final = re.compile(r"[1-9][0-9]{0,8}(ms|s|m|h)")
+_LEAST: Final = Field(ge=16 * 1024 * 1024)  # twice the largest message
 _SECRET: Final = frozenset({"database_url", "notify_urls", "directory", "sign_in", "model"})
 
 
@@ -54,6 +55,35 @@ class Limits(BaseModel):
     """The largest message of the embedded server, and so the largest blob."""
     concurrency: int = Field(default=100, gt=0)
     """How many steps of a plan that says nothing else may run at once."""
+
+
+class Storage(BaseModel):
+    """What each stream may take on disk: bytes, or with a unit, such as ``20GiB``. What is not set is as it is on the
+    server, or else the default of `planmesh.streams`. `planmesh init`, and `planmesh up`, apply it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    plans_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """The log. It cannot be made smaller than it is, and nothing goes on when it is full."""
+    blobs_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """Large outputs and inputs: kept for as long as the log, which refers to them."""
+    goals_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """Goals of 90 days."""
+    outcomes_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """News of 30 days."""
+    work_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """What waits for agents."""
+    commands_bytes: Annotated[ByteSize | None, _LEAST] = None
+    results_bytes: Annotated[ByteSize | None, _LEAST] = None
+    poison_bytes: Annotated[ByteSize | None, _LEAST] = None
+    claims_bytes: Annotated[ByteSize | None, _LEAST] = None
+    catalogue_bytes: Annotated[ByteSize | None, _LEAST] = None
+
+    @property
+    def max_bytes(self) -> dict[str, int]:
+        """What is set, by stream."""
+        given = ((name.removesuffix("_bytes").upper(), getattr(self, name)) for name in type(self).model_fields)
+        return {stream: int(size_bytes) for stream, size_bytes in given if size_bytes is not None}
 
 
 class SignIn(BaseModel):
@@ -176,6 +206,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     """Who works out plans from goals in words, and revisions from instructions."""
     limits: Limits = Limits()
+    storage: Storage = Storage()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """``auto``: for people on a terminal, JSON otherwise."""
@@ -248,6 +279,7 @@ class Settings(BaseSettings):
 
 _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "limits": Limits,
+    "storage": Storage,
     "directory": Directory,
     "sign_in": SignIn,
     "model": Model,

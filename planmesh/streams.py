@@ -3,6 +3,9 @@
 Settings are those of the server's own API (https://docs.nats.io/reference/reference-protocols/nats_api_reference):
 times in nanoseconds, sizes in bytes. Whatever cannot be changed later, such as the number of consumers, is
 explicit and has room. No consumer has a `max_deliver`: at the limit the server would skip the message in silence.
+
+Every stream has a limit in bytes, so that nobody can take the room of the log: what does not fit is refused, and
+whoever wanted to store it tries again.
 """
 
 from collections.abc import Mapping
@@ -30,8 +33,27 @@ from planmesh.schemas.subjects import (
     WORK,
 )
 
+_NOTHING_SET: Final[Mapping[str, int]] = {}
+
 _SECOND_NS: Final = 1_000_000_000
 _DAY_NS: Final = 24 * 3600 * _SECOND_NS
+
+_MIB: Final = 1024 * 1024
+_GIB: Final = 1024 * _MIB
+
+DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
+    PLANS: 10 * _GIB,
+    BLOBS: 5 * _GIB,
+    GOALS: 4 * _GIB,
+    OUTCOMES: 4 * _GIB,
+    WORK: 2 * _GIB,
+    COMMANDS: _GIB,
+    RESULTS: _GIB,
+    POISON: 512 * _MIB,
+    CLAIMS: 512 * _MIB,
+    CATALOGUE: 256 * _MIB,
+}
+"""What each stream may take on disk, unless something else is set. The server reserves it."""
 
 # One consumer at a time is served; another takes over when it has been silent for this long.
 PINNED_GROUP: Final = "executor"
@@ -45,14 +67,27 @@ class Stream:
     Attributes:
         name: Its name, unique across accounts.
         settings: All that is not the server's default, in the server's words.
+        limited: Whether somebody has set its `max_bytes`. If not, one that it has on the server already stays.
     """
 
     name: str
     settings: Mapping[str, Any]
+    limited: bool = False
 
     @property
     def account(self) -> str:
         return HOME[self.name]
+
+    @property
+    def max_bytes(self) -> int:
+        return int(self.settings["max_bytes"])
+
+    def wanted(self, there: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Its settings, where the server has it with the settings *there*."""
+        found = there.get("max_bytes", -1)
+        if self.limited or not isinstance(found, int) or found <= 0:
+            return self.settings
+        return {**self.settings, "max_bytes": found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +109,24 @@ class Consumer:
         return HOME[self.stream]
 
 
-def streams(replicas: int = 1) -> tuple[Stream, ...]:
+def streams(replicas: int = 1, max_bytes: Mapping[str, int] = _NOTHING_SET) -> tuple[Stream, ...]:
     """Every stream.
 
     Args:
         replicas: How many servers hold each message: 1, or 3 or 5 in a cluster.
+        max_bytes: What streams may take on disk, by name; `DEFAULT_MAX_BYTES` for the others.
     """
+    return tuple(
+        Stream(
+            one.name,
+            {**one.settings, "max_bytes": max_bytes.get(one.name, DEFAULT_MAX_BYTES[one.name])},
+            limited=one.name in max_bytes,
+        )
+        for one in _streams(replicas)
+    )
+
+
+def _streams(replicas: int) -> tuple[Stream, ...]:
     return (
         # The log. A message that is stored stays as it is, where it is.
         _stream(PLANS, ["plans.*.*"], replicas, max_consumers=16, allow_direct=True, deny_delete=True, deny_purge=True),

@@ -463,6 +463,7 @@ async def local_mesh(
     port: int = 0,
     sync_interval: str = "always",
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    max_bytes: Mapping[str, int] = {},
     executors: int = 1,
     workers: int = 1,
     replicas: int = 1,
@@ -482,6 +483,7 @@ async def local_mesh(
         port: The TCP port of the server on 127.0.0.1; 0: the one that it had before, or any free one.
         sync_interval: When the server syncs to disk: ``always``, or as often as this (``2m``).
         max_payload_bytes: The largest message of the server.
+        max_bytes: What streams may take on disk, by name; the others, what they may now, or by default.
         executors: How many; one steers, the others stand by.
         workers: How many; they share the work, and what one that dies has begun is done by another.
         replicas: How many servers of a cluster of your own hold each message.
@@ -513,7 +515,7 @@ async def local_mesh(
             mesh.point_to(server)
         else:
             new = mesh.ensure_users(server, users)
-        await mesh.prepare(replicas=replicas)
+        await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
         person = replace(person, server=server)
         write_connection(data_dir, person)
 
@@ -526,7 +528,7 @@ async def local_mesh(
         new += mesh.ensure_users(server, map(access.agent, found))
         if new:
             await mesh.reload()
-            await mesh.prepare(replicas=replicas)
+            await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
         if found and "worker" not in without:
             for number in range(1, workers + 1):
                 children.start(worker(agents, number=number))

@@ -55,6 +55,10 @@ class _Pair(NamedTuple):
     there: StreamInfo | ConsumerInfo | None
 
 
+def _pair(stream: streams.Stream, there: StreamInfo | None) -> _Pair:
+    return _Pair(stream.name, stream.settings if there is None else stream.wanted(there.config), there)
+
+
 async def examine(
     settings: Settings, *, server: str | None = None, data_dir: Path | None = None, user: str | None = None
 ) -> AsyncIterator[Finding]:
@@ -92,10 +96,10 @@ async def examine(
 
 async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIterator[Finding]:
     connection = operator.connection
-    wanted = streams.streams(settings.replicas)
+    wanted = streams.streams(settings.replicas, settings.storage.max_bytes)
     there = await asyncio.gather(*(stream_info(connection, one.name) for one in wanted))
     infos = {one.name: info for one, info in zip(wanted, there, strict=True)}
-    yield _as_wanted("streams", [_Pair(one.name, one.settings, infos[one.name]) for one in wanted])
+    yield _as_wanted("streams", [_pair(one, infos[one.name]) for one in wanted])
 
     spaces = (streams.outcome_consumer(space) for space in mesh.submitters())
     wants = [*streams.consumers(), *spaces]
@@ -119,6 +123,7 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     yield await _database(settings, position)
     yield await _agents(operator, mesh)
     yield _log(infos[PLANS], mesh.server_dir)
+    yield _room(infos)
     yield _poison(infos[POISON])
 
 
@@ -317,20 +322,54 @@ def _log(plans: StreamInfo | None, server_dir: Path) -> Finding:
     if plans is None:
         return Finding(what="log", level="bad", found="there is none", advice="`planmesh init` makes it")
     found = f"{counted(plans.state.messages, 'commit')}, {size(plans.state.bytes)}"
-    most = int(plans.config.get("max_bytes", -1))
-    if most > 0:
-        share, of = plans.state.bytes / most, f"its limit, {size(most)}"
-    elif server_dir.is_dir():
+    if server_dir.is_dir():
         disk = shutil.disk_usage(server_dir)
-        share, of = 1 - disk.free / disk.total, f"the disk of {server_dir}"
-    else:
+        taken = 1 - disk.free / disk.total
+        if taken >= FULL:
+            return Finding(
+                what="log",
+                level="warning",
+                found=f"{taken:.0%} of the disk of {server_dir} is taken",
+                advice="make room: when it is full, nothing goes on until it has some",
+            )
+    share = _share(plans)
+    if share is None:
         return Finding(what="log", level="ok", found=found)
+    taken_of = f"{share:.0%} of its limit, {size(plans.config['max_bytes'])}, is taken"
     if share < FULL:
-        return Finding(what="log", level="ok", found=f"{found}; {share:.0%} of {of} is taken")
-    advice = (
-        "make room: when it is full, nothing goes on until it has some (a server whose disk was full, also a restart)"
-    )
-    return Finding(what="log", level="warning", found=f"{share:.0%} of {of} is taken", advice=advice)
+        return Finding(what="log", level="ok", found=f"{found}; {taken_of}")
+    advice = f"when it is full, nothing goes on: {_raise_limit(PLANS, plans)}"
+    return Finding(what="log", level="warning", found=taken_of, advice=advice)
+
+
+def _room(infos: Mapping[str, StreamInfo | None]) -> Finding:
+    """Whether the streams beside the log have room; those that drop what is old always have."""
+    crowded = {
+        name: info
+        for name, info in infos.items()
+        if name != PLANS
+        and info is not None
+        and info.config.get("discard") != "old"
+        and (share := _share(info)) is not None
+        and share >= FULL
+    }
+    if not crowded:
+        return Finding(what="room", level="ok", found="every other stream has some")
+    found = [f"{_share(info):.0%} of {size(info.config['max_bytes'])} of {name}" for name, info in crowded.items()]
+    name, info = next(iter(crowded.items()))
+    advice = f"what does not fit waits, or is refused: {_raise_limit(name, info)}"
+    return Finding(what="room", level="warning", found=f"{listed(found)} is taken", advice=advice)
+
+
+def _share(info: StreamInfo) -> float | None:
+    """How much of its limit a stream has taken; None: it has no limit."""
+    most = info.config.get("max_bytes", -1)
+    return info.state.bytes / most if isinstance(most, int) and most > 0 else None
+
+
+def _raise_limit(stream: str, info: StreamInfo) -> str:
+    double_mib = 2 * int(info.config["max_bytes"]) // 2**20
+    return f"set PLANMESH_STORAGE__{stream}_BYTES={double_mib}MiB, say, and `planmesh init` or restart `planmesh up`"
 
 
 def _poison(info: StreamInfo | None) -> Finding:

@@ -95,6 +95,7 @@ async def up(
             port=given.listen_port,
             sync_interval=given.sync_interval,
             max_payload_bytes=given.limits.max_payload_bytes,
+            max_bytes=given.storage.max_bytes,
             executors=executors,
             replicas=given.replicas,
             agent_concurrency=given.agent_concurrency,
@@ -207,7 +208,7 @@ async def init(
     changed: tuple[str, ...] = ()
     if not files_only:
         try:
-            changed = await mesh.prepare(replicas=given.replicas)
+            changed = await mesh.prepare(replicas=given.replicas, max_bytes=given.storage.max_bytes)
             if new:
                 await mesh.reload()
         except Unusable:
@@ -233,12 +234,15 @@ async def init(
         session.say(Text("✓ ", "green").append(f"{server}: {made}"))
 
 
+_FILE_STORE: Final = "64GB"  # more than all streams reserve, if nobody has set how much each may take
+
+
 def _what_the_server_needs(accounts: Path, command: str) -> list[Text]:
     config = (
         f'include "{accounts.name}"',
         f"system_account: {SYSTEM}",
         f"max_payload: {MAX_PAYLOAD_BYTES // 1024 // 1024}MB",
-        'jetstream { store_dir: "/var/lib/nats", sync_interval: always }',
+        f'jetstream {{ store_dir: "/var/lib/nats", max_file_store: {_FILE_STORE}, sync_interval: always }}',
     )
     return [
         Text("The configuration of the server needs these lines:"),

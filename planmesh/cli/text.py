@@ -115,11 +115,15 @@ def clock(at: datetime, now: datetime | None = None) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """Such as ``612 bytes``, ``3.4 KiB``, ``1.2 MiB``."""
+    """Such as ``612 bytes``, ``3.4 KiB``, ``1.2 MiB``, ``5.0 GiB``."""
     if size_bytes < 1024:
         return f"{size_bytes} byte{'' if size_bytes == 1 else 's'}"
     amount = size_bytes / 1024
-    return f"{amount:.1f} KiB" if amount < 1024 else f"{amount / 1024:.1f} MiB"
+    for unit in ("KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
 
 
 def counted(count: int, noun: str) -> str:

@@ -50,6 +50,7 @@ class Node:
         }
         about["jetstream"] = {
             "store_dir": str(store.absolute()),
+            "max_file_store": 2**50,
             "sync_interval": "2m",
             **settings.get("jetstream", {}),
         }

@@ -40,17 +40,18 @@ async def full(flow: Flow, stream: str) -> AsyncIterator[None]:
     """A stream that takes nothing more for as long as the block lasts."""
     async with flow.connected(ADMINS[HOME[stream]]) as admin:
 
-        async def limit(max_bytes: int) -> None:
+        async def limit(max_bytes: int) -> int:
             info = json.loads(await admin.request(f"$JS.API.STREAM.INFO.{stream}"))
             asked = json.dumps({**info["config"], "max_bytes": max_bytes}).encode()
             made = json.loads(await admin.request(f"$JS.API.STREAM.UPDATE.{stream}", asked))
             assert "error" not in made, made
+            return int(info["config"]["max_bytes"])
 
-        await limit(1)
+        before = await limit(1)
         try:
             yield
         finally:
-            await limit(-1)
+            await limit(before)
 
 
 @SHARED

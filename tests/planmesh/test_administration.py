@@ -17,7 +17,7 @@ from planmesh.credentials import Credentials
 from planmesh.embedded import server_binary
 from planmesh.errors import Unusable
 from planmesh.schemas.subjects import BadToken
-from planmesh.streams import consumers, streams
+from planmesh.streams import DEFAULT_MAX_BYTES, consumers, streams
 from planmesh.testing import MeshServer, mesh_server
 
 
@@ -101,6 +101,27 @@ async def test_what_was_lost_or_changed_by_hand_is_put_right_and_own_limits_stay
     kept = msgspec.convert(await ask(mesh_server, "STREAM.INFO.OUTCOMES"), type=dict)["config"]
     assert (kept["max_age"], kept["max_bytes"]) == (30 * 24 * 3600 * 10**9, 10**9)
     assert await mesh_server.mesh.prepare() == ()
+
+
+async def test_a_mesh_from_before_there_were_limits_gets_them_and_keeps_what_it_has(mesh_server: MeshServer) -> None:
+    names = [one.name for one in streams()]
+    homes = {"GOALS": "admin-edge", "RESULTS": "admin-agents", "CLAIMS": "admin-agents"}
+    for name in names:
+        async with as_user(mesh_server.credentials(homes.get(name, "admin"))) as admin:
+            config = json.loads(await admin.request(f"$JS.API.STREAM.INFO.{name}"))["config"]
+            await admin.request(f"$JS.API.STREAM.UPDATE.{name}", json.dumps({**config, "max_bytes": -1}).encode())
+            if name == "PLANS":
+                await admin.publish("plans.s.p", b"commit")
+
+    assert set(await mesh_server.mesh.prepare(max_bytes={"PLANS": 20 * 2**30})) == set(names)
+
+    info = msgspec.convert(await ask(mesh_server, "STREAM.INFO.PLANS"), type=dict)
+    assert (info["config"]["max_bytes"], info["state"]["messages"]) == (20 * 2**30, 1)
+    blobs = msgspec.convert(await ask(mesh_server, "STREAM.INFO.BLOBS"), type=dict)
+    assert blobs["config"]["max_bytes"] == DEFAULT_MAX_BYTES["BLOBS"]
+    # What was set once stays, where nobody says otherwise.
+    assert await mesh_server.mesh.prepare() == ()
+    assert await mesh_server.mesh.prepare(max_bytes={"BLOBS": 2**30}) == ("BLOBS",)
 
 
 async def test_a_stream_that_cannot_become_ours_is_named(mesh_server: MeshServer) -> None:
@@ -194,7 +215,7 @@ def test_a_server_whose_messages_are_too_small_is_told_what_to_change() -> None:
 async def test_a_server_of_your_own_is_prepared_and_says_what_it_lacks(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path / "mesh")
     mesh.ensure_users("nats://127.0.0.1")
-    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}' }}"
+    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}', max_file_store: 1TB }}"
     include = "include '../mesh/nats/accounts.conf'"
 
     async def prepare(name: str, *lines: str) -> tuple[str, ...]:
@@ -208,16 +229,20 @@ async def test_a_server_of_your_own_is_prepared_and_says_what_it_lacks(tmp_path:
         await prepare("plain", include)
     with pytest.raises(Unusable, match="`max_payload: 8MB`"):
         await prepare("small", include, store)
+    little = store.replace("1TB", "1GB")
+    with pytest.raises(Unusable, match=r"not enough room .*`max_file_store`.*PLANMESH_STORAGE__PLANS_BYTES"):
+        await prepare("little", include, little, "max_payload: 8MB")
     made = await prepare("good", include, store, "max_payload: 8MB")
 
-    assert len(made) == len(streams()) + len(consumers())
+    assert {one.name for one in streams()} | {f"{one.stream}/{one.name}" for one in consumers()} >= set(made)
+    assert {f"{one.stream}/{one.name}" for one in consumers()} <= set(made)
 
 
 async def test_accounts_without_jetstream_are_named(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path / "mesh")
     mesh.ensure_users("nats://127.0.0.1")
     mesh.accounts_file.write_text(mesh.accounts_file.read_text().replace('"jetstream": "enabled",', ""))
-    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}' }}"
+    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}', max_file_store: 1TB }}"
     config = f"include '../mesh/nats/accounts.conf'\n{store}\nmax_payload: 8MB"
     async with server_of_your_own(tmp_path / "own", config) as url:
         mesh.point_to(url)
@@ -229,7 +254,7 @@ async def test_accounts_without_jetstream_are_named(tmp_path: Path) -> None:
 async def test_a_server_that_planmesh_may_not_reload_is_reloaded_by_hand(tmp_path: Path) -> None:
     mesh = Mesh(tmp_path / "mesh")
     mesh.ensure_users("nats://127.0.0.1")
-    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}' }}"
+    store = f"jetstream {{ store_dir: '{tmp_path / 'store'}', max_file_store: 1TB }}"
     config = f"include '../mesh/nats/accounts.conf'\n{store}\nmax_payload: 8MB"
     async with server_of_your_own(tmp_path / "own", config) as url:
         mesh.point_to(url)

@@ -9,7 +9,8 @@ import pytest
 
 import planmesh
 from planmesh.errors import Unusable
-from planmesh.settings import Settings, load
+from planmesh.settings import Settings, Storage, load
+from planmesh.streams import streams
 
 
 @pytest.fixture(autouse=True)
@@ -171,6 +172,17 @@ def test_limits_as_a_whole_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems() == (
         "PLANMESH_LIMITS in the environment: expected JSON; or set one key of it, as PLANMESH_LIMITS__PLAN_BYTES"
     )
+
+
+def test_what_streams_may_take_is_written_with_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    write('[storage]\nblobs_bytes = "20GiB"\n')
+    monkeypatch.setenv("PLANMESH_STORAGE__PLANS_BYTES", "64MiB")
+
+    assert load().storage.max_bytes == {"BLOBS": 20 * 2**30, "PLANS": 64 * 2**20}
+    assert set(Storage.model_fields) == {f"{one.name.lower()}_bytes" for one in streams()}
+
+    monkeypatch.setenv("PLANMESH_STORAGE__PLANS_BYTES", "1MiB")
+    assert "PLANMESH_STORAGE__PLANS_BYTES in the environment: expected greater than or equal to" in problems()
 
 
 def test_settings_do_not_change() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
-from planmesh.errors import Conflict, Poison
+from planmesh.errors import Busy, Conflict, Poison
 from planmesh.schemas.subjects import PLANS, WORK
-from planmesh.streams import PINNED_GROUP, agent_consumer, consumers, outcome_consumer, streams
+from planmesh.streams import DEFAULT_MAX_BYTES, PINNED_GROUP, agent_consumer, consumers, outcome_consumer, streams
 from planmesh.testing import MeshServer
 
 
@@ -110,6 +110,28 @@ def test_the_readers_of_a_work_queue_share_nothing() -> None:
         "work.agent.a.>",
         "work.agent.b.>",
     ]
+
+
+async def test_whoever_floods_a_stream_takes_no_room_of_the_log(mesh_server: MeshServer) -> None:
+    least = 16 * 1024 * 1024
+    await mesh_server.mesh.prepare(max_bytes={"GOALS": least, "RESULTS": least})
+    async with as_user(mesh_server, "submitter-tester") as submitter:
+        for number in range(2):
+            await submitter.publish(f"goals.tester.g{number}", bytes(7 * 1024 * 1024))
+        with pytest.raises(Busy, match="is full"):
+            await submitter.publish("goals.tester.more", bytes(7 * 1024 * 1024))
+
+    async with as_user(mesh_server, "executor") as executor:
+        stored = await executor.publish("plans.s.p", b"commit")
+
+    assert stored.sequence == 1
+
+
+def test_every_stream_says_how_much_it_may_take() -> None:
+    every = streams(3, {"PLANS": 5 * 2**30})
+
+    assert {one.name: one.max_bytes for one in every} == {**DEFAULT_MAX_BYTES, "PLANS": 5 * 2**30}
+    assert sum(DEFAULT_MAX_BYTES.values()) < 32 * 2**30
 
 
 def test_every_stream_says_how_many_consumers_it_may_have() -> None:

@@ -117,7 +117,7 @@ def configured(directory: Path, accounts: Path, more: str) -> Path:
     config = directory / "nats.conf"
     config.write_text(
         f'include "{accounts.name}"\nsystem_account: SYSTEM\nlisten: "127.0.0.1:-1"\nports_file_dir: "{ports}"\n'
-        f'jetstream {{ store_dir: "{directory}" }}\n{more}\n'
+        f'jetstream {{ store_dir: "{directory}", max_file_store: 1TB }}\n{more}\n'
     )
     return config
 
@@ -267,6 +267,27 @@ async def test_streams_that_were_changed_or_deleted_are_named(
     await mesh_server.mesh.prepare()
     _, looked = await findings(mesh_server.data_dir, capsys)
     assert looked["streams"]["level"] == looked["consumers"]["level"] == "ok"
+
+
+async def test_streams_that_are_nearly_full_are_named_with_what_to_set(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    least = 16 * 1024 * 1024
+    await mesh_server.mesh.prepare(max_bytes={"PLANS": least, "BLOBS": least})
+    _, looked = await findings(mesh_server.data_dir, capsys)
+    assert (looked["log"]["level"], looked["room"]["level"]) == ("ok", "ok")
+
+    executor = mesh_server.credentials("executor")
+    async with await connect(executor.server, executor.user, executor.password, name="test") as connection:
+        for subject in ("plans.s.p", "blobs.sha256.a", "plans.s.q", "blobs.sha256.b"):
+            await connection.publish(subject, bytes(7 * 1024 * 1024))
+    _, looked = await findings(mesh_server.data_dir, capsys)
+
+    assert (looked["log"]["level"], looked["room"]["level"]) == ("warning", "warning")
+    assert looked["log"]["found"] == "88% of its limit, 16.0 MiB, is taken"
+    assert "PLANMESH_STORAGE__PLANS_BYTES=32MiB" in looked["log"]["advice"]
+    assert looked["room"]["found"] == "88% of 16.0 MiB of BLOBS is taken"
+    assert "PLANMESH_STORAGE__BLOBS_BYTES=32MiB" in looked["room"]["advice"]
 
 
 async def test_users_that_the_server_does_not_know_are_named(
