@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from planmesh.directory import OPERATORS, Directory
+from planmesh.directory import Directory
 from planmesh.planner.complete import complete
 from planmesh.planner.decode import StepDraft, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
@@ -17,7 +17,7 @@ from planmesh.planner.scope import read_scope
 from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import MAX_STEPS, Gate, Plan, Task
+from planmesh.schemas.plan import MAX_STEPS, OPERATORS, Gate, Plan, Task
 from planmesh.schemas.subjects import is_token
 from planmesh.schemas.work import AgentDescription
 

@@ -224,7 +224,7 @@ def test_what_a_newer_version_has_written_is_not_skipped() -> None:
     newer = encode(second).replace(b'"format":1', b'"format":2')
     elsewhere = newer.replace(f'"number":{second.number}'.encode(), b'"number":9')
 
-    with pytest.raises(Unusable, match="commit 2 of space.plan .* a newer planmesh has written it"):
+    with pytest.raises(Unusable, match=r"commit 2 of space\.plan .* a newer planmesh has written it"):
         rounds.read(reviews, 2, newer)
 
     assert rounds.read(reviews, 2, elsewhere) == msgspec.structs.replace(reviews, sequence=2)
