@@ -25,6 +25,9 @@ from planmesh.testing import MeshServer
 
 SHARED = pytest.mark.asyncio(loop_scope="session")
 
+PATIENCE_S = 60
+"""What waits for room comes back after up to 10 s, and what a reader was given and has not acked, after 30 s."""
+
 ADMINS = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
 EVERYTHING = plan(
     task("big", agent="swell", inputs={"size": "{size}"}),
@@ -70,11 +73,11 @@ async def test_nothing_is_lost_while_a_stream_is_full(flow: Flow, stream: str, w
     already = flow.log_of(who).count("is full")
     async with full(flow, stream):
         submitted = await submit_everything(flow, stream)
-        await eventually(lambda: flow.log_of(who).count("is full") > already)
+        await eventually(lambda: flow.log_of(who).count("is full") > already, PATIENCE_S)
         # What is not stored yet can be heard live.
         assert submitted.final is None or stream == "OUTCOMES"
 
-    await submitted.result(30)
+    await submitted.result(PATIENCE_S)
     state, _ = await expect_promises(flow.operator, submitted.address)
     assert {step.attempt for step in state.steps.values()} == {0, 1}
     stored = await stored_news(flow, submitted.address)
@@ -85,7 +88,7 @@ async def stored_news(flow: Flow, address: Address) -> set[type]:
     """What the stream holds for the submitter, up to the end of this plan."""
     found: set[type] = set()
     every: Any = flow.client.outcomes()
-    async with asyncio.timeout(10), contextlib.aclosing(every) as news:
+    async with asyncio.timeout(PATIENCE_S), contextlib.aclosing(every) as news:
         async for one in news:
             one.ack()
             if one.address == address:
@@ -103,7 +106,7 @@ async def test_a_step_that_cannot_be_claimed_is_not_begun(flow: Flow) -> None:
         assert state.steps["once"].failure is not None
         assert "it could not be claimed, and was not begun" in state.steps["once"].failure.message
 
-    await submitted.result(30)
+    await submitted.result(PATIENCE_S)
     state, _ = await expect_promises(flow.operator, submitted.address)
     assert state.steps["once"].attempt > 1
 
@@ -123,7 +126,7 @@ async def test_a_submitter_is_told_that_the_goals_are_full_and_may_try_again(flo
             await submit
 
     submitted = await insist(lambda: flow.client.submit(plan(task("only")), id="full-goals"))
-    await submitted.result(30)
+    await submitted.result(PATIENCE_S)
 
 
 @pytest.mark.parametrize("mesh_server", [("echo", "hold", "pay", "swell")], indirect=True)
