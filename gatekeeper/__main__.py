@@ -6,14 +6,19 @@ import contextlib
 import signal
 import sys
 
+import structlog
+
 from planmesh import settings, telemetry
 from planmesh.connection import connect
 from planmesh.credentials import read_credentials
 from planmesh.errors import PlanmeshError
 from planmesh.gatekeeper.identity import KEY_FILE, Door, Proxy, read_keys
+from planmesh.gatekeeper.letters import Letters
 from planmesh.gatekeeper.notify import open_channels
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.service import SERVICE, Gatekeeper
+
+log = structlog.get_logger()
 
 
 def main() -> None:
@@ -37,13 +42,18 @@ async def _run(configured: settings.Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     reach = Reach(configured.directory, (url.get_secret_value() for url in configured.notify_urls))
     channels = open_channels(reach.urls, people=reach.people)
+    letters = Letters(configured.notices.templates)
+    for problem in letters.problems():
+        log.error("notice.template_broken", error=problem, used="the built-in one")
     keys = read_keys(configured.data_dir / KEY_FILE) if configured.pages_url is not None else None
     links = None
     if keys is not None and configured.pages_url is not None:
         links = Links(configured.pages_url, keys, configured.link_lifetime_s)
     who = read_credentials(configured.credentials_dir, SERVICE, configured.server)
     async with await connect(who.server, who.user, who.password, name=SERVICE) as core:
-        gatekeeper = Gatekeeper(core, channels, reach=reach, links=links)
+        gatekeeper = Gatekeeper(
+            core, channels, reach=reach, links=links, letters=letters, with_outputs=configured.notices.outputs
+        )
         if keys is None or configured.pages_url is None or configured.web_port is None:
             await gatekeeper.run(stop)
             return

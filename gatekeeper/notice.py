@@ -1,22 +1,25 @@
-"""What a notice says: the round of a gate as plain text. Pure.
+"""What there is to say of the round of a gate: the facts that the templates of notices are filled with. Pure.
 
 Plans, outputs and names are written by strangers, and a notice arrives where people trust what they read. So every
-value goes through `defuse`, and stands on lines that are marked as quoted.
+text in `Facts` has gone through `defuse` (the link, which is ours, has not): no template has to think of it.
 """
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from planmesh.gatekeeper.rounds import Kind, Reviews, Round
+from planmesh.directory import Directory
+from planmesh.gatekeeper.rounds import Ending, Kind, Reviews, Round
+from planmesh.schemas import events
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import GateOpened, Release, Upstream
-from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Gate, Permissions
+from planmesh.schemas.events import GateOpened
+from planmesh.schemas.payload import Payload, canonical, digest_of
+from planmesh.schemas.plan import OPERATORS, Gate, Permissions
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 
@@ -26,7 +29,11 @@ _SHOWN_CHARACTERS: Final = 1_500
 _MOST_SHOWN: Final = 3
 _MOST_LINES: Final = 40
 _VALUE_CHARACTERS: Final = 600
-_UPSTREAM_CHARACTERS: Final = 2_000
+_OUTPUT_CHARACTERS: Final = 400
+_OUTPUT_LINES: Final = 6
+_NAME_CHARACTERS: Final = 60
+_MOST_INPUTS: Final = 20
+_UPSTREAM_CHARACTERS: Final = 3_000
 _RELEASES_CHARACTERS: Final = 6_000
 _CHANGES_CHARACTERS: Final = 1_500
 _DIGEST_CHARACTERS: Final = 12
@@ -87,197 +94,325 @@ def _visible(match: re.Match[str]) -> str:
     return "" if unicodedata.category(char) in _HIDDEN else char
 
 
-def write(
-    address: Address, reviews: Reviews, asked: Round, kind: Kind, *, link: str = "", is_personal: bool = False
-) -> Notice:
-    """The notice of *kind* about a round of a gate of the plan at *address*.
+class PlanFacts(Struct, frozen=True, kw_only=True):
+    """The plan.
+
+    Attributes:
+        address: ``space.plan``, as the command line takes it.
+    """
+
+    name: str
+    address: str
+    goal: str
+    requester: str
+
+
+class GateFacts(Struct, frozen=True, kw_only=True):
+    """The gate, and how it is decided.
+
+    Attributes:
+        name: For people.
+        step: As the command line takes it.
+        prompt: What is asked; empty if the plan does not say.
+        digest: As much of it as `planmesh gates approve --digest` wants.
+        reviewers: Who is asked, with the names of the people behind roles and teams.
+        approved_by: Who has approved, where it takes several.
+    """
+
+    name: str
+    step: str
+    prompt: str
+    round: int
+    digest: str
+    reviewers: tuple[str, ...]
+    approved_by: tuple[str, ...]
+    quorum: int
+    four_eyes: bool
+    require_reason: bool
+    optional: bool
+
+
+class Value(Struct, frozen=True, kw_only=True):
+    """A value, or as much as may be said of it.
+
+    Attributes:
+        text: Lines; empty where it is too large, or may not leave.
+        note: What stands for it then: its size and digest.
+    """
+
+    text: str = ""
+    note: str = ""
+
+
+class Ran(Struct, frozen=True, kw_only=True):
+    """A step that the gate waited for.
+
+    Attributes:
+        name: For people.
+        took: Such as ``4.2 s``; empty if it is not known.
+        output: None: it has none.
+    """
+
+    name: str
+    status: str
+    agent: str
+    took: str
+    output: Value | None
+
+
+class Next(Struct, frozen=True, kw_only=True):
+    """A step that an approval starts.
+
+    Attributes:
+        name: For people.
+        kind: Such as ``task``.
+        agent: Who does it; empty for a step that calls nobody.
+        inputs: What the agent is given, by name.
+        withheld: What stands for the inputs where they may not leave.
+        permissions: What it may do.
+    """
+
+    name: str
+    kind: str
+    agent: str
+    inputs: tuple[tuple[str, str], ...]
+    withheld: str
+    permissions: str
+
+
+class Again(Struct, frozen=True, kw_only=True):
+    """Why the gate asks again.
+
+    Attributes:
+        verdict: Of the round before: ``approved``, ``rejected``; empty if it had none.
+        reason: What they said who decided it.
+        reopened_by: Who asked for another round.
+        because: Why it asks again.
+        changes: What has changed since, a step each.
+    """
+
+    verdict: str
+    by: str
+    reason: str
+    reopened_by: str
+    because: str
+    changes: tuple[str, ...]
+    more_changes: int
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """How the round ended.
+
+    Attributes:
+        how: ``approved``, ``rejected``, ``skipped``, or ``closed``: nobody decided.
+        by: Who; ``nobody`` where it followed from how the plan ended.
+    """
+
+    how: str
+    by: str
+    reason: str
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What the template of a notice is given. Every text is safe to be read, and bounded.
+
+    Attributes:
+        kind: Which notice it is.
+        link: Where the gate can be read and decided; empty where there are no pages.
+        is_personal: Whether the link alone says who its reader is.
+        deadline: Such as ``2026-01-01 02:00 UTC``; empty if there is none.
+        waits: How long that is after the gate opened, such as ``4 h``.
+        is_overdue: Whether it has passed.
+        again: None: it asks for the first time.
+        shown: What the plan shows to whoever decides; `more_shown` further ones were left out.
+        before: What ran before; `more_before` further ones were left out.
+        next: What an approval starts; `more_next` further ones were left out, `behind` more steps follow on them.
+        verdict: Of a round that has ended.
+    """
+
+    kind: Kind
+    link: str
+    is_personal: bool
+    plan: PlanFacts
+    gate: GateFacts
+    deadline: str
+    waits: str
+    is_overdue: bool
+    again: Again | None
+    shown: tuple[Value, ...]
+    more_shown: int
+    before: tuple[Ran, ...]
+    more_before: int
+    next: tuple[Next, ...]
+    more_next: int
+    behind: int
+    verdict: Verdict | None
+
+
+_NOBODY: Final = Directory()
+
+
+def facts(
+    address: Address,
+    reviews: Reviews,
+    asked: Round,
+    kind: Kind,
+    *,
+    link: str = "",
+    is_personal: bool = False,
+    directory: Directory = _NOBODY,
+    with_outputs: bool = True,
+) -> Facts:
+    """What there is to say in a notice of *kind* about a round of a gate of the plan at *address*.
 
     Args:
         link: Where the gate can be read and decided.
         is_personal: Whether the link alone says who its reader is.
+        directory: Who is behind the names of reviewers.
+        with_outputs: Whether what steps gave, and what is made of it, may leave; otherwise sizes and digests do.
     """
-    linked = _linked(kind, link, is_personal)
-    gate = reviews.gates.get(asked.opened.step) or Gate(name=asked.opened.step)
-    name, plan = defuse(gate.label or gate.name, 60), defuse(reviews.name, 60)
-    match kind:
-        case "decided":
-            return _decided(address, asked, name, plan, linked)
-        case "overdue":
-            subject = f"Still waiting: {name} ({plan})"
-            first = f'Nobody has decided in time: the plan "{plan}" still waits at the gate "{name}".'
-        case "opened":
-            subject = f"Please decide{'' if asked.before is None else ' again'}: {name} ({plan})"
-            first = f'The plan "{plan}" waits at the gate "{name}" for a decision.'
-    sections = (
-        linked,
-        _question(address, reviews, asked, first),
-        _answering(address, asked, gate, by_command=not link),
-        _shown(asked.opened.shown),
-        _upstream(asked.opened.upstream),
-        _releases(asked),
-        _consequences(asked, gate),
+    opened = asked.opened
+    gate = reviews.gates.get(opened.step) or Gate(name=opened.step)
+    # What a prompt is put together from are outputs; the plan's own words are not.
+    prompt = opened.prompt if with_outputs else gate.prompt
+    shown = [_shown(payload, with_outputs) for payload in opened.shown[:_MOST_SHOWN]]
+    before, more_before = _fitting(
+        [_ran(step, reviews, with_outputs) for step in opened.upstream], len(opened.upstream), _UPSTREAM_CHARACTERS
     )
-    return _notice(subject, sections)
+    next_, more_next = _fitting(
+        [_next(release, reviews, with_outputs) for release in opened.releases],
+        len(opened.releases),
+        _RELEASES_CHARACTERS,
+    )
+    deadline = opened.overdue_at
+    return Facts(
+        kind=kind,
+        link=link,
+        is_personal=is_personal,
+        plan=PlanFacts(
+            name=_name(reviews.name),
+            address=str(address),
+            goal=_lines(reviews.goal, _VALUE_CHARACTERS),
+            requester=_name(reviews.requester),
+        ),
+        gate=GateFacts(
+            name=_name(gate.label or gate.name),
+            step=gate.name,
+            prompt=_lines(prompt, _PROMPT_CHARACTERS),
+            round=opened.round,
+            digest=opened.digest[:GATE_DIGEST_CHARACTERS],
+            reviewers=_called(opened.reviewers, directory),
+            approved_by=tuple(_name(directory.called(one)) for one in asked.votes),
+            quorum=opened.quorum,
+            four_eyes=gate.four_eyes,
+            require_reason=gate.require_reason,
+            optional=gate.optional,
+        ),
+        deadline="" if deadline is None else time_of(deadline),
+        waits="" if deadline is None else duration((deadline - asked.at).total_seconds()),
+        is_overdue=asked.overdue,
+        again=None if asked.before is None else _again(asked, asked.before, directory),
+        shown=tuple(shown),
+        more_shown=len(opened.shown) - len(shown),
+        before=before,
+        more_before=more_before,
+        next=next_,
+        more_next=more_next,
+        behind=max(opened.behind - len(opened.releases), 0),
+        verdict=None if asked.ending is None else _verdict(asked.ending, directory, with_outputs),
+    )
 
 
-def _notice(subject: str, sections: Iterable[Iterable[str]]) -> Notice:
-    body = "\n\n".join(filter(None, ("\n".join(section) for section in sections)))
-    return Notice(defuse(subject, SUBJECT_CHARACTERS), body)
+def _called(reviewers: Sequence[str], directory: Directory) -> tuple[str, ...]:
+    """Reviewers as the plan names them, and who that is."""
+    said = []
+    for reviewer in reviewers[:_MOST_LINES]:
+        people = directory.people_of(reviewer)
+        names = [directory.called(person) for person in people[:_MOST_INPUTS]]
+        if len(people) > len(names):
+            names.append(f"and {len(people) - len(names)} more")
+        if reviewer == OPERATORS and not names:
+            names = ["whoever has an operator's credentials"]
+        who = f" ({defuse(', '.join(names), 300)})" if names and names != [reviewer.partition(":")[2]] else ""
+        said.append(f"{defuse(reviewer, 100)}{who}")
+    return tuple(said)
 
 
-def _linked(kind: Kind, link: str, is_personal: bool) -> tuple[str, ...]:
-    """The link, where it is the first thing to be seen."""
-    if not link:
-        return ()
-    if kind == "decided":
-        return (f"Read what was decided: {link}",)
-    if is_personal:
-        return (f"Read it, and decide: {link}", "The link is yours alone: whoever has it answers in your name.")
-    return (f"Read it, and decide: {link}",)
+def _verdict(ending: Ending, directory: Directory, with_outputs: bool) -> Verdict:
+    # Where nobody said why, the reason may be what an agent said of its failure.
+    reason = ending.reason if with_outputs or ending.by else ""
+    return Verdict(how=ending.how, by=_people(ending.by, directory), reason=_lines(reason, _PROMPT_CHARACTERS))
 
 
-def _decided(address: Address, asked: Round, name: str, plan: str, linked: tuple[str, ...]) -> Notice:
-    ending = asked.ending
-    assert ending is not None  # that is what the notice is about
-    by = _people(ending.by)
-    verdict = {
-        "approved": f"Approved by {by}",
-        "rejected": f"Rejected by {by}",
-        "skipped": f"Skipped by {by}",
-        "closed": "Closed, undecided",
-    }[ending.how]
-    follows = {
-        "approved": "What stood behind the gate goes on.",
-        "rejected": "Nothing behind the gate starts.",
-        "skipped": "What stood behind the gate goes on without an approval: the plan declares the gate optional.",
-        "closed": "The gate asks no longer, and nobody has approved what stood behind it.",
-    }[ending.how]
-    said = [f'{verdict}: the gate "{name}" of the plan "{plan}".']
-    if ending.reason:
-        said += ["Reason:", *_quoted(ending.reason, _PROMPT_CHARACTERS)]
-    return _notice(f"{verdict}: {name} ({plan})", (linked, said, (follows,), (f"planmesh show {address}",)))
-
-
-def _question(address: Address, reviews: Reviews, asked: Round, first: str) -> Iterator[str]:
-    yield first
-    yield from _again(asked)
-    if asked.opened.prompt:
-        yield "What is asked:"
-        yield from _quoted(asked.opened.prompt, _PROMPT_CHARACTERS)
-    else:
-        yield "What is asked: whether the steps below may start. The plan does not say more."
-    if reviews.goal:
-        yield "What the plan is for:"
-        yield from _quoted(reviews.goal, _VALUE_CHARACTERS)
-    yield f"Requested by {defuse(reviews.requester, 60)}, as plan {address}."
-
-
-def _again(asked: Round) -> Iterator[str]:
-    before, opened = asked.before, asked.opened
-    if before is None:
-        return
-    yield f"It asks again: this is round {opened.round}."
-    ending = before.ending
-    if ending is not None and ending.how in ("approved", "rejected"):
-        yield f"{_people(ending.by)} {ending.how} the round before{':' if ending.reason else '.'}"
-        if ending.reason:
-            yield from _quoted(ending.reason, _VALUE_CHARACTERS)
-        if ending.reopened_by:
-            yield f"{_people([ending.reopened_by])} asked for another round."
-    if opened.because:
-        yield "Why it asks again:"
-        yield from _quoted(opened.because, _VALUE_CHARACTERS)
-    changed = list(map(_changed, opened.changes)) or _changed_releases(before.opened, opened)
-    if changed:
-        yield "What has changed:"
-        yield from _bounded(changed, len(changed), _CHANGES_CHARACTERS)
+def _again(asked: Round, before: Round, directory: Directory) -> Again:
+    opened, ending = asked.opened, before.ending
+    decided = ending if ending is not None and ending.how in ("approved", "rejected") else None
+    changes = [_changed(change) for change in opened.changes] or _changed_releases(before.opened, opened)
+    kept, left = _fitting(changes, len(changes), _CHANGES_CHARACTERS)
+    return Again(
+        verdict="" if decided is None else decided.how,
+        by="" if decided is None else _people(decided.by, directory),
+        reason="" if decided is None else _lines(decided.reason, _VALUE_CHARACTERS),
+        reopened_by=_people([decided.reopened_by], directory) if decided is not None and decided.reopened_by else "",
+        because=_lines(opened.because, _VALUE_CHARACTERS),
+        changes=kept,
+        more_changes=left,
+    )
 
 
 def _changed(change: Change) -> str:
     fields = ", ".join(field.field for field in change.fields)
     of = f" ({defuse(fields, _VALUE_CHARACTERS)})" if change.kind == "changed" else ""
-    return f"  - {change.step or 'the plan itself'}: {change.kind}{of}"
+    return f"{defuse(change.step, 63) or 'the plan itself'}: {change.kind}{of}"
 
 
 def _changed_releases(before: GateOpened, now: GateOpened) -> list[str]:
     """The steps right behind the gate, where no revision says what has changed."""
     known = {release.step: release for release in before.releases}
     found = {release.step: release for release in now.releases}
-    return [f"  - {step}" for step in {**known, **found} if known.get(step) != found.get(step)]
+    return [step for step in {**known, **found} if known.get(step) != found.get(step)]
 
 
-def _answering(address: Address, asked: Round, gate: Gate, by_command: bool) -> Iterator[str]:
-    step, opened = gate.name, asked.opened
-    if by_command:
-        # With the digest, an approval is one of what this notice says, and of nothing else.
-        shown = f"--digest {opened.digest[:GATE_DIGEST_CHARACTERS]}"
-        yield "How to answer:"
-        yield f"  planmesh gates show {address} {step}"
-        yield f"  planmesh gates approve {address} {step} {shown}"
-        yield f"  planmesh gates reject {address} {step}" + (' --reason "..."' if gate.require_reason else "")
-    who = f"Who may answer: {_people(opened.reviewers)}."
-    if opened.quorum > 1:
-        who += f" It takes {opened.quorum} approvals; one rejection is enough."
-    if gate.four_eyes:
-        who += " Whoever requested the plan cannot approve it."
-    yield who
-    if asked.votes:
-        yield f"Approved so far by {_people(asked.votes)}."
-
-
-def _shown(shown: tuple[Payload, ...]) -> Iterator[str]:
-    if not shown:
-        return
-    yield "What the plan shows for it:"
-    for payload in shown[:_MOST_SHOWN]:
-        blob, value = payload.blob, payload.value
-        if blob is not None:
-            yield f"  | ({blob.size_bytes:,} bytes, SHA-256 {blob.sha256[:_DIGEST_CHARACTERS]})"
-        else:
-            yield from _quoted(value if isinstance(value, str) else _json(value), _SHOWN_CHARACTERS)
-    if len(shown) > _MOST_SHOWN:
-        yield f"  and {len(shown) - _MOST_SHOWN} more (planmesh gates show)"
-
-
-def _upstream(steps: tuple[Upstream, ...]) -> list[str]:
-    if not steps:
-        return ["What ran before: nothing."]
-    return ["What ran before:", *_bounded(map(_ran, steps), len(steps), _UPSTREAM_CHARACTERS)]
-
-
-def _ran(step: Upstream) -> str:
-    said = f"  - {step.step}: {step.status}"
-    if step.agent:
-        said += f" by agent {defuse(step.agent, 63)}"
-    if step.duration_s is not None:
-        said += f" in {_duration(step.duration_s)}"
-    if step.output_sha256:
-        said += f", output of {step.output_bytes:,} bytes (SHA-256 {step.output_sha256[:_DIGEST_CHARACTERS]})"
-    return said
-
-
-def _releases(asked: Round) -> list[str]:
-    opened = asked.opened
-    if not opened.behind:
-        return ["What an approval starts: nothing; no step stands behind the gate."]
-    said = [f"What an approval starts (digest {opened.digest[:GATE_DIGEST_CHARACTERS]}):"]
-    said += _bounded(map(_would_do, opened.releases), len(opened.releases), _RELEASES_CHARACTERS)
-    further = opened.behind - len(opened.releases)
-    if further > 0:
-        said.append(f"  and, behind {'it' if len(opened.releases) == 1 else 'them'}, {_count(further, 'more step')}.")
-    return said
-
-
-def _would_do(release: Release) -> str:
-    if not release.agent:
-        return f"  - {release.step}: a step of the kind {defuse(release.kind, 30)}, which calls no agent"
-    inputs, blob = defuse(_json(release.inputs), _VALUE_CHARACTERS), release.inputs_blob
+def _shown(payload: Payload, with_outputs: bool) -> Value:
+    blob = payload.blob
     if blob is not None:
-        inputs = f"inputs of {blob.size_bytes:,} bytes (SHA-256 {blob.sha256[:_DIGEST_CHARACTERS]})"
-    return (
-        f"  - {release.step}: by agent {defuse(release.agent, 63)}\n"
-        f"      with: {inputs}\n"
-        f"      permitted: {_permissions(release.permissions)}"
+        return Value(note=_size(blob.size_bytes, blob.sha256))
+    if not with_outputs:
+        return Value(note=_withheld(payload.value))
+    return Value(text=_lines(_text(payload.value), _SHOWN_CHARACTERS))
+
+
+def _ran(step: events.Upstream, reviews: Reviews, with_outputs: bool) -> Ran:
+    output = None
+    if step.output_sha256:
+        payload = reviews.outputs.get(step.step) if with_outputs else None
+        # What the gate has waited for, and no later attempt.
+        is_it = payload is not None and digest_of(payload) == step.output_sha256
+        text = _lines(_text(payload.value), _OUTPUT_CHARACTERS, _OUTPUT_LINES) if payload is not None and is_it else ""
+        output = Value(text=text, note=_size(step.output_bytes, step.output_sha256))
+    return Ran(
+        name=_name(reviews.labels.get(step.step, step.step)),
+        status=defuse(step.status, 30).replace("_", " "),
+        agent=_name(step.agent),
+        took="" if step.duration_s is None else duration(step.duration_s),
+        output=output,
+    )
+
+
+def _next(release: events.Release, reviews: Reviews, with_outputs: bool) -> Next:
+    inputs: list[tuple[str, str]] = []
+    if with_outputs:
+        found = list(release.inputs.items())
+        inputs = [(_name(name), defuse(_told(value), _VALUE_CHARACTERS)) for name, value in found[:_MOST_INPUTS]]
+        if len(found) > len(inputs):
+            inputs.append(("and", f"{len(found) - len(inputs)} more (planmesh gates show)"))
+    return Next(
+        name=_name(reviews.labels.get(release.step, release.step)),
+        kind=defuse(release.kind, 30),
+        agent=_name(release.agent),
+        inputs=tuple(inputs),
+        withheld="" if with_outputs or not release.inputs else _withheld(release.inputs),
+        permissions=_permissions(release.permissions),
     )
 
 
@@ -287,56 +422,65 @@ def _permissions(permissions: Permissions) -> str:
     return defuse(said, _VALUE_CHARACTERS) or "nothing"
 
 
-def _consequences(asked: Round, gate: Gate) -> Iterator[str]:
-    deadline = asked.opened.overdue_at
-    if deadline is not None:
-        waiting = _duration((deadline - asked.at).total_seconds())
-        yield f"Deadline: {_time(deadline)}, {waiting} after it asked."
-    yield (
-        "On no: nothing behind the gate starts. Other branches of the plan go on; then it waits for an operator, who "
-        "can ask again or cancel it."
-    )
-    silence = "On silence: the gate stays closed"
-    if deadline is not None and not asked.overdue:
-        silence += ", with a reminder at the deadline"
-    yield f"{silence}. Waiting never opens it."
-    if gate.optional:
-        yield "The plan declares the gate optional: an operator may skip it, with a reason."
+_Item = TypeVar("_Item", str, Ran, Next)
 
 
-def _quoted(text: str, limit: int) -> list[str]:
-    """Lines that nobody can take for the notice's own."""
-    return [f"  | {line}" for line in defuse(text, limit, _MOST_LINES).split("\n")]
-
-
-def _bounded(items: Iterable[str], count: int, limit: int) -> Iterator[str]:
-    """As many of *count* items as fit into *limit* characters, at least one; and how many were left out."""
+def _fitting(items: Sequence[_Item], count: int, limit: int) -> tuple[tuple[_Item, ...], int]:
+    """As many items as take *limit* characters, at least one; and how many of *count* were left out."""
     used = 0
     for index, item in enumerate(items):
-        used += len(item)
+        used += len(encode(item))
         if used > limit and index:
-            yield f"  and {count - index} more (planmesh gates show)"
-            return
-        yield item
+            return tuple(items[:index]), count - index
+    return tuple(items), count - len(items)
 
 
-def _people(names: Iterable[str]) -> str:
-    return defuse(", ".join(names), 300) or "nobody"
+def _name(text: str) -> str:
+    return defuse(text, _NAME_CHARACTERS)
 
 
-def _json(value: Any) -> str:
+def _lines(text: str, limit: int, lines: int = _MOST_LINES) -> str:
+    return defuse(text, limit, lines)
+
+
+def _people(names: Iterable[str], directory: Directory = _NOBODY) -> str:
+    return defuse(", ".join(map(directory.called, names)), 300) or "nobody"
+
+
+def _text(value: object) -> str:
+    """A value to be read: a text as it is, an object as its fields."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and value:
+        return "\n".join(f"{name}: {_told(one)}" for name, one in value.items())
     return encode(value).decode()
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _told(value: object) -> str:
+    """A value on one line; a reference to a large one as its size and digest."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and isinstance(value.get("$blob"), str):
+        size_bytes = value.get("size_bytes")
+        return _size(size_bytes if isinstance(size_bytes, int) else 0, value["$blob"], str(value.get("path", "")))
+    return encode(value).decode()
 
 
-def _time(at: datetime) -> str:
+def _withheld(value: object) -> str:
+    data = canonical(value)
+    return _size(len(data), hashlib.sha256(data).hexdigest())
+
+
+def _size(size_bytes: int, sha256: str, path: str = "") -> str:
+    of = f"{defuse(path, 100)} of " if path else ""
+    return f"{of}{size_bytes:,} bytes, SHA-256 {defuse(sha256[:_DIGEST_CHARACTERS], _DIGEST_CHARACTERS)}"
+
+
+def time_of(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     if seconds < 1:
         return f"{1_000 * seconds:.0f} ms"
     if seconds < 60:

@@ -17,12 +17,13 @@ class Reach:
     """The channels of a directory.
 
     Attributes:
+        directory: Who there is.
         urls: The Apprise URL of each channel, by its name. Secret.
         people: Whose a channel is, by its name. The others are the default ones.
     """
 
     def __init__(self, directory: Directory, default_urls: Iterable[str]) -> None:
-        self._directory = directory
+        self.directory = directory
         self.urls = name_channels(default_urls)
         self.people: dict[str, str] = {}
         self._default = tuple(self.urls)
@@ -31,11 +32,11 @@ class Reach:
             self._add(person)
 
     def _add(self, person: str) -> None:
-        found = self._directory.people[person]
+        found = self.directory.people[person]
         urls = [url.get_secret_value() for url in found.channels]
-        if not urls and found.email is not None and self._directory.mail is not None:
+        if not urls and found.email is not None and self.directory.mail is not None:
             address = quote(found.email, safe="@")
-            urls = [self._directory.mail.get_secret_value().replace(MAIL_FIELD, address)]
+            urls = [self.directory.mail.get_secret_value().replace(MAIL_FIELD, address)]
         names: list[str] = []
         for kind, url in name_channels(urls).items():
             name, number = f"{person}-{kind}"[:60], 1
@@ -54,11 +55,11 @@ class Reach:
         it is.
         """
         asked = list(reviewers)
-        if is_overdue and self._directory.escalate_to is not None:
-            asked.append(self._directory.escalate_to)
+        if is_overdue and self.directory.escalate_to is not None:
+            asked.append(self.directory.escalate_to)
         found: set[str] = set()
         for reviewer in asked:
-            people = self._directory.people_of(reviewer)
+            people = self.directory.people_of(reviewer)
             for person in people:
                 found.update(self._own.get(person) or self._default)
             if not people:

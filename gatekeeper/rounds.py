@@ -4,7 +4,7 @@ A notice needs little of a plan, so little is kept: a plan of ten thousand steps
 """
 
 from datetime import datetime
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from immutables import Map
@@ -13,12 +13,18 @@ from msgspec import Struct
 from planmesh.eventlog import next_commit
 from planmesh.schemas import events
 from planmesh.schemas.events import Commit, GateOpened, hash_of
+from planmesh.schemas.payload import Payload, canonical
 from planmesh.schemas.plan import Gate, Plan
 from planmesh.schemas.state import PlanState, sealed
 from planmesh.schemas.subjects import Address
 
-Kind: TypeAlias = Literal["opened", "overdue", "decided"]
-"""What a notice says: a gate asks, it still asks, or it asks no longer."""
+Kind: TypeAlias = Literal["opened", "overdue", "decided", "cancelled"]
+"""What a notice says: a gate asks; it still asks, and somebody should have decided; it was decided; or nobody will
+decide it any more."""
+
+# As much of what ran before a gate as a notice can say.
+_OUTPUT_BYTES: Final = 2_048
+_MOST_OUTPUTS: Final = 40
 
 # Whatever opens, reminds of or closes a gate, as `planmesh.schemas.codec.encode` writes it. Text that reads like this
 # has its quotes escaped; an object that has such a key costs a needless decoding, no more.
@@ -70,6 +76,9 @@ class Reviews(Struct, frozen=True, kw_only=True):
         chain: The plan's address and the commit that was read last; its steps are not folded.
         sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
         gates: The plan's gates by name.
+        before: The steps right before gates.
+        labels: What the steps around gates are called for people, where the plan says so.
+        outputs: What the steps right before gates have given, where it is short.
         rounds: The latest round of each gate that has been opened.
     """
 
@@ -79,6 +88,9 @@ class Reviews(Struct, frozen=True, kw_only=True):
     goal: str = ""
     requester: str = ""
     gates: dict[str, Gate] = {}
+    before: frozenset[str] = frozenset()
+    labels: dict[str, str] = {}
+    outputs: Map[str, Payload] = Map()
     rounds: Map[str, Round] = Map()
 
     @classmethod
@@ -134,13 +146,16 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                     name=plan.name,
                     goal=event.goal or plan.goal,
                     requester=event.requester,
-                    gates=_gates(plan),
+                    **_around_gates(plan),
                 )
             case events.PlanRevised(plan=plan):
-                reviews = _replace(reviews, name=plan.name, gates=_gates(plan))
+                reviews = _replace(reviews, name=plan.name, **_around_gates(plan))
                 gone = Ending(how="closed", by=(event.by,), reason=_with(event.reason, "a revision took the gate out"))
                 for step in rounds.keys() - reviews.gates.keys():
                     rounds = _end(rounds, step, gone)
+            case events.StepCompleted(step=step, output=output):
+                if step in reviews.before and _is_short(output):
+                    reviews = _replace(reviews, outputs=reviews.outputs.set(step, output))
             case events.GateOpened():
                 before = rounds.get(event.step)
                 if before is not None:
@@ -189,14 +204,24 @@ def due(asked: Round | None, channel: str) -> Kind | None:
     if asked.ending is not None:
         if not (asked.told.get(("opened", channel)) or asked.told.get(("overdue", channel))):
             return None
-        kind = "decided"
+        kind = "cancelled" if asked.ending.how == "closed" else "decided"
     else:
         kind = "overdue" if asked.overdue else "opened"
     return None if (kind, channel) in asked.told else kind
 
 
-def _gates(plan: Plan) -> dict[str, Gate]:
-    return {step.name: step for step in plan.steps if isinstance(step, Gate)}
+def _around_gates(plan: Plan) -> dict[str, Any]:
+    """What is kept of a plan: its gates, and of the steps right before and behind them what they are called."""
+    gates = {step.name: step for step in plan.steps if isinstance(step, Gate)}
+    before = frozenset(name for gate in gates.values() for name in gate.after[:_MOST_OUTPUTS])
+    near = (
+        step for step in plan.steps if step.label and (step.name in before or not gates.keys().isdisjoint(step.after))
+    )
+    return {"gates": gates, "before": before, "labels": {step.name: step.label for step in near}}
+
+
+def _is_short(output: Payload) -> bool:
+    return output.blob is None and len(canonical(output.value)) <= _OUTPUT_BYTES
 
 
 def _with(reason: str, what: str) -> str:

@@ -19,9 +19,11 @@ import structlog
 
 from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Message, give_up, subscribe
+from planmesh.directory import Directory
 from planmesh.errors import Busy, Unusable
 from planmesh.gatekeeper import rounds
-from planmesh.gatekeeper.notice import write
+from planmesh.gatekeeper.letters import Letters
+from planmesh.gatekeeper.notice import facts
 from planmesh.gatekeeper.notify import Channel, Delivery
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.rounds import Kind, Reviews, Round, concerns_gates, due, gates_of
@@ -59,6 +61,8 @@ class Gatekeeper:
         channels: Where notices go. Without any there is nobody to tell, and the log is not read.
         reach: Which of them reach whom; unless given, each of them reaches everybody.
         links: What leads from a notice to its gate; None: nothing does.
+        letters: How notices are worded; unless given, as the built-in templates do.
+        with_outputs: Whether what steps gave may leave in a notice.
         retry_pauses_s: See `RETRY_PAUSES_S`.
     """
 
@@ -69,12 +73,17 @@ class Gatekeeper:
         *,
         reach: Reach | None = None,
         links: Links | None = None,
+        letters: Letters | None = None,
+        with_outputs: bool = True,
         retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
     ) -> None:
         self._core = core
         self._channels = channels
         self._reach = reach
+        self._directory = reach.directory if reach is not None else Directory()
         self._links = links
+        self._letters = letters or Letters()
+        self._with_outputs = with_outputs
         self._pauses_s = retry_pauses_s
         self._plans: OrderedDict[Address, Reviews] = OrderedDict()
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
@@ -205,8 +214,17 @@ class Gatekeeper:
             return Delivery(False, f"not tried: the channel failed a moment ago, and {len(self._tasks)} others wait")
         link = "" if self._links is None else self._links.to(address, news.gate, channel.person)
         asked = reviews.rounds[news.gate]
-        is_personal = bool(channel.person)
-        return await channel.send(write(address, reviews, asked, news.kind, link=link, is_personal=is_personal))
+        said = facts(
+            address,
+            reviews,
+            asked,
+            news.kind,
+            link=link,
+            is_personal=bool(channel.person),
+            directory=self._directory,
+            with_outputs=self._with_outputs,
+        )
+        return await channel.send(self._letters.write(said))
 
     def _is_in_the_way(self, channel: Channel) -> bool:
         return len(self._tasks) > _CROWDED and channel.failures >= _FAILING

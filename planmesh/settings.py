@@ -86,6 +86,29 @@ class Storage(BaseModel):
         return {stream: int(size_bytes) for stream, size_bytes in given if size_bytes is not None}
 
 
+class Notices(BaseModel):
+    """What the gatekeeper tells people, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    templates: Path | None = None
+    """A directory with templates of your own for notices: one that is not there is the built-in one."""
+    outputs: bool = True
+    """Whether what steps gave, and what is made of it, may leave in a notice. If not, sizes and digests do, and who
+    wants to read more opens the review page."""
+    private_addresses: bool = True
+    """Whether a channel may be at an address that is no public one: of this machine, or of its network."""
+    operators_news: bool = True
+    """Whether operators hear of plans that stand still, and of what was set aside."""
+    operators_news_every_s: float = Field(default=60.0, gt=0, le=86_400)
+    """How often at most: what happens in between is told together."""
+
+    @field_validator("templates")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+
 class SignIn(BaseModel):
     """Single sign-on, by a proxy in front of the review pages that tells who has signed in."""
 
@@ -205,6 +228,7 @@ class Settings(BaseSettings):
     sign_in: SignIn = SignIn()
     model: Model = Model()
     """Who works out plans from goals in words, and revisions from instructions."""
+    notices: Notices = Notices()
     limits: Limits = Limits()
     storage: Storage = Storage()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -283,6 +307,7 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "directory": Directory,
     "sign_in": SignIn,
     "model": Model,
+    "notices": Notices,
 }
 
 

@@ -181,7 +181,7 @@ class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
 
     step: Name
     round: int
-    notice: Literal["opened", "overdue", "decided"]
+    notice: Literal["opened", "overdue", "escalated", "decided", "cancelled"]
     channel: Line
     delivered: bool
     detail: Line = ""

@@ -336,7 +336,7 @@ class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):
     step: str
     round: int
     notice: str
-    """What it was told: `opened`, `overdue` or `decided`."""
+    """What it was told: `opened`, `overdue`, `escalated`, `decided` or `cancelled`."""
     channel: str
     """The operator's name for it, never its URL."""
     delivered: bool

@@ -19,7 +19,7 @@ from planmesh.connection import connect
 from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
 from planmesh.schemas import subjects
-from planmesh.schemas.queries import PositionAnswer
+from planmesh.schemas.queries import GatesQuery, PositionAnswer
 from planmesh.schemas.subjects import PLANS, POISON, TIMERS, WORK
 from planmesh.settings import Settings
 
@@ -114,10 +114,11 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
         finding = _service(service, {name: consumers[name] for name in reads})
         if service == "gatekeeper" and finding.level == "bad" and not _channels(settings):
             # One that has nobody to tell reads nothing, so that nothing is lost when it has.
-            said = "no channels (PLANMESH_NOTIFY_URLS is not set): nobody is told of gates"
-            finding = Finding(what=service, level="ok", found=said, advice="`planmesh gates list` shows what waits")
+            finding = Finding(what=service, level="ok", found="it has nobody to tell, and reads nothing")
         yield finding
-    yield _pages(settings)
+    asked = await _gates(operator, settings)
+    yield _told(settings, asked)
+    yield _pages(settings, asked)
     position = await _position(operator)
     yield _auditor(position)
     yield await _database(settings, position)
@@ -135,7 +136,45 @@ def _channels(settings: Settings) -> bool:
     return bool(settings.notify_urls) or by_mail or any(person.channels for person in people)
 
 
-def _pages(settings: Settings) -> Finding:
+async def _gates(operator: Operator, settings: Settings) -> str:
+    """Who is to decide something here, or what; empty if gates are not used."""
+    if not settings.directory.is_empty:
+        return "the directory names reviewers"
+    with contextlib.suppress(QueryRefused, Busy, Unusable):  # the auditor is another finding
+        waiting = (await operator.gates(GatesQuery(limit=1))).gates
+        if waiting:
+            return f"the gate {waiting[0].step} of {waiting[0].space}.{waiting[0].plan} waits for a decision"
+    return ""
+
+
+def _told(settings: Settings, asked: str) -> Finding:
+    """Whether anybody is told of gates, and whether the notices can be worded as the operator wants."""
+    if not _channels(settings):
+        said = "no channels (PLANMESH_NOTIFY_URLS is not set): nobody is told of gates"
+        if not asked:
+            return Finding(what="notices", level="ok", found=said, advice="`planmesh gates list` shows what waits")
+        return Finding(
+            what="notices",
+            level="bad",
+            found=f"{said}, and {asked}",
+            advice="set notify_urls for everybody, or channels or mail in [directory]; `planmesh gates list` shows "
+            "what waits",
+        )
+    from planmesh.gatekeeper.letters import Letters
+
+    problems = Letters(settings.notices.templates).problems()
+    if problems:
+        more = f"; and {len(problems) - 2} more" if len(problems) > 2 else ""
+        return Finding(
+            what="notices",
+            level="bad",
+            found=f"templates in {settings.notices.templates} do not work: {'; '.join(problems[:2])}{more}",
+            advice="built-in ones are used instead; `planmesh reviewers notice` shows what a notice looks like",
+        )
+    return Finding(what="notices", level="ok", found="people are told of gates; `planmesh reviewers list` says where")
+
+
+def _pages(settings: Settings, asked: str) -> Finding:
     """Where reviewers decide; links that are sent to people have to lead there."""
     where = settings.pages_url
     if where is None:
@@ -148,7 +187,7 @@ def _pages(settings: Settings) -> Finding:
             found=f"{said}, and reviewers without an operator's credentials cannot decide",
             advice="set web_port, and public_url to where people find it",
         )
-    if settings.public_url is None and _channels(settings):
+    if settings.public_url is None and (_channels(settings) or asked):
         return Finding(
             what="review pages",
             level="bad",

@@ -1,7 +1,7 @@
 """``planmesh reviewers``: whom a plan may name to decide, and whether a notice reaches them."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from msgspec import Struct
@@ -12,6 +12,7 @@ from planmesh.cli.forms import as_rows
 from planmesh.cli.render import columns
 from planmesh.cli.session import NotUnderstood, OfSession
 from planmesh.cli.text import defuse
+from planmesh.gatekeeper.letters import Letters, sample
 from planmesh.gatekeeper.notice import Notice
 from planmesh.gatekeeper.notify import open_channels
 from planmesh.gatekeeper.reach import Reach
@@ -109,6 +110,25 @@ async def test(
             )
         )
     return COMPLETED if all(one.delivered for one in tried) else FAILED
+
+
+@app.command
+def notice(
+    kind: Annotated[Literal["opened", "overdue", "decided", "cancelled"], Parameter(help="Which notice.")] = "opened",
+    /,
+    *,
+    session: OfSession,
+) -> int:
+    """Show what a notice looks like, with a made-up gate. The exit code is 1 if a template of yours does not work."""
+    letters = Letters(session.settings.notices.templates)
+    problems = letters.problems()
+    session.say(*(Text("✗ ", "red").append(problem, "default") for problem in problems), to=session.err)
+    written = letters.write(sample(kind, with_outputs=session.settings.notices.outputs))
+    if session.output != "table":
+        print(*as_rows([written], session.output), sep="\n")
+    else:
+        print(f"Subject: {written.subject}\n\n{written.body}")  # whole: a terminal would cut its lines
+    return FAILED if problems else COMPLETED
 
 
 def _reach(session: OfSession) -> Reach:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from plays import HERE, START, Play, gate, plan, task
 
 from planmesh.cli.standing import SHORT_DIGEST
+from planmesh.directory import Directory
 from planmesh.gatekeeper import rounds
-from planmesh.gatekeeper.notice import GATE_DIGEST_CHARACTERS, SUBJECT_CHARACTERS, Notice, defuse, write
+from planmesh.gatekeeper.letters import Letters
+from planmesh.gatekeeper.notice import GATE_DIGEST_CHARACTERS, SUBJECT_CHARACTERS, Notice, defuse, facts
 from planmesh.gatekeeper.rounds import Kind, Reviews
 from planmesh.schemas import commands as asks
 from planmesh.schemas.events import GateOpened
@@ -105,9 +107,9 @@ def reviews_of(play: Play) -> Reviews:
     return reviews
 
 
-def notice_of(play: Play, kind: Kind = "opened", step: str = "sign-off") -> Notice:
+def notice_of(play: Play, kind: Kind = "opened", step: str = "sign-off", **said: Any) -> Notice:
     reviews = reviews_of(play)
-    return write(HERE, reviews, reviews.rounds[step], kind)
+    return Letters().write(facts(HERE, reviews, reviews.rounds[step], kind, **said))
 
 
 def publishing(**fields: Any) -> Plan:
@@ -130,6 +132,7 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
     assert notice.subject == "Please decide: sign-off (A plan)"
     assert re.sub("[0-9a-f]{12,16}", "DIGEST", notice.body) == (
         'The plan "A plan" waits at the gate "sign-off" for a decision.\n'
+        "Please decide by 2026-01-01 02:00 UTC, 2 h after it asked.\n"
         "What is asked:\n"
         "  | Publish the audit?\n"
         "What the plan is for:\n"
@@ -140,25 +143,91 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
         "  planmesh gates show space.plan sign-off\n"
         "  planmesh gates approve space.plan sign-off --digest DIGEST\n"
         "  planmesh gates reject space.plan sign-off\n"
-        "Who may answer: role:operator.\n"
         "\n"
         "What the plan shows for it:\n"
         "  | 3 licences are unknown\n"
         "\n"
-        "What ran before:\n"
-        "  - audit: completed by agent agent in 500 ms, output of 24 bytes (SHA-256 DIGEST)\n"
-        "\n"
-        "What an approval starts (digest DIGEST):\n"
+        "If it is approved, this starts:\n"
         "  - publish: by agent agent\n"
-        '      with: {"report":"3 licences are unknown","path":"/srv/reports"}\n'
+        "      report: 3 licences are unknown\n"
+        "      path: /srv/reports\n"
         "      permitted: network pypi[.]org; write /srv/reports\n"
         "  and, behind it, 1 more step.\n"
         "\n"
-        "Deadline: 2026-01-01 02:00 UTC, 2 h after it asked.\n"
+        "What ran before:\n"
+        "  - audit: completed by agent agent in 500 ms, output of 24 bytes, SHA-256 DIGEST\n"
+        "      | 3 licences are unknown\n"
+        "\n"
         "On no: nothing behind the gate starts. Other branches of the plan go on; then it waits for an operator, who "
         "can ask again or cancel it.\n"
-        "On silence: the gate stays closed, with a reminder at the deadline. Waiting never opens it."
+        "On silence: the gate stays closed, with a reminder at the deadline. Waiting never opens it.\n"
+        "Who is asked: role:operator (whoever has an operator's credentials).\n"
+        "One decision is enough, and the first one counts."
     )
+
+
+def test_what_steps_gave_stays_here_where_it_may_not_leave() -> None:
+    play = Play(publishing(show=("{audit}",), prompt="Publish {audit}?"))
+    play.completes("audit", output="3 licences are unknown")
+
+    said = notice_of(play).body
+    withheld = notice_of(play, with_outputs=False).body
+
+    assert said.count("3 licences are unknown") == 4
+    assert "licences" not in withheld
+    assert "What is asked:\n  | Publish {audit}?\n" in withheld
+    assert re.search(r"What the plan shows for it:\n  \| \(24 bytes, SHA-256 [0-9a-f]{12}\)\n", withheld)
+    assert re.search(r"- publish: by agent agent\n      inputs: 5\d bytes, SHA-256 [0-9a-f]{12}\n", withheld)
+    assert re.search(r"in 500 ms, output of 24 bytes, SHA-256 [0-9a-f]{12}\n\n", withheld)
+
+
+def test_only_what_the_gate_has_waited_for_is_shown_as_its_output() -> None:
+    play = Play(publishing())
+    play.completes("audit", output="first")
+    reviews = reviews_of(play)
+    other = msgspec.structs.replace(reviews, outputs=reviews.outputs.set("audit", Payload(value="another attempt's")))
+
+    body = Letters().write(facts(HERE, other, other.rounds["sign-off"], "opened")).body
+
+    assert "another" not in body
+
+
+def test_steps_are_called_as_the_plan_calls_them_for_people() -> None:
+    steps = (task("a", label="Read it"), gate("sign-off", "a"), task("b", "sign-off", label="Pay it"), task("c", "b"))
+    play = Play(plan(*steps))
+    play.completes("a")
+
+    body = notice_of(play).body
+
+    assert "  - Pay it: by agent agent\n" in body
+    assert "  - Read it: completed by agent agent" in body
+
+
+def test_a_notice_says_who_else_is_asked() -> None:
+    known = Directory.model_validate(
+        {
+            "people": {"ada": {"name": "Ada Lovelace"}, "bob": {}},
+            "teams": {"finance": {"members": ["ada", "bob"]}},
+        }
+    )
+    play = Play(publishing(reviewers=("team:finance", "person:bob", "person:ada"), quorum=2))
+    play.completes("audit")
+    play.votes("sign-off", by="ada")
+
+    body = notice_of(play, directory=known).body
+
+    assert "Who is asked: team:finance (Ada Lovelace, bob); person:bob; person:ada (Ada Lovelace).\n" in body
+    assert "Approved so far by Ada Lovelace." in body
+
+
+def test_a_link_is_the_first_thing_to_be_seen() -> None:
+    play = Play(publishing())
+    play.completes("audit")
+
+    body = notice_of(play, link="https://plans.example.org/x?link=1", is_personal=True).body
+
+    assert body.startswith("Read it, and decide: https://plans.example.org/x?link=1\nThe link is yours alone")
+    assert "planmesh gates" not in body
 
 
 def test_the_command_line_takes_the_digest_that_a_notice_gives() -> None:
@@ -175,8 +244,9 @@ def test_a_notice_says_who_may_answer_and_how() -> None:
     body = notice_of(play, "overdue").body
 
     assert body.startswith('Nobody has decided in time: the plan "A plan" still waits at the gate "sign-off".')
-    assert "Who may answer: person:ada, person:bob. It takes 2 approvals; one rejection is enough." in body
-    assert "Whoever requested the plan cannot approve it.\nApproved so far by ada." in body
+    assert "Who is asked: person:ada; person:bob.\nIt takes 2 approvals; one rejection is enough.\n" in body
+    assert "Approved so far by ada.\nWhoever requested the plan cannot approve it." in body
+    assert "It should have been decided by 2026-01-01 02:00 UTC, 2 h after it asked.\n" in body
     assert '  planmesh gates reject space.plan sign-off --reason "..."' in body
     assert "an operator may skip it, with a reason" in body
     assert "reminder" not in body
@@ -225,32 +295,34 @@ def test_a_gate_that_asks_again_after_a_revision_shows_the_revision() -> None:
         "Why it asks again:\n  | ada has revised what it would release: Publish elsewhere (at)here\n"
         "What has changed:\n  - sign-off: changed (label)\n  - publish: changed (inputs)\n  - log: added\n"
     ) in notice.body
-    assert '"path":"/etc"' in notice.body
+    assert "      path: /etc\n" in notice.body
 
 
 @pytest.mark.parametrize(
-    ("end", "subject", "said"),
+    ("end", "kind", "subject", "said"),
     [
-        (lambda play: play.votes("sign-off"), "Approved by ada: sign-off (A plan)", "goes on"),
-        (lambda play: play.votes("sign-off", "reject"), "Rejected by ada: sign-off (A plan)", "  | so"),
+        (lambda play: play.votes("sign-off"), "decided", "Approved by ada: sign-off (A plan)", "goes on"),
+        (lambda play: play.votes("sign-off", "reject"), "decided", "Rejected by ada: sign-off (A plan)", "  | so"),
         (
             lambda play: play.ask(asks.SkipStep(id="skip", step="sign-off", reason="no time")),
+            "decided",
             "Skipped by ada: sign-off (A plan)",
             "  | no time",
         ),
         (
             lambda play: play.ask(asks.CancelPlan(id="cancel", reason="enough")),
+            "cancelled",
             "Closed, undecided: sign-off (A plan)",
-            "  | enough",
+            "By: ada\nWhy:\n  | enough",
         ),
     ],
 )
-def test_a_notice_says_how_it_ended(end: Any, subject: str, said: str) -> None:
+def test_a_notice_says_how_it_ended(end: Any, kind: Kind, subject: str, said: str) -> None:
     play = Play(publishing(optional=True))
     play.completes("audit")
     end(play)
 
-    notice = notice_of(play, "decided")
+    notice = notice_of(play, kind)
 
     assert notice.subject == subject
     assert said in notice.body
@@ -287,7 +359,7 @@ def test_a_notice_is_never_long() -> None:
     assert len(notice.subject) <= SUBJECT_CHARACTERS
     assert "more (planmesh gates show)" in notice.body
     assert "behind them, 50 more steps." in notice.body
-    assert notice.body.endswith("Waiting never opens it.")
+    assert notice.body.endswith("the first one counts.")
 
 
 def test_a_value_that_is_large_is_named_by_its_digest() -> None:
@@ -296,4 +368,4 @@ def test_a_value_that_is_large_is_named_by_its_digest() -> None:
     )
     asked = rounds.Round(opened=opened, at=START)
 
-    assert "  | (9,999 bytes, SHA-256 " in write(HERE, Reviews.nothing(HERE), asked, "opened").body
+    assert "  | (9,999 bytes, SHA-256 " in Letters().write(facts(HERE, Reviews.nothing(HERE), asked, "opened")).body

@@ -173,7 +173,7 @@ def test_an_open_gate_closes_when_a_revision_takes_it_out() -> None:
 
     commit = play.log[-1][0]
     assert round_of(play).ending == Ending(how="closed", by=("ada",), reason="a revision took the gate out: Ask once")
-    assert due(round_of(play), "mail") == "decided"
+    assert due(round_of(play), "mail") == "cancelled"
     assert concerns_gates(encode(commit))
     assert {"ok", "other"} <= set(gates_of(commit))
     assert round_of(play, "other").opened.round == 2

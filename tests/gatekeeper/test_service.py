@@ -100,7 +100,7 @@ async def test_a_round_is_told_from_its_beginning_to_its_end(
         (1, "overdue"),
         (1, "decided"),
         (2, "opened"),
-        (2, "decided"),
+        (2, "cancelled"),
     ]
 
 

@@ -11,7 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from plays import gate, plan
+from reviews import Clerk, connected
 
+from planmesh.auditor.service import audit
 from planmesh.cli import COMPLETED, FAILED, mesh
 from planmesh.cli.administer import add_submitter
 from planmesh.cli.session import NotUnderstood, Session
@@ -235,7 +238,8 @@ async def test_what_does_not_run_is_named_with_how_to_start_it(
     for service in ("planner", "executor", "auditor"):
         assert found[service]["level"] == "bad"
         assert f"python -m planmesh.{service}" in found[service]["advice"]
-    assert "nobody is told of gates" in found["gatekeeper"]["found"]
+    assert found["gatekeeper"]["level"] == "ok"
+    assert "nobody is told of gates" in found["notices"]["found"]
     assert found["agents"] == {
         "what": "agents",
         "level": "warning",
@@ -312,6 +316,58 @@ async def test_a_collector_that_does_not_answer_is_a_warning(
 
     assert found["tracing"]["level"] == "warning"
     assert "http://127.0.0.1:1" in found["tracing"]["found"]
+
+
+async def test_reviewers_whom_nobody_tells_and_pages_that_nobody_finds_are_named(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, unused = await findings(mesh_server.data_dir, capsys)
+    monkeypatch.setenv("PLANMESH_DIRECTORY__PEOPLE", '{"ada": {}}')
+    monkeypatch.setenv("PLANMESH_WEB_PORT", "8088")
+    _, unreachable = await findings(mesh_server.data_dir, capsys)
+    monkeypatch.setenv("PLANMESH_NOTIFY_URLS", "json://127.0.0.1:9")
+    monkeypatch.setenv("PLANMESH_PUBLIC_URL", "https://plans.example.org")
+    _, reachable = await findings(mesh_server.data_dir, capsys)
+
+    assert [unused[what]["level"] for what in ("notices", "review pages")] == ["ok", "ok"]
+    assert [unreachable[what]["level"] for what in ("notices", "review pages")] == ["bad", "bad"]
+    assert "nobody is told of gates, and the directory names reviewers" in unreachable["notices"]["found"]
+    assert "set public_url" in unreachable["review pages"]["advice"]
+    assert [reachable[what]["level"] for what in ("notices", "review pages")] == ["ok", "ok"]
+
+
+async def test_a_gate_that_waits_while_nobody_is_told_of_gates_is_named(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clerk = Clerk(await connected(mesh_server, "executor"))
+    await clerk.create(subjects.address("tester", "pay"), plan(gate("ok")))
+    stop = asyncio.Event()
+    database = f"sqlite:///{mesh_server.data_dir}/auditor.db"
+    auditing = asyncio.create_task(audit(await connected(mesh_server, "auditor"), database, stop))
+    try:
+        for _ in range(500):
+            _, found = await findings(mesh_server.data_dir, capsys)
+            if found["notices"]["level"] == "bad":
+                break
+    finally:
+        stop.set()
+        await auditing
+        await clerk.core.close()
+
+    assert found["notices"]["found"].endswith("the gate ok of tester.pay waits for a decision")
+
+
+async def test_a_template_that_does_not_work_is_named(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "opened.txt").write_text("subject\n{{ gaet }}")
+    monkeypatch.setenv("PLANMESH_NOTIFY_URLS", "json://127.0.0.1:9")
+    monkeypatch.setenv("PLANMESH_NOTICES__TEMPLATES", str(tmp_path))
+
+    _, found = await findings(mesh_server.data_dir, capsys)
+
+    assert found["notices"]["level"] == "bad"
+    assert "opened.txt, line 2: 'gaet' is undefined" in found["notices"]["found"]
 
 
 async def test_a_database_that_cannot_be_reached_is_named_without_its_password(

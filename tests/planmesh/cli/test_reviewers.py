@@ -45,6 +45,29 @@ def test_a_test_notice_reaches_a_channel_or_says_why_not(capsys: pytest.CaptureF
     assert "hunter2" not in capsys.readouterr().out
 
 
+def test_a_notice_is_shown_as_it_would_be_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reviewers", "notice", "cancelled"]) == COMPLETED
+
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "Subject: Closed, undecided: Approve the payment (Pay an invoice)\n\nRead what became of it: "
+    )
+
+
+def test_a_template_of_ones_own_is_shown_or_what_is_wrong_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine").mkdir()
+    Path("planmesh.toml").write_text('[notices]\ntemplates = "mine"\n')
+    Path("mine/opened.txt").write_text("Bitte: {{ gate.name }}\n\nDanke.")
+    assert main(["reviewers", "notice"]) == COMPLETED
+    assert capsys.readouterr().out == "Subject: Bitte: Approve the payment\n\nDanke.\n"
+
+    Path("mine/opened.txt").write_text("Bitte: {{ gate.nmae }}\n\nDanke.")
+    assert main(["reviewers", "notice"]) == FAILED
+    said = capsys.readouterr()
+    assert "opened.txt, line 1: " in said.err
+    assert said.out.startswith("Subject: Please decide: Approve the payment")
+
+
 @pytest.mark.parametrize("reviewer", ["team:finanse", "person:bob"])
 def test_nobody_and_whoever_is_told_nowhere_cannot_be_tested(reviewer: str) -> None:
     Path("planmesh.toml").write_text(SETTINGS.format(at="127.0.0.1:9"))
