@@ -279,7 +279,6 @@ class Decider:
 
     def _propose(self, recorded: Recorded, parts: list[_Part], blobs: dict[str, object]) -> _Proposal:
         state = recorded.state
-        number = state.number + 1
         # One commit has one time, and time does not run backwards in a log.
         at = max(part.asked.at for part in parts)
         if state.updated_at is not None and state.updated_at > at:
@@ -301,7 +300,7 @@ class Decider:
             cause = asked.cause
             events += decision.events
             causes.append(cause)
-            state = answered(decision.state, (cause,), number)
+            state = answered(decision.state, (cause,))
         return _Proposal(events, causes, state, at, says_no)
 
     async def _expect_blob(self, asked: Asked) -> None:
@@ -321,7 +320,7 @@ class Decider:
         state = before
         for event in events:
             state = evolve(state, event, proposal.at)
-        return events, answered(state, proposal.causes, before.number + 1)
+        return events, answered(state, proposal.causes)
 
     async def _tell_again(self, state: PlanState) -> None:
         """The same goal was published again: whoever did so may have heard nothing yet."""

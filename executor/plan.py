@@ -60,7 +60,7 @@ def decide(
         NeedsBlob: An expression reads an output that is stored as a blob: fetch it, and decide again.
     """
     what = asked.what
-    if not isinstance(what, ReportResult) and what.id in plan.answered:
+    if not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
         return Decision([], plan)
     turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits)
     match what:
@@ -359,6 +359,8 @@ def _retry(turn: Turn, command: asks.RetryStep) -> None:
     elif step.attempt != command.attempt:
         turn.refuse("stale", f"step {command.step} is at attempt {step.attempt}, not {command.attempt}", command.step)
     elif command.agent is not None or command.inputs is not None:
+        if turn.refuse_taken_id():
+            return
         if not isinstance(turn.state.graph.steps[command.step], Task):
             turn.refuse("not_a_task", f"step {command.step} has no agent and no inputs to change", command.step)
             return

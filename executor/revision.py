@@ -42,6 +42,8 @@ def revise(turn: Turn, command: RevisePlan) -> None:
         turn.refuse("stale", f"the plan is at revision {turn.state.revision}, not {command.base}")
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a revision takes either a document or an instruction")
+    elif turn.refuse_taken_id():
+        return
     elif (size_bytes := len(encode(command.document)) + len(encode(turn.state.plan))) > REQUEST_BYTES:
         turn.refuse(
             "too_large", f"the plan and the document have {size_bytes:,} bytes; together, {REQUEST_BYTES:,} are allowed"
@@ -71,7 +73,7 @@ def redirect(turn: Turn, command: RedirectPlan, standing: Standing = OPERATOR) -
         turn.refuse("stale", f"the answer quotes another digest than gate {command.step} has now", command.step)
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a redirection takes either a document or an instruction", command.step)
-    else:
+    elif not turn.refuse_taken_id():
         turn.record(
             RevisionRequested(
                 request=command.id,

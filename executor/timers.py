@@ -13,6 +13,7 @@ from planmesh.delivery import Message
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import TimerDue
+from planmesh.schemas.payload import digest
 from planmesh.schemas.subjects import Address
 
 _LONGEST_DELAY_S: Final = 3_600.0  # a clock that is set, or a server that forgets a delay, costs no more than this
@@ -29,6 +30,8 @@ async def handle_timer(core: Connection, message: Message, clock: Callable[[], d
     if left_s > 0:
         message.nak(min(left_s, _LONGEST_DELAY_S))
         return
-    command = TimerDue(id=f"t{message.sequence}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose)
+    # The same each time that this wait is over, however often the timer is stored.
+    what = digest([timer.step, timer.attempt, timer.purpose])
+    command = TimerDue(id=f"t{what[:32]}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose)
     address = Address(timer.space, timer.plan)
     await core.publish(subjects.command(address, "due", "executor"), encode(command))

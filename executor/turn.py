@@ -69,6 +69,16 @@ class Turn:
         else:
             self.refuse("unknown_step", f"the plan has no step {name}")
 
+    def refuse_taken_id(self) -> bool:
+        """Refuse what is to be worked out by a planner, whose answer names its id, if somebody else has used the id.
+
+        Returns: whether it was refused.
+        """
+        actors = self.state.answered.get(self.asked.cause.id, ())
+        if actors:
+            self.refuse("id_taken", f"its id is that of something that {actors[0]} has asked; give it another")
+        return bool(actors)
+
     @property
     def names(self) -> Names:
         return Names(self.state, self.blobs)

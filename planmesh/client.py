@@ -582,7 +582,7 @@ class Operator(Steering):
         verb = verb_of(command)
         async with self._changes(address) as changes:
             recorded = await self._log.read(address)
-            if command.id in recorded.state.answered:
+            if recorded.state.has_answered(self.name, command.id):
                 recorded = Recorded.nothing(address)  # the answer is there already
             await _publish(self.connection, subjects.command(address, verb, self.name), encode(command))
             async with contextlib.aclosing(self._follow(recorded, changes)) as lines:
@@ -620,7 +620,7 @@ class Operator(Steering):
 
     def _answer(self, command: AnyCommand, commit: Commit) -> Answer:
         for event in commit.events:
-            if isinstance(event, CommandRefused) and event.command == command.id:
+            if isinstance(event, CommandRefused) and (event.by, event.command) == (self.name, command.id):
                 raise Refused(event, commit)
         return Answer(commit, commit.events)
 

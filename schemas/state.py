@@ -184,7 +184,8 @@ class PlanState(Struct, frozen=True, kw_only=True):
 
     Attributes:
         head: The hash of that commit: what the next one names as `previous`.
-        answered: Ids of the commands that are answered, with the number of the commit.
+        answered: Who has asked what is answered, by the id of the command: an id counts for its actor alone, so that
+            nobody can use up the id of what somebody else is about to ask.
         unsettled: For each step that still waits, how many of the steps that it needs are not settled.
         ready: Tasks that may be handed out as soon as there is room, in the order in which they became ready.
         immediate: Steps that `decide` settles in the same turn: they take no room.
@@ -212,7 +213,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
-    answered: Map[str, int] = Map()
+    answered: Map[str, tuple[str, ...]] = Map()
     steps: Map[str, StepState] = Map()
     unsettled: Map[str, int] = Map()
     ready: tuple[str, ...] = ()
@@ -245,6 +246,10 @@ class PlanState(Struct, frozen=True, kw_only=True):
         if self.document is None:
             raise LookupError(f"{self.address} has no plan: it is {self.status}")
         return self.document
+
+    def has_answered(self, actor: str, command: str) -> bool:
+        """Whether what *actor* asked by the id *command* is answered."""
+        return actor in self.answered.get(command, ())
 
     @property
     def goal_digest(self) -> str:
@@ -502,12 +507,12 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             assert_never(event)
 
 
-def answered(state: PlanState, causes: Iterable[Cause], number: int) -> PlanState:
-    """Remember that commit *number* answers *causes*. Results need no memory: their attempt says it all."""
+def answered(state: PlanState, causes: Iterable[Cause]) -> PlanState:
+    """Remember that *causes* are answered. Results need no memory: their attempt says it all."""
     ids = state.answered
     for cause in causes:
-        if cause.verb != "result":
-            ids = ids.set(cause.id, number)
+        if cause.verb != "result" and cause.actor not in (actors := ids.get(cause.id, ())):
+            ids = ids.set(cause.id, (*actors, cause.actor))
     return state if ids is state.answered else _replace(state, answered=ids)
 
 
@@ -520,7 +525,7 @@ def apply(state: PlanState, commit: Commit, commit_hash: str) -> PlanState:
     """Fold one commit, whose bytes have the hash *commit_hash*."""
     for event in commit.events:
         state = evolve(state, event, commit.at)
-    return sealed(answered(state, commit.causes, commit.number), commit.number, commit_hash)
+    return sealed(answered(state, commit.causes), commit.number, commit_hash)
 
 
 def fold(address: Address, commits: Iterable[tuple[Commit, str]]) -> PlanState:

@@ -54,8 +54,11 @@ class Desk:
         self._core = core
         self._log = EventLog(core)
 
-    async def case(self, address: Address, gate: str, command: str = "") -> Case:
+    async def case(self, address: Address, gate: str, command: str = "", person: str = "") -> Case:
         """Read a plan and what has happened to *gate*. A plan that nobody knows is absent.
+
+        Args:
+            command: The id of what *person* has asked, to say how it was refused, if it was.
 
         Raises:
             Busy, Unusable: The log cannot be read.
@@ -68,7 +71,7 @@ class Desk:
             state = apply(state, line.commit, line.hash)
             for event in line.commit.events:
                 if isinstance(event, events.CommandRefused):
-                    refusal = event if command and event.command == command else refusal
+                    refusal = event if (event.by, event.command) == (person, command) else refusal
                 elif isinstance(event, events.RevisionRequested) and event.step == gate:
                     requests.add(event.request)
                     facts.append(Fact(line.commit.at, event))
@@ -90,8 +93,8 @@ class Desk:
         ends = asyncio.get_running_loop().time() + _ANSWER_S
         pause_s = _FIRST_PAUSE_S
         while True:
-            case = await self.case(address, command.step, command.id)
-            if command.id in case.state.answered:
+            case = await self.case(address, command.step, command.id, person)
+            if case.state.has_answered(person, command.id):
                 return case
             if asyncio.get_running_loop().time() > ends:
                 raise Busy("the answer is stored, and nobody has judged it yet")

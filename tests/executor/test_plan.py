@@ -13,7 +13,7 @@ from planmesh.schemas.expressions import NeedsBlob
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Policy, Retry
 from planmesh.schemas.state import PlanState
-from planmesh.schemas.work import Usage
+from planmesh.schemas.work import Failure, Usage
 
 
 def kinds(happened: list[Any]) -> list[str]:
@@ -556,3 +556,27 @@ def test_a_step_knows_what_its_last_attempt_has_used() -> None:
     play.completes("a", **TOLD)
 
     assert play.state.steps["a"].usage == Usage(model_calls=1, tool_calls=1, input_tokens=7, output_tokens=5)
+
+
+# --- ids -----------------------------------------------------------------------------------------------------
+
+
+def test_nobody_uses_up_the_id_of_what_somebody_else_is_about_to_ask() -> None:
+    play = Play(plan(task("a")))
+    unfit = asks.ReportUnfit(id="c1-1", step="a", attempt=1, failure=Failure(code="inputs", message="too large"))
+    play.ask(asks.PausePlan(id=unfit.id, step="a"), by="mallory")
+
+    play.ask(unfit, by="executor")
+
+    assert play.status("a") == "failed"
+
+
+def test_the_same_id_again_by_the_same_actor_changes_nothing() -> None:
+    play = Play(plan(task("a")))
+    for by in ("ada", "bob", "ada"):
+        play.ask(asks.PausePlan(id="pause", step="a"), by=by)
+        play.ask(asks.ResumePlan(id="resume", step="a"), by=by)
+
+    assert [event.by for event in play.of_type(events.StepPaused)] == ["ada", "bob"]
+    play.ask(asks.PausePlan(id="pause", step="a"), by="bob")
+    assert not play.state.steps["a"].held

@@ -411,3 +411,24 @@ def test_the_planner_may_not_choose_whether_a_gate_is_asked() -> None:
 
     messages = [problem.message for problem in refused.problems]
     assert "step d decides whether gate g is asked, which nobody has decided" in messages
+
+
+def test_a_request_by_an_id_that_is_somebody_elses_is_refused() -> None:
+    # The planner's answer names nothing but the id: it would be taken for the answer to the other request.
+    play = Play(plan(task("a"), gate("g"), task("b", "g")))
+    revise = asks.RevisePlan(id="mine", base=1, document={})
+    play.ask(revise, by="ada")
+    play.fails("a", retryable=False)
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+
+    asked = (
+        revise,
+        asks.RedirectPlan(id="mine", step="g", digest=opened.digest, document={}),
+        asks.RetryStep(id="mine", step="a", attempt=1, inputs={"x": 1}),
+    )
+    refusals = [play.ask(one, by="mallory")[0] for one in asked[:1]]
+    refusals += [play.ask(one, by=by)[0] for one, by in zip(asked[1:], ("bob", "eve"), strict=True)]
+
+    assert [refused.code for refused in refusals] == ["id_taken"] * 3
+    assert [request.by for request in play.state.requests.values()] == ["ada"]

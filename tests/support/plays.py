@@ -233,7 +233,7 @@ class Play:
         head = hash_of(encode(commit))
         self.log.append((commit, head))
         self.judge.read(commit, head)
-        if self.state != sealed(answered(after, (cause,), number), number, head):
+        if self.state != sealed(answered(after, (cause,)), number, head):
             raise Broken("the state that decide gives is not the fold of its events")
 
     def finish(self) -> None:

@@ -71,7 +71,7 @@ class Clerk:
                 decision = decide(recorded.state, asked)
                 if not decision.events:
                     return []
-                after = answered(decision.state, [asked.cause], recorded.state.number + 1)
+                after = answered(decision.state, [asked.cause])
                 with contextlib.suppress(Conflict):
                     await self.log.append(recorded, after, decision.events, [asked.cause], asked.at)
                     return decision.events
