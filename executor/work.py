@@ -12,7 +12,7 @@ import socket
 import threading
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import TracebackType
@@ -21,7 +21,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from planmesh import calling
 from planmesh.agents import Agent, Context, Rejected
+from planmesh.calling import awaited, called
 from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Message, subscribe
 from planmesh.errors import Busy, Conflict, Poison, Unusable
@@ -48,6 +50,8 @@ _CLAIMED_S: Final = 29 * 86_400.0  # the stream CLAIMS forgets after 30 days
 _STUCK_S: Final = 30.0
 _TRACEBACK_CHARACTERS: Final = 8_000
 _MESSAGE_CHARACTERS: Final = 4_000
+_LISTED: Final = 20
+_WHO: Final = "the agent"
 
 _blob_decoder: Final = codec.Codec[Blob](Blob, trusted=True)
 
@@ -127,6 +131,12 @@ class Host:
             # The server thinks that we are gone, and we are not: the first delivery goes on.
             self._keeper.discard(message)
             return
+        here = self._agent.tools or {}
+        beyond = {
+            name: excess
+            for name in work.permissions.tools
+            if name in here and (excess := here[name].description.permissions.beyond(work.permissions))
+        }
         context = Context(
             address=work.address,
             step=work.step,
@@ -134,8 +144,12 @@ class Host:
             key=work.key,
             permissions=work.permissions,
             traceparent=work.traceparent,
+            tools={name: here[name] for name in work.permissions.tools if name in here and name not in beyond},
             report=_Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop()),
+            threads=self._rooms.threads,
         )
+        for name, excess in beyond.items():
+            context.denied(f"tool {name}", f"it uses what the step does not permit: {excess}")
         # Now, and not when the task begins: the next message may be the same work again.
         self._running[work.key] = context
         task = asyncio.create_task(self._attempt(work, context, message))
@@ -198,17 +212,18 @@ class Host:
         except Exception as error:
             if isinstance(error, TimeoutError) and not work.idempotent:
                 reason = f"no answer within {work.timeout_s:g} s, and whether it had its effect is not known"
-                return AttemptUnknown(reason=reason, **_without_times(about))
+                return AttemptUnknown(reason=reason, **_without_times(about), **_told(context))
             failure = _failure(error, work)
             log.info("step.failed", key=work.key, agent=work.agent, code=failure.code)
-            return AttemptFailed(failure=failure, duration_s=loop.time() - started, **about)
-        return AttemptCompleted(output=output, duration_s=loop.time() - started, **about)
+            return AttemptFailed(failure=failure, duration_s=loop.time() - started, **about, **_told(context))
+        return AttemptCompleted(output=output, duration_s=loop.time() - started, **about, **_told(context))
 
     async def _call(self, work: StepWork, context: Context, inputs: dict[str, Any]) -> object:
         agent = self._agent
         if agent.context_parameter is not None:
             inputs = {**inputs, agent.context_parameter: context}
         _check_inputs(agent, inputs)
+        _check_tools(agent, work.permissions.tools)
         try:
             async with asyncio.timeout(work.timeout_s) as limit:
                 try:
@@ -275,7 +290,7 @@ class Rooms:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="agent")
+        self.threads = ThreadPoolExecutor(threads, thread_name_prefix="agent")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="agents", daemon=True)
 
@@ -285,7 +300,7 @@ class Rooms:
 
     def __exit__(self, *_: object) -> None:
         # Who is still at work here has been given up on: nobody waits for it, and its thread ends with the process.
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -293,34 +308,11 @@ class Rooms:
     async def call(self, agent: Agent, inputs: Mapping[str, Any]) -> object:
         """Run *agent*. Cancelling this cancels an async agent; one in a thread goes on, unheard."""
         if agent.is_async:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_awaited(agent, inputs), self._loop))
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(awaited(agent.function, inputs, _WHO), self._loop)
+            )
         here = contextvars.copy_context()
-        return await asyncio.wrap_future(self._threads.submit(here.run, _called, agent, inputs))
-
-
-async def _awaited(agent: Agent, inputs: Mapping[str, Any]) -> object:
-    try:
-        return await agent.function(**inputs)
-    except (Exception, asyncio.CancelledError, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise _ended(error) from error
-
-
-def _called(agent: Agent, inputs: Mapping[str, Any]) -> object:
-    try:
-        return agent.function(**inputs)
-    except Exception:
-        raise
-    except BaseException as error:
-        raise _ended(error) from error
-
-
-def _ended(error: BaseException) -> RuntimeError:
-    """What is meant to end a process or a task ends an attempt, and no more."""
-    if isinstance(error, SystemExit):
-        return RuntimeError(f"the agent called sys.exit({error.code!r})")
-    return RuntimeError(f"the agent ended with {type(error).__name__}")
+        return await asyncio.wrap_future(self.threads.submit(here.run, called, agent.function, inputs, _WHO))
 
 
 class _AgentTimeout(Exception):
@@ -425,6 +417,16 @@ def _check_inputs(agent: Agent, inputs: Mapping[str, Any]) -> None:
         raise _BadInputs(f"agent {described.name} takes {', '.join(sorted(known)) or 'no inputs'}: {found}")
 
 
+def _check_tools(agent: Agent, named: Sequence[str]) -> None:
+    """Raises: Rejected, if the step names tools that its agent would have, were they here."""
+    if agent.tools is not None and (missing := [name for name in named if name not in agent.tools]):
+        there = ", ".join(sorted(agent.tools)[:_LISTED]) or "none"
+        raise _BadInputs(
+            f"this worker has no tool called {', '.join(missing[:_LISTED])}; its tools are: {there}. Start it with the "
+            "module that has it (--agents MODULE)"
+        )
+
+
 def _fits_in_a_result(data: bytes) -> bool:
     """Whether JSON that may be in a message may be in one of results: deeper, it would spoil all that are in there."""
     try:
@@ -436,6 +438,10 @@ def _fits_in_a_result(data: bytes) -> bool:
 
 class _BadInputs(Rejected):
     pass
+
+
+def _told(context: Context) -> dict[str, Any]:
+    return {"calls": context.journal.calls, "denials": context.journal.denials}
 
 
 def _without_times(about: dict[str, Any]) -> dict[str, Any]:
@@ -468,7 +474,7 @@ def _agents_own(frames: TracebackType | None) -> TracebackType | None:
     """The frames of the agent: what comes after the last one of ours."""
     own = frames
     while frames is not None:
-        if frames.tb_frame.f_code.co_filename == __file__:
+        if frames.tb_frame.f_code.co_filename in (__file__, calling.__file__):
             own = frames.tb_next
         frames = frames.tb_next
     return own

@@ -1,28 +1,37 @@
 """planmesh: goals become plans - named, validated graphs of steps with a log, a state machine and human gates.
 
-For an agent: `agent`, `Context`, `Rejected`. For a service that publishes goals: `Client`. For whoever looks at plans
-and steers them: `Operator`.
+For agents: `agent`, `Context`, `Rejected`. For their tools: `tool`, `ToolError`, `Permissions`. For a service that
+publishes goals: `Client`. For whoever looks at plans and steers them: `Operator`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planmesh.agents import Context, Rejected, agent
     from planmesh.client import Client, Operator
+    from planmesh.context import ToolError
+    from planmesh.schemas.plan import Permissions
+    from planmesh.tools import tool
 
-__all__ = ["Client", "Context", "Operator", "Rejected", "agent"]
+__all__ = ["Client", "Context", "Operator", "Permissions", "Rejected", "ToolError", "agent", "tool"]
+
+_WHERE = {
+    "Client": "client",
+    "Context": "context",
+    "Operator": "client",
+    "Permissions": "schemas.plan",
+    "Rejected": "agents",
+    "ToolError": "context",
+    "agent": "agents",
+    "tool": "tools",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Imported when first asked for: `planmesh --help` must not pay for the SDK.
-    if name in ("Context", "Rejected", "agent"):
-        from planmesh import agents
-
-        return getattr(agents, name)
-    if name in ("Client", "Operator"):
-        from planmesh import client
-
-        return getattr(client, name)
+    if name in _WHERE:
+        return getattr(import_module(f"planmesh.{_WHERE[name]}"), name)
     if name == "__version__":
         from importlib.metadata import version
 

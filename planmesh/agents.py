@@ -13,23 +13,27 @@ exception is a failed attempt; `Rejected` is one that no retry can mend.
 
 import importlib
 import inspect
-import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
+from planmesh.context import Context
 from planmesh.errors import Unusable
 from planmesh.schemas.plan import Name, Permissions
-from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AgentDescription, AgentParameter
+from planmesh.schemas.work import MAX_TOOLS, AgentDescription, AgentParameter
+from planmesh.tools import ENTRY_POINT as TOOLS
+from planmesh.tools import MARK, Tool
 
 ENTRY_POINT: Final = "planmesh.agents"
 """A distribution that ships agents names their modules under this group of entry points."""
 
 _MARK: Final = "__planmesh_agent__"
+
+__all__ = ["Agent", "Context", "Rejected", "agent", "find"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,37 +42,18 @@ class Rejected(Exception):
     """Raised by an agent whose inputs can never work: the attempt fails, and is not tried again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
-    """What an agent may know of the attempt that it runs; it asks for it by annotating a parameter."""
-
-    address: Address
-    step: str
-    attempt: int
-    key: str
-    """The idempotency key: pass it on to whatever the agent calls."""
-    permissions: Permissions
-    traceparent: str | None = None
-    cancelled: threading.Event = field(default_factory=threading.Event)
-    """Set when the plan no longer wants the output. A long-running agent looks at it, and returns."""
-    report: Callable[[str, Any], None] = field(default=lambda _text, _data: None, repr=False)
-
-    @property
-    def plan(self) -> str:
-        return self.address.plan
-
-    def progress(self, text: str, data: object = None) -> None:
-        """Tell whoever watches how far it is. A hint: it may be lost, and is not in the log."""
-        self.report(text, data)
-
-
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A function with what it declares."""
+    """A function with what it declares.
+
+    Attributes:
+        tools: All that are here, by name, where it is an agent that uses tools; None for any other.
+    """
 
     description: AgentDescription
     function: Callable[..., Any]
     context_parameter: str | None
+    tools: Mapping[str, Tool] | None = None
 
     @property
     def name(self) -> str:
@@ -89,6 +74,7 @@ def agent(
     description: str | None = None,
     idempotent: bool | None = None,
     permissions: Permissions | None = None,
+    uses_tools: bool = False,
 ) -> Callable[[F], F]: ...
 def agent(
     function: F | None = None,
@@ -99,6 +85,7 @@ def agent(
     description: str | None = None,
     idempotent: bool | None = None,
     permissions: Permissions | None = None,
+    uses_tools: bool = False,
 ) -> F | Callable[[F], F]:
     """Make a function an agent. It stays a plain function.
 
@@ -109,13 +96,15 @@ def agent(
         idempotent: Whether running it twice for one attempt does no harm. Unless true, an attempt is begun at most
             once, and if its worker dies, a person has to say what became of it.
         permissions: What it needs; a step that names none gets these.
+        uses_tools: Whether its steps may name tools (`permissions.tools`). It finds those that a step permits in
+            `Context.tools`, and calls them by `Context.call`.
 
     Raises:
         ValueError: The name is not one that a plan could use.
     """
 
     def mark(function: F) -> F:
-        described = _describe(function, name, version, description, idempotent, permissions)
+        described = _describe(function, name, version, description, idempotent, permissions, uses_tools)
         setattr(function, _MARK, described)
         return function
 
@@ -129,6 +118,7 @@ def _describe(
     description: str | None,
     idempotent: bool | None,
     permissions: Permissions | None,
+    uses_tools: bool,
 ) -> Agent:
     called = name if name is not None else function.__name__.replace("_", "-")
     try:
@@ -157,43 +147,71 @@ def _describe(
         permissions=permissions or Permissions(),
         parameters=tuple(parameters),
         any_parameters=any_parameters,
+        tools=() if uses_tools else None,
     )
-    return Agent(described, function, context_parameter)
+    return Agent(described, function, context_parameter, {} if uses_tools else None)
 
 
 def find(modules: Iterable[str] = (), *, entry_point: bool = True) -> dict[str, Agent]:
-    """Load agents by name: those of *modules*, and of every installed distribution that has the entry point.
+    """Load agents by name, those that use tools with all tools: of *modules*, and of every installed distribution that
+    has an entry point for agents or for tools.
 
     Raises:
-        Unusable: A module cannot be imported or has no agent, or two agents share a name.
+        Unusable: A module cannot be imported or has neither, two agents or two tools share a name, or *modules* have
+            tools and nobody uses them.
     """
-    found: dict[str, Agent] = {}
-    names = [*modules]
-    if entry_point:
-        names += [point.value for point in entry_points(group=ENTRY_POINT)]
-    for module in dict.fromkeys(names):
-        for one in _agents_in(module):
-            known = found.setdefault(one.name, one)
-            if known is not one:
-                raise Unusable(
-                    f"two agents are called {one.name!r}: {_where(known)} and {_where(one)}; "
-                    "give one of them another name with @agent(name=...)"
-                )
-    return found
+    agents: dict[str, Agent] = {}
+    tools: dict[str, Tool] = {}
+    named = list(dict.fromkeys(modules))
+    groups = (ENTRY_POINT, TOOLS) if entry_point else ()
+    for module in dict.fromkeys((*named, *(point.value for group in groups for point in entry_points(group=group)))):
+        loaded = _imported(module)
+        here, tools_here = _marked(loaded, _MARK), _marked(loaded, MARK)
+        if not here and not tools_here:
+            raise Unusable(
+                f"module {module!r} has no agent and no tool: mark a function with @planmesh.agent, or @planmesh.tool"
+            )
+        _gather(agents, here, "agent")
+        _gather(tools, tools_here, "tool")
+    if len(tools) > MAX_TOOLS:
+        raise Unusable(f"there are {len(tools):,} tools here, and a worker has at most {MAX_TOOLS}")
+    users = [one for one in agents.values() if one.tools is not None]
+    if tools and named and not users:
+        raise Unusable(
+            f"there are tools here ({', '.join(sorted(tools)[:5])}) and no agent that uses tools: "
+            "name one as well, such as planmesh.llm"
+        )
+    for user in users:
+        described = tuple(tools[name].description for name in sorted(tools))
+        agents[user.name] = replace(
+            user, tools=tools, description=msgspec.structs.replace(user.description, tools=described)
+        )
+    return agents
 
 
-def _agents_in(module: str) -> list[Agent]:
+def _imported(module: str) -> ModuleType:
     try:
-        loaded = importlib.import_module(module)
+        return importlib.import_module(module)
     except ImportError as error:
         raise Unusable(
             f"cannot import the agents in {module!r}: {error}; is the module in the current directory or installed?"
         ) from error
-    agents = [getattr(value, _MARK) for value in vars(loaded).values() if hasattr(value, _MARK)]
-    if not agents:
-        raise Unusable(f"module {module!r} has no agent: mark a function with @planmesh.agent")
-    return list({id(one): one for one in agents}.values())
 
 
-def _where(one: Agent) -> str:
+def _marked(module: ModuleType, mark: str) -> list[Any]:
+    found = [getattr(value, mark) for value in vars(module).values() if hasattr(value, mark)]
+    return list({id(one): one for one in found}.values())
+
+
+def _gather(known: dict[str, Any], here: Iterable[Any], what: str) -> None:
+    for one in here:
+        before = known.setdefault(one.name, one)
+        if before is not one:
+            raise Unusable(
+                f"two {what}s are called {one.name!r}: {_where(before)} and {_where(one)}; "
+                f"give one of them another name with @{what}(name=...)"
+            )
+
+
+def _where(one: Agent | Tool) -> str:
     return f"{one.function.__module__}.{one.function.__qualname__}"

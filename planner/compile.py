@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from planmesh.directory import Directory
-from planmesh.planner.complete import complete
+from planmesh.planner.complete import complete, with_what_tools_use
 from planmesh.planner.decode import StepDraft, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.flow import read_flow, refuse_work
@@ -107,6 +107,7 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
         case Task(agent=agent) if agents is not None and "agent" not in one.unread:
             if agent in agents:
                 _check_agent_inputs(one, one.step, agents[agent], problems)
+                _check_tools(one, one.step, agents[agent], problems)
             else:
                 near = problems.nearest(agent, agents)
                 add = f"add it with `planmesh agents add {agent}`"
@@ -137,6 +138,29 @@ def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, pro
     if missing:
         said = f"the agent {quoted(agent.name)} requires {listed(map(quoted, missing))}; not given here"
         problems.add("missing_input", said, "steps", one.index, "inputs", hint=f"it takes {listed(parameters)}")
+
+
+def _check_tools(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:
+    """An agent that uses tools says which there are: a step that permits another one would wait for it in vain."""
+    if agent.tools is None or task.permissions is None or not task.permissions.tools or "permissions" in one.unread:
+        return
+    known = {tool.name: tool for tool in agent.tools}
+    granted = with_what_tools_use(task.permissions, agent)
+    for index, name in enumerate(task.permissions.tools):
+        at = ("steps", one.index, "permissions", "tools", index)
+        if name not in known:
+            there = (
+                f"its tools are {listed(known)}" if known else "it has none: start its worker with a module of tools"
+            )
+            hint = problems.nearest(name, known, there)
+            problems.add("unknown_tool", f"the agent {quoted(agent.name)} has no tool {quoted(name)}", *at, hint=hint)
+        elif beyond := known[name].permissions.beyond(granted):
+            problems.add(
+                "tool_not_permitted",
+                f"the tool {quoted(name)} uses what the step does not permit: {beyond}",
+                *at,
+                hint="permit that as well; or name nothing but tools, and what they use is permitted",
+            )
 
 
 def _check_reviewers(one: StepDraft, gate: Gate, directory: Directory | None, problems: Problems) -> None:

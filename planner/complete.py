@@ -34,13 +34,30 @@ def complete(plan: Plan, scope: Scope, flow: Flow, agents: Mapping[str, AgentDes
 
 
 def _settle_task(task: Task, agent: AgentDescription | None) -> Task:
-    if task.permissions is not None and task.idempotent is not None:
-        return task
     declared = agent.permissions if agent is not None else Permissions()
-    return msgspec.structs.replace(
-        task,
-        permissions=declared if task.permissions is None else task.permissions,
-        idempotent=(agent is not None and agent.idempotent is True) if task.idempotent is None else task.idempotent,
+    permissions = declared if task.permissions is None else task.permissions
+    idempotent = (agent is not None and agent.idempotent is True) if task.idempotent is None else task.idempotent
+    if agent is not None:
+        permissions = with_what_tools_use(permissions, agent)
+    if permissions == task.permissions and idempotent is task.idempotent:
+        return task
+    return msgspec.structs.replace(task, permissions=permissions, idempotent=idempotent)
+
+
+def with_what_tools_use(permissions: Permissions, agent: AgentDescription) -> Permissions:
+    """*permissions* of a step; where they name tools of *agent* and nothing else, with all that those use.
+
+    It is written into the plan: a gate shows it, and a tool that comes to use more than that is not given to the step.
+    """
+    if not permissions.tools or permissions != Permissions(tools=permissions.tools):
+        return permissions
+    used = [tool.permissions for tool in agent.tools or () if tool.name in permissions.tools]
+    return Permissions(
+        tools=permissions.tools,
+        **{
+            field: tuple(dict.fromkeys(value for one in used for value in getattr(one, field)))
+            for field in ("network", "read", "write", "secrets")
+        },
     )
 
 

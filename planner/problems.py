@@ -34,6 +34,8 @@ RULES: Final[Mapping[str, str]] = {
     "unknown_step": "A step that is named exists.",
     "unknown_name": "A name that an expression reads is a binding or an input.",
     "unknown_agent": "A task's agent is known to the mesh.",
+    "unknown_tool": "A step permits only tools that its agent has, where it is one that uses tools.",
+    "tool_not_permitted": "A step permits what the tools use that it permits.",
     "unknown_input": "A task gives its agent the inputs that the agent declares.",
     "missing_input": "A task gives its agent every input that the agent requires.",
     "unknown_reviewer": "A reviewer is a person or the role of operators.",

@@ -64,6 +64,18 @@ class Permissions(Document, frozen=True, kw_only=True):
     secrets: tuple[Name, ...] = ()
     """Secrets by name."""
 
+    def beyond(self, granted: "Permissions") -> str:
+        """What of this, tools aside, is not *granted*, in words; empty if all of it is.
+
+        Hosts, paths and secrets are compared as they are written.
+        """
+        missing = []
+        for field in ("network", "read", "write", "secrets"):
+            more = [value for value in getattr(self, field) if value not in getattr(granted, field)]
+            if more:
+                missing.append(f"{field} {', '.join(more)}")
+        return "; ".join(missing)
+
 
 class Retry(Document, frozen=True, kw_only=True):
     """How often a failed step is tried, and how long it waits in between: exponential backoff, in seconds."""

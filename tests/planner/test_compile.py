@@ -17,7 +17,8 @@ from planmesh.planner.document import Limits
 from planmesh.planner.language.findings import RULES as SCRIPT_RULES
 from planmesh.planner.problems import RULES
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.work import AgentDescription, AgentParameter
+from planmesh.schemas.plan import Permissions, Task
+from planmesh.schemas.work import AgentDescription, AgentParameter, ToolDescription
 
 ECHO = AgentDescription(
     name="echo", parameters=(AgentParameter(name="text"), AgentParameter(name="times", required=False))
@@ -417,6 +418,76 @@ def test_an_agent_that_the_mesh_does_not_have_is_named_with_the_nearest_one() ->
 
 def test_without_a_mesh_every_agent_is_taken_for_known() -> None:
     assert isinstance(compile_plan("name: Demo\nsteps: [{name: a, kind: task, agent: whoever}]", None), Compiled)
+
+
+SEARCH = ToolDescription(name="web_search", permissions=Permissions(network=("api.example.com",)))
+LLM = AgentDescription(name="llm", any_parameters=True, tools=(SEARCH, ToolDescription(name="grep")))
+MUTE = AgentDescription(name="mute", any_parameters=True, tools=())
+
+
+def thinking(name: str, agent: str = "llm", **permissions: Any) -> dict[str, Any]:
+    return {"name": name, "kind": "task", "agent": agent, "permissions": permissions}
+
+
+def test_a_step_names_only_tools_that_its_agent_has() -> None:
+    agents = {**AGENTS, "llm": LLM, "mute": MUTE}
+    document = plan(
+        thinking("a", tools=["grep", "web_serch", "shell"]),
+        thinking("b", "mute", tools=["grep"]),
+        thinking("c", "echo", tools=["whatever-it-calls-its-own"]) | {"inputs": {"text": "x"}},
+    )
+
+    found = compile_plan(document, agents)
+
+    assert isinstance(found, list)
+    assert [(one.code, one.pointer, one.message, one.hint) for one in found] == [
+        (
+            "unknown_tool",
+            "/steps/0/permissions/tools/1",
+            "the agent 'llm' has no tool 'web_serch'",
+            "did you mean web_search?",
+        ),
+        (
+            "unknown_tool",
+            "/steps/0/permissions/tools/2",
+            "the agent 'llm' has no tool 'shell'",
+            "its tools are web_search and grep",
+        ),
+        (
+            "unknown_tool",
+            "/steps/1/permissions/tools/0",
+            "the agent 'mute' has no tool 'grep'",
+            "it has none: start its worker with a module of tools",
+        ),
+    ]
+
+
+def test_a_step_that_permits_less_than_its_tools_use_is_refused() -> None:
+    agents = {"llm": LLM}
+    less = plan(thinking("a", tools=["web_search"], read=["notes"]))
+    enough = plan(thinking("a", tools=["web_search"], network=["api.example.com", "other"]))
+
+    found = compile_plan(less, agents)
+
+    assert isinstance(compile_plan(enough, agents), Compiled)
+    assert isinstance(found, list)
+    assert [(one.code, one.pointer, one.message) for one in found] == [
+        (
+            "tool_not_permitted",
+            "/steps/0/permissions/tools/0",
+            "the tool 'web_search' uses what the step does not permit: network api.example.com",
+        )
+    ]
+
+
+def test_a_step_that_names_tools_and_nothing_else_permits_what_they_use() -> None:
+    found = compile_plan(plan(thinking("a", tools=["web_search", "grep"])), {"llm": LLM})
+
+    assert isinstance(found, Compiled)
+    (step,) = found.plan.steps
+    assert isinstance(step, Task)
+    assert step.permissions == Permissions(tools=("web_search", "grep"), network=("api.example.com",))
+    assert compile_plan(msgspec.to_builtins(found.plan), {"llm": LLM}) == found
 
 
 def test_inputs_are_those_that_the_agent_declares() -> None:
