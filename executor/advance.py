@@ -8,7 +8,7 @@ from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
 from planmesh.schemas.expressions import ExpressionError, holds, parse
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Run, Task
 from planmesh.schemas.state import (
     ENDED,
     SATISFIED,
@@ -106,8 +106,8 @@ def _settle_now(turn: Turn, name: str) -> None:
                 cancel_all_but(turn, name)
                 turn.record(events.StepCompleted(step=name, attempt=1, output=NOTHING, by=PLANMESH))
                 turn.record(events.PlanCompleted(outcome=step.outcome, result=Payload(value=result), step=name))
-            case Task():
-                raise AssertionError(f"task {name} is not settled by deciding")
+            case Task() | Ask() | Draft() | Run() | Each():
+                raise AssertionError(f"step {name} is not settled by deciding")
             case _:
                 assert_never(step)
     except ExpressionError as error:

@@ -133,6 +133,17 @@ class Task(StepBase, frozen=True, kw_only=True, tag="task"):
     is not. A step that is not is begun at most once an attempt."""
     on_error: Literal["halt", "ignore"] = "halt"
     """`ignore`: when it has failed for good, the step counts as skipped, with null as its output."""
+    accept: ExpressionText | None = None
+    """What must hold of its output, which is read by the step's binding. An attempt whose output does not is failed, as
+    `not_accepted`, and tried again while there are attempts."""
+
+
+class Agent(Task, frozen=True, kw_only=True, tag="agent"):
+    """One call of an agent that thinks for itself: a model in a loop, which may use the tools that
+    `permissions` names and no others. The rest of what it is told, such as `task`, `system` and `max_iterations`,
+    are its inputs."""
+
+    agent: Name = "llm"
 
 
 Level: TypeAlias = Literal["link", "login", "operator"]
@@ -145,14 +156,36 @@ OPERATORS: Final = "role:operator"
 LEVELS: Final[tuple[Level, ...]] = ("link", "login", "operator")
 
 
+Reviewers: TypeAlias = Annotated[tuple[Line, ...], Meta(max_length=100)]
+
+
+class Escalation(Document, frozen=True, kw_only=True):
+    """Who may decide as well, once it has taken too long. Nobody is taken off, and nothing is decided by it."""
+
+    after_s: Seconds
+    """In seconds after it has asked."""
+    to: Annotated[tuple[Line, ...], Meta(min_length=1, max_length=100)]
+
+
+class Share(Document, frozen=True, kw_only=True):
+    """Approvals that have to come from one group."""
+
+    of: Line
+    """The group, as in `reviewers`."""
+    count: Annotated[int, Meta(ge=1, le=100)] = 1
+
+
 class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """A hard stop: nothing that needs it starts before it is approved."""
 
-    reviewers: Annotated[tuple[Line, ...], Meta(min_length=1)] = (OPERATORS,)
+    reviewers: Annotated[Reviewers, Meta(min_length=1)] = (OPERATORS,)
     """Who may decide: `person:NAME`, an e-mail address, `role:NAME` or `team:NAME`, as the directory of the mesh has
-    them; or `role:operator` for everyone with an operator's credentials."""
+    them; `role:operator` for everyone with an operator's credentials; or `service:SPACE` for a service that has one."""
     quorum: Annotated[int, Meta(ge=1, le=100)] = 1
     """Approvals that it takes. One rejection is enough."""
+    shares: Annotated[tuple[Share, ...], Meta(max_length=20)] = ()
+    """Which groups have to be among those who approve."""
+    escalate: Annotated[tuple[Escalation, ...], Meta(max_length=10)] = ()
     four_eyes: bool = False
     """Whether the requester is barred from approving."""
     require_reason: bool = False
@@ -179,6 +212,31 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
         if self.level is None and set(groups).intersection(self.reviewers) == {OPERATORS}:
             return max(self.least_level, "login", key=LEVELS.index)
         return self.least_level
+
+
+class Ask(StepBase, frozen=True, kw_only=True, tag="ask"):
+    """A question to a person or to a service. Its output is an object: `value`, `provided_by`, `provided_at` (RFC 3339)
+    and `attempt`, which is how many answers it took. An answer is a value like any other: only a gate stops."""
+
+    prompt: Text = ""
+    type: Literal["text", "number", "boolean"] = "text"
+    options: Annotated[tuple[Line, ...], Meta(max_length=100)] = ()
+    """The answers that a `text` may have; none: any."""
+    default: str | int | float | bool | None = None
+    """What the form is filled with."""
+    reviewers: Reviewers = ()
+    """Who may answer, as for a gate; unless given, whoever has an operator's credentials, and the space that requested
+    the plan."""
+    level: Level = "link"
+    sla_s: Seconds | None = None
+    """When it counts as overdue, in seconds after it was asked."""
+    on_overdue: Literal["remind", "default"] = "remind"
+    """`default`: then the default is the answer, and the log says so."""
+    max_retries: Annotated[int, Meta(ge=0, le=100)] = 3
+    """Invalid answers after which it is escalated. It stays open all the same."""
+    escalate: Annotated[tuple[Escalation, ...], Meta(max_length=10)] = ()
+    secret: bool = False
+    """Whether the answer must never be shown: the log, notices and pages have a handle in its place."""
 
 
 class Case(Document, frozen=True, kw_only=True):
@@ -218,7 +276,58 @@ class Emit(StepBase, frozen=True, kw_only=True, tag="emit"):
     result: Any = None
 
 
-Step: TypeAlias = Task | Gate | Decide | Check | Emit
+class Draft(StepBase, frozen=True, kw_only=True, tag="plan"):
+    """Lets the planner write a plan, with a model. Its output is the plan document, checked as anybody's; a `run` step
+    runs it."""
+
+    inputs: dict[str, Any] = {}
+    """What the model is told: `task`, and whatever helps."""
+    agents: Annotated[tuple[Name, ...], Meta(max_length=1_000)] | None = None
+    """The agents and tools that the plan may use; unless given, all that the mesh has."""
+    max_steps: Annotated[int, Meta(ge=1, le=1_000)] = 50
+    strict: bool = False
+    """Whether lints are errors too."""
+    retry: Retry = Retry()
+
+
+class Run(StepBase, frozen=True, kw_only=True, tag="run"):
+    """Runs a plan as a child, which has a record of its own. Its output is an object: `plan` (the child's id), `status`,
+    `outcome` and `result`."""
+
+    document: ExpressionText
+    """What gives the plan document: the binding of a `plan` step, as a rule."""
+    inputs: dict[str, Any] = {}
+    """Values for the child's inputs."""
+    mode: Literal["normal", "safe", "draft"] = "normal"
+    """`safe`: a plan in which a step that writes, reaches the network or reads secrets does not stand behind a gate is
+    refused. `draft`: it is recorded, and not started."""
+    retries: Annotated[int, Meta(ge=0, le=100)] = 0
+    """How often failed steps of the child are tried again, before this step fails."""
+    permissions: Permissions | None = None
+    """The most that the steps of the child may be permitted. Unless given, what each agent declares."""
+
+
+BodyStep: TypeAlias = Task | Agent | Gate | Ask | Decide | Check
+
+
+class Each(StepBase, frozen=True, kw_only=True, tag="each"):
+    """Runs its steps once for each item of a list, which may be known only when it is reached. The steps of item 3 are
+    called `NAME_3`; items count from 1. Its output is the list of what the items gave, in their order; null for one that
+    was skipped."""
+
+    items: ExpressionText
+    """What gives the list."""
+    item: Identifier = "item"
+    """How the steps call their item. They read one another by their bindings, and what is around them as well."""
+    steps: Annotated[tuple[BodyStep, ...], Meta(min_length=1, max_length=100)]
+    """`after` names steps among them."""
+    value: ExpressionText | None = None
+    """What an item gives; unless given, the output of the last of its steps."""
+    parallel: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    """Items under way at once; unless given, all. One that has failed is under way until somebody deals with it."""
+
+
+Step: TypeAlias = Task | Agent | Gate | Ask | Decide | Check | Draft | Run | Each | Emit
 
 
 class Policy(Document, frozen=True, kw_only=True):
