@@ -1,8 +1,10 @@
 """Going on: everything that can go on does, and the plan's status agrees with its steps. Pure."""
 
-from collections.abc import Iterable
 from typing import assert_never
 
+from planmesh.executor.children import send_away
+from planmesh.executor.each import go_through
+from planmesh.executor.failures import cancel_all_but, fail_now
 from planmesh.executor.gates import open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
@@ -11,7 +13,6 @@ from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Run, Task
 from planmesh.schemas.state import (
     ENDED,
-    SATISFIED,
     PlanState,
     PlanStatus,
     StepStatus,
@@ -23,7 +24,6 @@ from planmesh.schemas.state import (
 )
 from planmesh.schemas.templates import compile_template
 from planmesh.schemas.values import text_of
-from planmesh.schemas.work import Failure
 
 
 def advance(turn: Turn) -> None:
@@ -95,18 +95,22 @@ def _settle_now(turn: Turn, name: str) -> None:
                 else:
                     turn.record(events.BranchTaken(step=name, label=label))
             case Check():
-                passed = holds(parse(step.condition), turn.names)
+                passed = holds(parse(step.condition), turn.names(name))
                 if passed or step.on_fail == "continue":
                     turn.record(events.BranchTaken(step=name, label="pass" if passed else "fail"))
                 else:
-                    message = text_of(compile_template(step.message).render(turn.names)) if step.message else ""
+                    message = text_of(compile_template(step.message).render(turn.names(name))) if step.message else ""
                     fail_now(turn, name, "check_failed", message or f"`{step.condition}` does not hold")
             case Emit():
-                result = compile_template(step.result).render(turn.names)
+                result = compile_template(step.result).render(turn.names(name))
                 cancel_all_but(turn, name)
                 turn.record(events.StepCompleted(step=name, attempt=1, output=NOTHING, by=PLANMESH))
                 turn.record(events.PlanCompleted(outcome=step.outcome, result=Payload(value=result), step=name))
-            case Task() | Ask() | Draft() | Run() | Each():
+            case Draft() | Run():
+                send_away(turn, step)
+            case Each():
+                go_through(turn, step)
+            case Task() | Ask():
                 raise AssertionError(f"step {name} is not settled by deciding")
             case _:
                 assert_never(step)
@@ -116,51 +120,9 @@ def _settle_now(turn: Turn, name: str) -> None:
 
 def _choose(turn: Turn, step: Decide) -> str | None:
     for case in step.cases:
-        if holds(parse(case.when), turn.names):
+        if holds(parse(case.when), turn.names(step.name)):
             return case.then
     return step.otherwise
-
-
-def fail_now(turn: Turn, name: str, code: str, message: str) -> None:
-    """A step that takes no room cannot be settled."""
-    attempt = turn.state.steps[name].attempt + 1
-    failure = Failure(code=code, message=message, retryable=False)
-    turn.record(events.StepFailed(step=name, attempt=attempt, failure=failure))
-    failed(turn, name)
-
-
-def failed(turn: Turn, name: str) -> None:
-    """What follows from a step that has failed for good."""
-    step = turn.state.graph.steps[name]
-    if isinstance(step, Task) and step.on_error == "ignore":
-        turn.record(events.StepSkipped(step=name, by=PLANMESH, reason="on_error is ignore"))
-        return
-    failure = turn.state.steps[name].failure
-    reason = f"step {name} failed" + (f" ({failure.code}): {failure.message}" if failure is not None else "")
-    match turn.state.plan.policy.on_failure:
-        case "pause":
-            pass
-        case "fail":
-            cancel_all_but(turn, name)
-            turn.record(events.PlanFailed(step=name, reason=reason[:1_000]))
-        case "cancel":
-            cancel_all_but(turn, name)
-            turn.record(events.PlanCancelled(by=PLANMESH, reason=reason[:1_000]))
-
-
-def cancel_all_but(turn: Turn, kept: str = "") -> None:
-    rest = unsettled(turn.state, (name for name in turn.state.graph.steps if name != kept))
-    if rest:
-        turn.record(events.StepsCancelled(steps=rest))
-
-
-def unsettled(state: PlanState, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of *names* that may still do something."""
-    return tuple(
-        name
-        for name in names
-        if (status := state.steps[name].status) not in SATISFIED and status is not StepStatus.CANCELLED
-    )
 
 
 def _outputs(state: PlanState) -> dict[str, object]:
@@ -186,7 +148,10 @@ def _agree(turn: Turn) -> None:
         case PlanStatus.RUNNING:
             turn.record(events.PlanResumed(by=turn.by))
         case PlanStatus.WAITING:
-            turn.record(events.PlanWaiting(gates=tuple(open_gates(state)), retries=tuple(pending_retries(state))))
+            plans = tuple(state.steps[name].child for name in state.away)
+            turn.record(
+                events.PlanWaiting(gates=tuple(open_gates(state)), retries=tuple(pending_retries(state)), plans=plans)
+            )
         case PlanStatus.PAUSED:
             at_steps = (*state.troubled, *(name for name in state.held_steps if name not in state.troubled))
             reason = "; ".join(_trouble(state, name) for name in at_steps[:5])

@@ -5,11 +5,13 @@ from typing import Any, Final
 import msgspec
 
 from planmesh.executor.blobs import BlobStore
-from planmesh.schemas.events import AnyEvent, GateOpened, PlanCompleted, Release, StepCompleted
+from planmesh.schemas.events import AnyEvent, GateOpened, PlanCompleted, Release, StepCompleted, StepsAdded
 from planmesh.schemas.payload import MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
 
 _GATES_BYTES: Final = 1024 * 1024
 """What all the gates of one commit may show inline: a hundred steps behind each may have inputs of megabytes."""
+_ITEMS_BYTES: Final = 3 * 1024 * 1024
+"""What all the items of an `each` may have inline."""
 _MENTIONED_BYTES: Final = 256
 """An input up to this size stays where it is, if those beside it are large."""
 
@@ -40,6 +42,11 @@ class Claims:
             case PlanCompleted():
                 result = await self._blobs.check_in(event.result, self._inline_bytes)
                 return event if result is event.result else msgspec.structs.replace(event, result=result)
+            case StepsAdded():
+                # Together they are to fit into a commit.
+                most = min(self._inline_bytes, _ITEMS_BYTES // max(1, len(event.items)))
+                items = tuple([await self._blobs.check_in(item, most) for item in event.items])
+                return msgspec.structs.replace(event, items=items)
             case GateOpened() if event.shown or event.releases:
                 shown = tuple([await self._shown(payload) for payload in event.shown])
                 releases = tuple([await self._release(release) for release in event.releases])

@@ -18,17 +18,19 @@ from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Poison, Unusable
 from planmesh.eventlog import EventLog, Recorded, misfit
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.children import PLANNING_BYTES, SAYS_STATUS, errands, planning, told
 from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
 from planmesh.executor.revision import wanted
 from planmesh.executor.timers import utc_now
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import ReportUnfit
+from planmesh.schemas.commands import ReportUnfit, verb_of
 from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
+from planmesh.schemas.goals import Outcome
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
-from planmesh.schemas.plan import Permissions, Task
+from planmesh.schemas.plan import Draft, Permissions, Run, Task
 from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, apply
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.tracing import attempt_traceparent
@@ -183,6 +185,8 @@ class Dispatcher:
         match event:
             case events.StepDispatched():
                 return self._hand_out(state, commit, index, event, blobs or {})
+            case events.StepPaused() | events.StepResumed() | events.ChildMoved() | events.ChildRecalled():
+                return self._run_errands(state, commit, index, event)
             case events.AttemptEnded():
                 return self._wait(state, commit, index, event.step, event.attempt + 1, "retry", event.retry_at)
             case events.GateOpened():
@@ -192,15 +196,17 @@ class Dispatcher:
             case events.RevisionRequested():
                 return self._ask_planner(state, commit, index, event)
             case events.StepsCancelled():
-                raise _TakesLonger(partial(self._take_back, state, commit, event.steps))
+                raise _TakesLonger(partial(self._take_back, state, commit, index, event))
             case events.PlanCompleted():
                 blob = event.result.blob
                 value = (blobs or {}).get(blob.sha256) if blob is not None else None
                 if blob is not None and blob.size_bytes <= OUTCOME_BYTES and value is None:
                     raise NeedsBlob(Unloaded(blob.sha256, blob.size_bytes))
-                return self._announce(commit, index, event, event.result if value is None else Payload(value=value))
+                return self._announce(
+                    state, commit, index, event, event.result if value is None else Payload(value=value)
+                )
             case _:
-                return self._announce(commit, index, event, NOTHING)
+                return self._announce(state, commit, index, event, NOTHING)
 
     def _hand_out(
         self,
@@ -213,12 +219,24 @@ class Dispatcher:
         step, task = state.steps.get(event.step), state.graph.steps.get(event.step)
         if step is None or step.status is not StepStatus.DISPATCHED or step.attempt != event.attempt:
             return None
-        assert isinstance(task, Task)  # only tasks are dispatched
+        names = Names(state, blobs, event.step)
         try:
-            inputs = state.graph.inputs(task).render(Names(state, blobs))
+            match task:
+                case Task():
+                    inputs = state.graph.inputs(task).render(names)
+                case Draft() | Run():
+                    work = encode(planning(state, task, event, names))
+                case _:
+                    raise AssertionError(f"step {event.step} is nothing that is handed out")
         except ExpressionError as error:
             return self._unfit(commit, index, event, error)
-        return self._publish_work(state, commit, index, event, task, Payload(value=inputs))
+        if isinstance(task, Task):
+            return self._publish_work(state, commit, index, event, task, Payload(value=inputs))
+        if len(work) > PLANNING_BYTES:
+            most = f"what the planner is given has at most {PLANNING_BYTES:,} bytes; this has {len(work):,}"
+            return self._unfit(commit, index, event, Poison(most))
+        subject = subjects.step_planning(commit.address, event.step)
+        return self._core.publish_soon(subject, work, message_id=_message_id(commit, index))
 
     async def _hand_out_by_claim_check(
         self, state: PlanState, commit: Commit, index: int, event: events.StepDispatched, task: Task, inputs: Payload
@@ -294,25 +312,62 @@ class Dispatcher:
             subjects.planner_work(commit.address), work, message_id=_message_id(commit, index)
         )
 
-    def _announce(self, commit: Commit, index: int, event: AnyEvent, result: Payload) -> "asyncio.Future[Ack] | None":
+    def _announce(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, result: Payload
+    ) -> "asyncio.Future[Ack] | None":
         outcome = news(commit, event, result)
-        if outcome is None:
-            return None
+        if isinstance(event, SAYS_STATUS) and (state.parent is not None or state.away):
+            raise _TakesLonger(partial(self._announce_in_the_family, state, commit, index, event, outcome))
+        return None if outcome is None else self._publish_news(commit, index, outcome)
+
+    def _publish_news(self, commit: Commit, index: int, outcome: Outcome) -> "asyncio.Future[Ack]":
         return self._core.publish_soon(
             subjects.outcome(commit.address), encode(outcome), message_id=_message_id(commit, index)
         )
 
-    async def _take_back(self, state: PlanState, commit: Commit, steps: tuple[str, ...]) -> None:
+    async def _announce_in_the_family(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, outcome: Outcome | None
+    ) -> None:
+        """The same to the plan that this one runs for, and to those that run for it."""
+        sent = [] if outcome is None else [self._publish_news(commit, index, outcome)]
+        heard = told(state, commit, index)
+        if heard is not None:
+            parent, report = heard
+            at = Address(commit.space, parent.plan)
+            sent.append(self._core.publish_soon(subjects.command(at, "child", SERVICE), encode(report)))
+        sent += self._errands(state, commit, index, event)
+        await asyncio.gather(*sent)
+
+    def _errands(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> "list[asyncio.Future[Ack]]":
+        return [
+            self._core.publish_soon(subjects.command(to, verb_of(command), SERVICE), encode(command))
+            for to, command in errands(state, event, _token(commit, index))
+        ]
+
+    def _run_errands(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent
+    ) -> "asyncio.Future[Ack] | None":
+        sent = self._errands(state, commit, index, event)
+        return None if not sent else asyncio.ensure_future(_last(sent))
+
+    async def _take_back(self, state: PlanState, commit: Commit, index: int, event: events.StepsCancelled) -> None:
         """Take back what nobody has begun, and tell whoever has begun."""
         begun = []
-        for name in steps:
-            known = self._plans.get(commit.address)
-            step = _gone(state if known is None else known.state, name)
-            if step is not None and step.agent and not step.worker:
+        known = self._plans.get(commit.address)
+        state = state if known is None else known.state
+        for name in event.steps:
+            step = _gone(state, name)
+            if step is None:
+                continue
+            if step.agent and not step.worker:
                 work = subjects.agent_work(step.agent, commit.address, name)
                 await self._core.request(subjects.purge_work(), encode({"filter": work}))
                 signal = Signal(signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt)
                 begun.append((subjects.signals(step.agent), encode(signal)))
+            elif isinstance(state.graph.steps.get(name), Draft | Run) and step.attempt:
+                work = subjects.step_planning(commit.address, name)
+                await self._core.request(subjects.purge_work(), encode({"filter": work}))
+        await asyncio.gather(*self._errands(state, commit, index, event))
         if begun:
             self._spawn(self._signal(begun))
 
@@ -381,6 +436,10 @@ def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[async
 
     for future in sent:
         future.add_done_callback(on_done)
+
+
+async def _last(sent: "list[asyncio.Future[Ack]]") -> Ack:
+    return (await asyncio.gather(*sent))[-1]
 
 
 def _message_id(commit: Commit, index: int) -> str:

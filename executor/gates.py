@@ -1,5 +1,6 @@
 """Gates: what one would release, exactly; the digest that a vote must quote; and who may decide. Pure."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +9,7 @@ from planmesh.schemas.commands import CastVote, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import LEVELS, Gate, Level, Permissions, Task
+from planmesh.schemas.plan import LEVELS, Draft, Each, Gate, Level, Permissions, Run, Task
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
@@ -30,7 +31,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
         ExpressionError: Its prompt, or what it is to show, cannot be put together.
         NeedsBlob: What it is to show has to be fetched first.
     """
-    state, names = turn.state, turn.names
+    state, names = turn.state, turn.names(gate.name)
     before = state.graph.needs[gate.name]
     turn.record(
         GateOpened(
@@ -42,7 +43,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             prompt=_cut(text_of(compile_template(gate.prompt).render(names))) if gate.prompt else "",
             shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
-            releases=tuple(_release(state, name) for name in state.graph.successors[gate.name][:_MAX_LISTED]),
+            releases=tuple(_releases(state, gate.name))[:_MAX_LISTED],
             behind=len(state.graph.behind(gate.name)),
             overdue_at=turn.at + timedelta(seconds=gate.sla_s or turn.gate_sla_s),
             because=because,
@@ -189,7 +190,7 @@ def release_digest(state: PlanState, gate: str) -> str:
     definitions = [state.graph.steps[name] for name in behind]
     outputs = {
         need: digest_of(state.steps[need].output)
-        for name in state.graph.successors[gate]
+        for name in _released(state, gate)
         for need in state.graph.needs[name]
         if need != gate
     }
@@ -210,23 +211,46 @@ def _upstream(state: PlanState, name: str) -> Upstream:
     )
 
 
-def _release(state: PlanState, name: str) -> Release:
-    step = state.graph.steps[name]
-    kind = step.__struct_config__.tag
-    if not isinstance(step, Task):
-        return Release(step=name, kind=str(kind))
+def _released(state: PlanState, gate: str) -> Iterator[str]:
+    """The steps right behind *gate*, but for the `each` whose item it belongs to: that only collects."""
+    item = state.graph.items.get(gate)
+    return (name for name in state.graph.successors[gate] if item is None or name != item.each)
+
+
+def _releases(state: PlanState, gate: str) -> Iterator[Release]:
+    """What an approval would let go. Of the steps of an `each`, and of what is planned later, no more is known than the
+    document says."""
+    for name in _released(state, gate):
+        step = state.graph.steps[name]
+        kind = str(step.__struct_config__.tag)
+        match step:
+            case Task():
+                yield _release(step, _known_inputs(state, step))
+            case Each():
+                yield Release(step=name, kind=kind, inputs={"items": step.items})
+                yield from (_release(body, body.inputs) for body in step.steps if isinstance(body, Task))
+            case Draft():
+                yield Release(step=name, kind=kind, inputs=step.inputs)
+            case Run():
+                permissions = step.permissions or Permissions()
+                yield Release(step=name, kind=kind, permissions=permissions, inputs=step.inputs)
+            case _:
+                yield Release(step=name, kind=kind)
+
+
+def _release(task: Task, inputs: dict[str, Any]) -> Release:
     return Release(
-        step=name,
-        kind=str(kind),
-        agent=step.agent,
-        permissions=step.permissions or Permissions(),
-        inputs=_known_inputs(state, step),
+        step=task.name,
+        kind=str(task.__struct_config__.tag),
+        agent=task.agent,
+        permissions=task.permissions or Permissions(),
+        inputs=inputs,
     )
 
 
 def _known_inputs(state: PlanState, step: Task) -> dict[str, Any]:
     try:
-        known = state.graph.inputs(step).render_references(Names(state))
+        known = state.graph.inputs(step).render_references(Names(state, step=step.name))
     except ExpressionError as error:
         # The step will fail with this very error; the reviewer sees it first.
         return {"$error": str(error)}

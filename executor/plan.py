@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final, NamedTuple, assert_never
 
-from planmesh.executor.advance import advance, cancel_all_but, failed, unsettled
+from planmesh.executor.advance import advance
+from planmesh.executor.children import drafted, moved
+from planmesh.executor.failures import cancel_all_but, failed, unsettled
 from planmesh.executor.gates import Standing, review, vote
 from planmesh.executor.revision import propose, redirect, revise
 from planmesh.executor.turn import PLANMESH, Turn, described
@@ -17,6 +19,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent
+from planmesh.schemas.expressions import ExpressionError, holds, parse
 from planmesh.schemas.plan import Gate, Task
 from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure, Result
@@ -94,6 +97,10 @@ def decide(
             redirect(turn, what)
         case asks.ProposeRevision():
             propose(turn, what)
+        case asks.ReportDraft():
+            drafted(turn, what)
+        case asks.ReportChild():
+            moved(turn, what)
         case asks.TimerDue():
             _due(turn, what)
         case asks.ReportNotice():
@@ -130,6 +137,7 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
             inputs=command.inputs,
             goal_digest=command.goal_digest,
             traceparent=command.traceparent,
+            parent=command.parent,
         )
     )
     if command.start:
@@ -148,6 +156,7 @@ def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
             requester=turn.state.address.space,
             goal_digest=command.goal_digest,
             traceparent=command.traceparent,
+            parent=command.parent,
         )
     )
 
@@ -217,7 +226,7 @@ def _resume(turn: Turn, command: asks.ResumePlan) -> None:
     elif not turn.state.held:
         turn.refuse("not_paused", f"nobody has paused the plan; it is {described(turn.state)}")
     else:
-        turn.record(events.PlanResumed(by=turn.by, reason=command.reason))
+        turn.record(events.PlanResumed(by=turn.by, reason=command.reason, held=True))
 
 
 def _cancel(turn: Turn, command: asks.CancelPlan) -> None:
@@ -231,14 +240,17 @@ def _cancel(turn: Turn, command: asks.CancelPlan) -> None:
 
 
 def _cancel_step(turn: Turn, name: str, reason: str) -> None:
-    """What can only run after a cancelled step can never run: it goes with it."""
+    """What can only run after a cancelled step can never run: it goes with it; and so do the items of an `each`."""
     step = turn.state.steps.get(name)
     if step is None or turn.state.status in ENDED:
         turn.refuse_unknown_step(name)
     elif step.status in SATISFIED or step.status is StepStatus.CANCELLED:
         turn.refuse("cannot_cancel", f"step {name} is {step.status}", name)
     else:
-        steps = (name, *unsettled(turn.state, turn.state.graph.behind(name)))
+        behind = turn.state.graph.behind(name)
+        gone = {name, *behind}
+        items = (step for step, item in turn.state.graph.items.items() if item.each in gone and step not in gone)
+        steps = (name, *unsettled(turn.state, (*behind, *items)))
         turn.record(events.StepsCancelled(steps=steps, by=turn.by, reason=reason))
 
 
@@ -265,6 +277,8 @@ def _report(turn: Turn, result: Result) -> None:
                 events.PermissionDenied(step=result.step, attempt=result.attempt, what=denial.what, why=denial.why)
             )
     match result:
+        case AttemptCompleted() if (refused := _not_accepted(turn, result)) is not None:
+            _attempt_failed(turn, refused)
         case AttemptCompleted():
             turn.record(
                 events.StepCompleted(
@@ -305,6 +319,35 @@ def _report(turn: Turn, result: Result) -> None:
                 )
         case _:
             assert_never(result)
+
+
+def _not_accepted(turn: Turn, done: AttemptCompleted) -> AttemptFailed | None:
+    """The attempt as a failed one, if the step says what its output must be like, and it is not.
+
+    Raises:
+        NeedsBlob: The output, or something else that is read, has to be fetched first.
+    """
+    task = turn.state.graph.steps[done.step]
+    assert isinstance(task, Task)  # only tasks are dispatched to agents
+    if task.accept is None:
+        return None
+    try:
+        if holds(parse(task.accept), turn.names(done.step, done.output)):
+            return None
+        failure = Failure(code="not_accepted", message=f"`{task.accept}` does not hold of its output")
+    except ExpressionError as error:
+        failure = Failure(code="not_accepted", message=f"its output cannot be judged: {error}")
+    return AttemptFailed(
+        space=done.space,
+        plan=done.plan,
+        step=done.step,
+        attempt=done.attempt,
+        failure=failure,
+        started_at=done.started_at,
+        duration_s=done.duration_s,
+        worker=done.worker,
+        version=done.version,
+    )
 
 
 def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
@@ -358,6 +401,10 @@ def _retry(turn: Turn, command: asks.RetryStep) -> None:
         turn.refuse("not_failed", f"step {command.step} is {step.status}", command.step)
     elif step.attempt != command.attempt:
         turn.refuse("stale", f"step {command.step} is at attempt {step.attempt}, not {command.attempt}", command.step)
+    elif command.step in turn.state.graph.items and (command.agent is not None or command.inputs is not None):
+        item = turn.state.graph.items[command.step]
+        reason = f"step {command.step} does for item {item.number} what {item.each} says of each: retry it as it is"
+        turn.refuse("of_an_item", reason, command.step)
     elif command.agent is not None or command.inputs is not None:
         if turn.refuse_taken_id():
             return

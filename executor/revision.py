@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from planmesh.executor.advance import fail_now
+from planmesh.executor.failures import fail_now
 from planmesh.executor.gates import OPERATOR, Standing, is_open, may_answer, open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
@@ -117,7 +117,11 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
 
 def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
     """What the planner has to know to answer *event*, as the plan is now."""
-    running = tuple(name for name in state.graph.steps if state.steps[name].status is StepStatus.DISPATCHED)
+    running = tuple(
+        name
+        for name in state.graph.steps
+        if state.steps[name].status is StepStatus.DISPATCHED and name not in state.graph.items
+    )
     return PlannerWork(
         space=state.address.space,
         plan=state.address.plan,
@@ -125,7 +129,7 @@ def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
         kind=event.kind,
         by=event.by,
         current=state.plan,
-        kept=tuple(name for name in state.graph.steps if not may_change(state, name)),
+        kept=tuple(name for name in state.graph.steps if not may_change(state, name) and name not in state.graph.items),
         document=event.document,
         instruction=event.instruction,
         step=event.step,
@@ -212,8 +216,11 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
 
 
 def may_change(state: PlanState, name: str) -> bool:
-    """Whether a revision may change or remove a step: nothing of it has been begun, or it has to begin anew."""
+    """Whether a revision may change or remove a step: nothing of it has been begun, or it has to begin anew. An `each`
+    that has its items has begun."""
     step = state.steps[name]
+    if name in state.items or name in state.graph.items:
+        return False
     return step.status in CHANGEABLE or (step.status is StepStatus.WAITING and step.opened is not None)
 
 
@@ -265,7 +272,7 @@ def _is_news(state: PlanState, graph: Graph, gate: str, name: str) -> bool:
 def _started_steps_changed(state: PlanState, request: RevisionRequested, revised: Plan) -> Iterator[Problem]:
     new = {step.name: (index, step) for index, step in enumerate(revised.steps)}
     for name, step in state.graph.steps.items():
-        if may_change(state, name):
+        if may_change(state, name) or name in state.graph.items:
             continue
         status = state.steps[name].status
         if name not in new:

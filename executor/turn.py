@@ -7,6 +7,7 @@ from typing import Final
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import AnyEvent
+from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import (
     ENDED,
     SATISFIED,
@@ -79,9 +80,9 @@ class Turn:
             self.refuse("id_taken", f"its id is that of something that {actors[0]} has asked; give it another")
         return bool(actors)
 
-    @property
-    def names(self) -> Names:
-        return Names(self.state, self.blobs)
+    def names(self, step: str, output: Payload | None = None) -> Names:
+        """What the expressions of *step* read; with *output*, once it has given that."""
+        return Names(self.state, self.blobs, step, output)
 
 
 def described(state: PlanState) -> str:

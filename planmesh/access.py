@@ -145,6 +145,7 @@ def services() -> tuple[User, ...]:
                 "work.agent.*.*.*.*",
                 "work.timer.*.*.*",
                 "work.planner.*.*",
+                "work.planner.*.*.*",
                 "outcomes.*.*",
                 "blobs.sha256.*",
                 "poison.executor.*",

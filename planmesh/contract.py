@@ -31,7 +31,17 @@ from planmesh.schemas.payload import Blob
 from planmesh.schemas.plan import Plan, Step
 from planmesh.schemas.queries import QUERIES, LogLine, QueryError
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AgentDescription, PlannerWork, Progress, Result, Results, Signal, StepWork, TimerWork
+from planmesh.schemas.work import (
+    AgentDescription,
+    PlannerWork,
+    Progress,
+    Result,
+    Results,
+    Signal,
+    StepPlanning,
+    StepWork,
+    TimerWork,
+)
 
 _NOTHING: Final[Mapping[str, str]] = {}
 
@@ -141,6 +151,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.plan_log, (Commit,), "The log of a plan: one message for each decision."),
     Channel(subjects.agent_work, (StepWork,), "Steps for an agent to run."),
     Channel(subjects.planner_work, (PlannerWork,), "Revisions for the planner to work out."),
+    Channel(subjects.step_planning, get_args(StepPlanning), "Plans for the planner to write, or to check and run."),
     Channel(subjects.timer, (TimerWork,), "Waits: a retry later, the SLA of a gate."),
     Channel(subjects.claim, (CLAIM,), "Begins an attempt that must not begin twice: only the first message is taken."),
     Channel(subjects.results, (Results,), "What became of attempts."),

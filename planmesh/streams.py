@@ -133,7 +133,7 @@ def _streams(replicas: int) -> tuple[Stream, ...]:
         _stream(COMMANDS, ["commands.*.*.*.*"], replicas, retention="workqueue", max_consumers=4),
         _stream(
             WORK,
-            ["work.agent.*.*.*.*", "work.planner.*.*", "work.timer.*.*.*"],
+            ["work.agent.*.*.*.*", "work.planner.*.*", "work.planner.*.*.*", "work.timer.*.*.*"],
             replicas,
             retention="workqueue",
             max_consumers=10_000,

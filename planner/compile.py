@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from planmesh.directory import Directory
+from planmesh.planner.bodies import read_bodies
 from planmesh.planner.complete import complete, with_what_tools_use
 from planmesh.planner.decode import StepDraft, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
@@ -17,7 +18,7 @@ from planmesh.planner.scope import read_scope
 from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import MAX_STEPS, OPERATORS, Gate, Plan, Task
+from planmesh.schemas.plan import MAX_STEPS, OPERATORS, Draft, Gate, Plan, Task
 from planmesh.schemas.subjects import is_token
 from planmesh.schemas.work import AgentDescription
 
@@ -72,8 +73,12 @@ def compile_plan(
     draft = read_plan(value, problems, limits)
     scope = read_scope(draft, problems, limits)
     flow = read_flow(scope, problems, limits)
+    bodies = read_bodies(scope, problems, limits)
     for one in draft.steps:
         _check_step(one, agents, directory, problems)
+        if one.index in bodies:
+            for inner in one.body:
+                _check_step(inner, agents, directory, bodies[one.index].problems)
     check_defaults(scope.inputs, problems)
     inputs: dict[str, Any] = {}
     if draft.inputs is not None:
@@ -81,8 +86,8 @@ def compile_plan(
         inputs = unset if values is None else fill(draft.inputs, values, problems)
     if problems or draft.plan is None:
         return problems.listed()
-    plan = complete(draft.plan, scope, flow, agents)
-    if flow.work.exhausted:
+    plan = complete(draft.plan, scope, flow, agents, bodies)
+    if flow.work.exhausted or any(body.flow.work.exhausted for body in bodies.values()):
         refuse_work(problems)
         return problems.listed()
     if "concurrency" not in value:
@@ -120,6 +125,12 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                     "agent",
                     hint=hint,
                 )
+        case Draft(agents=named) if agents is not None and named is not None and "agents" not in one.unread:
+            for index, agent in enumerate(named):
+                if agent not in agents:
+                    said = f"the mesh has no agent called {quoted(agent)}"
+                    hint = problems.nearest(agent, agents)
+                    problems.add("unknown_agent", said, "steps", one.index, "agents", index, hint=hint)
         case Gate() as gate:
             _check_reviewers(one, gate, directory, problems)
 

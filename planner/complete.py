@@ -9,17 +9,24 @@ from typing import Final
 
 import msgspec
 
+from planmesh.planner.bodies import Body
 from planmesh.planner.flow import Flow
 from planmesh.planner.graph import ALWAYS, behind, exclusive, implies
 from planmesh.planner.scope import Scope
-from planmesh.schemas.plan import Emit, Gate, Permissions, Plan, Step, Task
+from planmesh.schemas.plan import Each, Emit, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.work import AgentDescription
 
 _READ: Final = 20  # what it costs to see whether a gate should wait for a step, in units of `Work`
 
 
-def complete(plan: Plan, scope: Scope, flow: Flow, agents: Mapping[str, AgentDescription] | None) -> Plan:
-    """*plan*, of which *scope* and *flow* have been read without a problem, with everything settled."""
+def complete(
+    plan: Plan,
+    scope: Scope,
+    flow: Flow,
+    agents: Mapping[str, AgentDescription] | None,
+    bodies: Mapping[int, Body] = {},
+) -> Plan:
+    """*plan*, of which *scope*, *flow* and *bodies* have been read without a problem, with everything settled."""
     needs = [set(needed) for needed in flow.needs]
     _fill_gates(plan, scope, flow, needs)
     _fill_emits(plan, scope, flow, needs)
@@ -29,6 +36,10 @@ def complete(plan: Plan, scope: Scope, flow: Flow, agents: Mapping[str, AgentDes
         settled: Step = step if after == step.after else msgspec.structs.replace(step, after=after)
         if isinstance(settled, Task):
             settled = _settle_task(settled, agents.get(settled.agent) if agents is not None else None)
+        elif isinstance(settled, Each):
+            body = bodies[number]
+            whole = Plan(name=settled.name, steps=settled.steps)
+            settled = msgspec.structs.replace(settled, steps=complete(whole, body.scope, body.flow, agents).steps)
         steps.append(settled)
     return msgspec.structs.replace(plan, steps=tuple(steps))
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,9 +17,11 @@ from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.problems import Problems, listed, quoted, shown
 from planmesh.schemas.codec import describe
 from planmesh.schemas.goals import Goal
-from planmesh.schemas.plan import MAX_STEPS, Parameter, Plan, Step, StepBase
+from planmesh.schemas.plan import MAX_STEPS, BodyStep, Each, Parameter, Plan, Step, StepBase
 
-KINDS: Final[Mapping[str, type[StepBase]]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
+Kinds: TypeAlias = Mapping[str, type[StepBase]]
+KINDS: Final[Kinds] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
+BODY_KINDS: Final[Kinds] = {str(kind.__struct_config__.tag): kind for kind in get_args(BodyStep)}
 VERSIONS: Final = (1,)
 
 At = tuple[str | int, ...]
@@ -34,11 +36,13 @@ class StepDraft:
         step: The step; a `StepBase` if nobody knows its kind. What could not be read has the field's default, or is
             empty, and is named in `unread`.
         unread: The fields that are not as the document has them.
+        body: The steps of an `each`; their places are counted in it.
     """
 
     index: int
     step: StepBase
     unread: frozenset[str] = frozenset()
+    body: tuple["StepDraft", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +62,11 @@ class PlanDraft:
 
 def read_plan(value: dict[str, Any], problems: Problems, limits: Limits = LIMITS) -> PlanDraft:
     """What could be read of *value*; every problem with the rest of it is added."""
-    steps, most = value.get("steps"), min(limits.steps, MAX_STEPS)
-    if isinstance(steps, list) and len(steps) > most:
+    count, most = _count(value.get("steps")), min(limits.steps, MAX_STEPS)
+    if count > most:
         problems.add(
             "too_many_steps",
-            f"a plan has at most {most:,} steps; this one has {len(steps):,}",
+            f"a plan has at most {most:,} steps; this one has {count:,}",
             "steps",
             hint="split it into several plans",
         )
@@ -75,7 +79,19 @@ def read_plan(value: dict[str, Any], problems: Problems, limits: Limits = LIMITS
             said, where = describe(error)
             problems.add("invalid_value", said, *where.split("/")[1:])
         return draft
-    return PlanDraft(plan, plan.inputs, tuple(StepDraft(*numbered) for numbered in enumerate(plan.steps)))
+    return PlanDraft(plan, plan.inputs, tuple(_drafted(*numbered) for numbered in enumerate(plan.steps)))
+
+
+def _count(steps: object) -> int:
+    """How many steps a list of steps has, with those of each `each`."""
+    if not isinstance(steps, list):
+        return 0
+    return sum(1 + (_count(step.get("steps")) if isinstance(step, dict) else 0) for step in steps)
+
+
+def _drafted(index: int, step: StepBase) -> StepDraft:
+    body = tuple(StepDraft(*numbered) for numbered in enumerate(step.steps)) if isinstance(step, Each) else ()
+    return StepDraft(index, step, body=body)
 
 
 def _read_piecemeal(value: dict[str, Any], problems: Problems) -> PlanDraft:
@@ -83,8 +99,7 @@ def _read_piecemeal(value: dict[str, Any], problems: Problems) -> PlanDraft:
     steps = value.get("steps")
     drafts: list[StepDraft] = []
     if isinstance(steps, list) and steps:
-        found = (_read_step(index, step, problems) for index, step in enumerate(steps))
-        drafts = [draft for draft in found if draft is not None]
+        drafts = _read_steps(steps, problems, (), KINDS)
     elif isinstance(steps, list):
         problems.add("invalid_value", "expected at least one step; found an empty list", "steps")
     elif "steps" in value:
@@ -92,35 +107,48 @@ def _read_piecemeal(value: dict[str, Any], problems: Problems) -> PlanDraft:
     return PlanDraft(None, None if "inputs" in unread else values.get("inputs", {}), tuple(drafts))
 
 
-def _read_step(index: int, value: Any, problems: Problems) -> StepDraft | None:
-    at = ("steps", index)
+def _read_steps(steps: list[Any], problems: Problems, at: At, known: Kinds) -> list[StepDraft]:
+    found = (_read_step(index, step, problems, (*at, "steps", index), known) for index, step in enumerate(steps))
+    return [draft for draft in found if draft is not None]
+
+
+def _read_step(index: int, value: Any, problems: Problems, at: At, known: Kinds) -> StepDraft | None:
     if not isinstance(value, dict):
         problems.add("wrong_type", f"expected a step, which is an object; found {shown(value)}", *at)
         return None
-    kinds = listed(KINDS)
+    kinds = listed(known, most=20)
     kind = value.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
+    if not isinstance(kind, str) or kind not in known:
         if "kind" not in value:
             problems.add("missing_field", "a step says of which `kind` it is", *at, hint=f"the kinds are {kinds}")
+        elif isinstance(kind, str) and kind in KINDS:
+            hint = f"in an `each` there may be {kinds}"
+            problems.add("unknown_kind", f"a step of kind {kind} cannot be in an `each`", *at, "kind", hint=hint)
         elif isinstance(kind, str):
-            hint = problems.nearest(kind, KINDS, f"the kinds are {kinds}")
+            hint = problems.nearest(kind, known, f"the kinds are {kinds}")
             problems.add("unknown_kind", f"there is no kind of step called {quoted(kind)}", *at, "kind", hint=hint)
         else:
             problems.add("wrong_type", f"expected one of {kinds}; found {shown(kind)}", *at, "kind")
-        known = _fields(StepBase)
-        return _draft(index, StepBase, {key: inner for key, inner in value.items() if key in known}, problems, {"kind"})
+        fields = _fields(StepBase)
+        readable = {key: inner for key, inner in value.items() if key in fields}
+        return _draft(index, StepBase, readable, problems, at, {"kind"})
     try:
-        return StepDraft(index, msgspec.convert(value, KINDS[kind]))
+        return _drafted(index, msgspec.convert(value, known[kind]))
     except msgspec.ValidationError:
-        return _draft(index, KINDS[kind], value, problems, set())
+        return _draft(index, known[kind], value, problems, at, set())
 
 
-def _draft(index: int, kind: type[StepBase], value: dict[str, Any], problems: Problems, unread: set[str]) -> StepDraft:
-    values, not_read = _read_fields(kind, value, problems, ("steps", index))
+def _draft(
+    index: int, kind: type[StepBase], value: dict[str, Any], problems: Problems, at: At, unread: set[str]
+) -> StepDraft:
+    steps = value.get("steps") if kind is Each else None
+    apart = isinstance(steps, list) and bool(steps)
+    values, not_read = _read_fields(kind, value, problems, at, leave=("steps",) if apart else ())
+    body = tuple(_read_steps(steps, problems, at, BODY_KINDS)) if isinstance(steps, list) and apart else ()
     for field in _fields(kind).values():
         if field.required:
             values.setdefault(field.name, () if get_origin(_plain(field.type)[0]) is tuple else "")
-    return StepDraft(index, kind(**values), frozenset(unread | not_read))
+    return StepDraft(index, kind(**values), frozenset(unread | not_read), body)
 
 
 def read_goal(value: dict[str, Any], problems: Problems) -> dict[str, Any]:

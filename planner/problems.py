@@ -27,6 +27,7 @@ RULES: Final[Mapping[str, str]] = {
     "too_many_steps": "A plan has no more steps than the limits say.",
     "too_many_emits": "A plan has no more emits than the limits say.",
     # Names
+    "shadows": "Nothing in an `each` is called like something around it.",
     "duplicate_name": "A step's name is its own.",
     "duplicate_binding": "A binding is one step's own, or shared by steps of which only one can run.",
     "input_is_binding": "A binding is not the name of an input.",
@@ -129,6 +130,31 @@ class Problems:
             more = f"{self._dropped:,} more problems were found, and are not listed"
             found.append(Problem(code="more_problems", message=more, hint="correct these first"))
         return found if self._origin is None else self._origin.placed(found)
+
+
+class Inside(Problems):
+    """Problems with a part of a document: places are said from there.
+
+    Args:
+        around: Where they are gathered.
+        at: The keys and indices that lead to the part.
+    """
+
+    def __init__(self, around: Problems, *at: str | int) -> None:
+        super().__init__()
+        self._around = around
+        self._at = at
+        self._any = False
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def add(self, code: str, message: str, *at: str | int, hint: str = "") -> None:
+        self._any = True
+        self._around.add(code, message, *self._at, *at, hint=hint)
+
+    def nearest(self, name: str, known: Collection[str], instead: str = "") -> str:
+        return self._around.nearest(name, known, instead)
 
 
 def pointer(at: Iterable[str | int]) -> str:

@@ -1,8 +1,9 @@
 """The names of a plan: its steps, what they bind, its inputs, and which of them each step reads."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from planmesh.planner.decode import At, PlanDraft, StepDraft
@@ -10,7 +11,7 @@ from planmesh.planner.document import Limits, place
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas import templates
 from planmesh.schemas.expressions import KEYWORDS, Expression, ExpressionError, evaluate, parse
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Parameter, Task
+from planmesh.schemas.plan import Check, Decide, Draft, Each, Emit, Gate, Parameter, Run, Task
 
 _HYPHENATED: Final = re.compile(r"\b[a-z0-9_]+-[a-z0-9_-]+")
 _EXPRESSION_IN_TEXT: Final = re.compile(r"\{[^}]*")
@@ -37,8 +38,19 @@ class Scope:
     constants: Mapping[str, bool]
 
 
-def read_scope(draft: PlanDraft, problems: Problems, limits: Limits) -> Scope:
-    """The names of *draft*; every problem with them is added, except that two steps share a binding."""
+def read_scope(
+    draft: PlanDraft,
+    problems: Problems,
+    limits: Limits,
+    around: Collection[str] = (),
+    gives: Iterable[tuple[At, str]] = (),
+) -> Scope:
+    """The names of *draft*; every problem with them is added, except that two steps share a binding.
+
+    Args:
+        around: What else may be read, for the steps of an `each`: they cannot bind these names again.
+        gives: Expressions that read the same names, with their places.
+    """
     inputs = draft.inputs or {}
     for name in inputs:
         if name in KEYWORDS:
@@ -65,12 +77,17 @@ def read_scope(draft: PlanDraft, problems: Problems, limits: Limits) -> Scope:
         if binding in KEYWORDS:
             said = f"{_reserved(binding)}; the output of {quoted(step.name)} cannot be read by it"
             problems.add("reserved_name", said, *at, field, hint="give it another name with `binding`")
+        elif binding in around:
+            said = f"the output of {quoted(step.name)} would be read as {binding}, and so is something around it"
+            problems.add("shadows", said, *at, field, hint="give it another name with `binding`")
         elif binding in inputs:
             said = f"the output of {quoted(step.name)} would be read as {binding}, and so is an input of the plan"
             problems.add("input_is_binding", said, *at, field, hint="give it another name with `binding`")
-    known = {*binders, *inputs} if certain else None
+    known = {*binders, *inputs, *around} if certain else None
     reader = _Reader(draft, binders, known, problems, limits)
     reads = [reader.read(one) for one in draft.steps]
+    for given_at, text in gives:
+        list(reader.check(given_at, text))
     return Scope(draft.steps, numbers, binders, inputs, reads, reader.constants)
 
 
@@ -105,22 +122,35 @@ class _Reader:
     def read(self, one: StepDraft) -> dict[str, At]:
         """The bindings that a step reads, with the first place where it does."""
         reads: dict[str, At] = {}
+        if isinstance(one.step, Each):
+            # What is wrong with these is found where the body is read by itself.
+            local = locals_of(one.step, one.body)
+            for at, text, is_template in chain.from_iterable([*map(_texts, one.body), value_of(one)]):
+                for name in sorted(self._names(text, is_template)[0] - local):
+                    if name in self._binders:
+                        reads.setdefault(name, ("steps", one.index, *at))
         for at, text, is_template in _texts(one):
-            names, errors = self._names(text, is_template)
-            for error in errors:
-                where = place(error.line, error.column, error.text or text)
-                self._problems.add("bad_expression", f"{error.message} ({where})", *at, hint=error.hint)
-            for name in sorted(names):
-                if name in self._binders:
+            for name in self.check(at, text, is_template=is_template):
+                if not (at[-1] == "accept" and name == one.step.bound_as):  # the output that it is about
                     reads.setdefault(name, at)
-                elif self._known is not None and name not in self._known:
-                    self._problems.add(
-                        "unknown_name",
-                        f"an expression reads {quoted(name)}, which is neither a binding nor an input of the plan",
-                        *at,
-                        hint=self._hint(name, text),
-                    )
         return reads
+
+    def check(self, at: At, text: str, *, is_template: bool = False) -> Iterator[str]:
+        """The bindings that a text reads; what is wrong with it is added."""
+        names, errors = self._names(text, is_template)
+        for error in errors:
+            where = place(error.line, error.column, error.text or text)
+            self._problems.add("bad_expression", f"{error.message} ({where})", *at, hint=error.hint)
+        for name in sorted(names):
+            if name in self._binders:
+                yield name
+            elif self._known is not None and name not in self._known:
+                self._problems.add(
+                    "unknown_name",
+                    f"an expression reads {quoted(name)}, which is neither a binding nor an input of the plan",
+                    *at,
+                    hint=self._hint(name, text),
+                )
 
     def _hint(self, name: str, text: str) -> str:
         for step in (name, name.replace("_", "-")):
@@ -169,8 +199,20 @@ def _texts(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
     """Every text of a step that is an expression, or a template with one: where, what, and whether it is a template."""
     at: At = ("steps", one.index)
     match one.step:
-        case Task(inputs=value) if "inputs" not in one.unread:
+        case Task(inputs=value, accept=accept):
+            if "inputs" not in one.unread:
+                yield from _templates(value, (*at, "inputs"))
+            if accept is not None:
+                yield (*at, "accept"), accept, False
+        case Draft(inputs=value) if "inputs" not in one.unread:
             yield from _templates(value, (*at, "inputs"))
+        case Run(document=text, inputs=value):
+            if "document" not in one.unread:
+                yield (*at, "document"), text, False
+            if "inputs" not in one.unread:
+                yield from _templates(value, (*at, "inputs"))
+        case Each(items=text) if "items" not in one.unread:
+            yield (*at, "items"), text, False
         case Gate(prompt=prompt, show=show):
             yield from _templates(prompt, (*at, "prompt"))
             if "show" not in one.unread:
@@ -182,6 +224,18 @@ def _texts(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
         case Decide(cases=cases) if "cases" not in one.unread:
             for index, case in enumerate(cases):
                 yield (*at, "cases", index, "when"), case.when, False
+
+
+def locals_of(each: Each, body: Iterable[StepDraft]) -> set[str]:
+    """The names that only the steps of an `each` read."""
+    return {each.item, *(one.step.bound_as for one in body)}
+
+
+def value_of(one: StepDraft) -> list[tuple[At, str, bool]]:
+    """The expression that says what an item of an `each` gives, as the others are given."""
+    if isinstance(one.step, Each) and one.step.value is not None:
+        return [(("value",), one.step.value, False)]
+    return []
 
 
 def _templates(value: Any, at: At) -> Iterator[tuple[At, str, bool]]:

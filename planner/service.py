@@ -17,10 +17,12 @@ from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.goals import consider, lacks_an_agent
 from planmesh.planner.proposals import serve
 from planmesh.planner.revisions import propose
+from planmesh.planner.runs import consider_run
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import CreatePlan, RefuseGoal, verb_of
+from planmesh.schemas.commands import CreatePlan, RefuseGoal, ReportDraft, verb_of
 from planmesh.schemas.subjects import GOALS, PLANNER, WORK
+from planmesh.schemas.work import DraftWork, Failure, RunWork
 
 ACTOR: Final = "planner"
 
@@ -73,7 +75,7 @@ async def plan_goals(
             core,
             WORK,
             PLANNER,
-            planner.revise,
+            planner.work,
             service=ACTOR,
             batch=_REVISIONS,
             concurrency=_REVISIONS,
@@ -118,7 +120,37 @@ class Planner:
                 codes = sorted({problem.code for problem in problems})
                 log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
 
-    async def revise(self, message: Message) -> None:
+    async def work(self, message: Message) -> None:
+        """Do what the executor wants done. Raises: as for `answer`; DecodeError, if it is nothing of that kind."""
+        if not subjects.is_step_planning(message.subject):
+            await self._revise(message)
+            return
+        work = codec.step_planning.decode(message.data)
+        match work:
+            case RunWork():
+                await self._run(work)
+            case DraftWork():
+                await self._draft(work)
+
+    async def _run(self, work: RunWork) -> None:
+        agents = await self._catalogue.agents_now()
+        command = await asyncio.to_thread(consider_run, work, agents, limits=self._limits, directory=self._directory)
+        child = subjects.address(work.space, work.child)
+        await self._core.publish(subjects.command(child, verb_of(command), ACTOR), encode(command))
+        log.info("run.considered", space=work.space, plan=work.plan, step=work.step, child=work.child)
+
+    async def _draft(self, work: DraftWork) -> None:
+        failure = Failure(
+            code="no_model",
+            message="there is no model configured that could write a plan",
+            retryable=False,
+        )
+        command = ReportDraft(
+            id=f"d-{work.step[:40]}-{work.attempt}", step=work.step, attempt=work.attempt, failure=failure
+        )
+        await self._core.publish(subjects.command(work.address, "drafted", ACTOR), encode(command))
+
+    async def _revise(self, message: Message) -> None:
         """Publish the command that answers a request for a revision, and wait until it is stored.
 
         Raises: as for `answer`; DecodeError, if it is not a request.

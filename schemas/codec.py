@@ -12,7 +12,16 @@ import msgspec
 from planmesh.schemas.commands import AnyCommand
 from planmesh.schemas.events import Commit
 from planmesh.schemas.goals import Goal, Outcome
-from planmesh.schemas.work import AgentDescription, PlannerWork, Progress, Results, Signal, StepWork, TimerWork
+from planmesh.schemas.work import (
+    AgentDescription,
+    PlannerWork,
+    Progress,
+    Results,
+    Signal,
+    StepPlanning,
+    StepWork,
+    TimerWork,
+)
 
 MAX_DEPTH: Final = 32
 MAX_MESSAGE_BYTES: Final = 8 * 1024 * 1024
@@ -116,6 +125,7 @@ outcome: Final = Codec[Outcome](Outcome, trusted=True)
 step_work: Final = Codec[StepWork](StepWork, trusted=True)
 timer_work: Final = Codec[TimerWork](TimerWork, trusted=True)
 planner_work: Final = Codec[PlannerWork](PlannerWork, trusted=True)
+step_planning: Final = Codec[StepPlanning](StepPlanning, trusted=True)
 signal: Final = Codec[Signal](Signal, trusted=True)
 value: Final = Codec[Any](Any)
 """Any JSON value."""

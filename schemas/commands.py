@@ -14,7 +14,7 @@ from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Level, Line, Name, Plan, Text, Token
-from planmesh.schemas.work import Failure, Result
+from planmesh.schemas.work import ChildStep, Failure, Parent, Result
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
 
@@ -36,6 +36,8 @@ class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
     """The people who own the space that asks."""
     start: bool = True
     traceparent: str | None = None
+    parent: Parent | None = None
+    """The step that it is to run for."""
 
 
 class RefuseGoal(Command, frozen=True, kw_only=True, tag="refuse"):
@@ -46,6 +48,7 @@ class RefuseGoal(Command, frozen=True, kw_only=True, tag="refuse"):
     name: Line = ""
     goal_digest: str
     traceparent: str | None = None
+    parent: Parent | None = None
 
 
 class StartPlan(Command, frozen=True, kw_only=True, tag="start"):
@@ -168,6 +171,33 @@ class ProposeRevision(Command, frozen=True, kw_only=True, tag="propose"):
     """Whether the planner wrote it, and not the person who asked: then it may loosen nothing by itself."""
 
 
+class ReportDraft(Command, frozen=True, kw_only=True, tag="drafted"):
+    """What became of a plan that the planner was to write for a step: the document, or why there is none."""
+
+    step: Name
+    attempt: int
+    document: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+
+class ReportChild(Command, frozen=True, kw_only=True, tag="child"):
+    """Where the plan is that a step runs."""
+
+    step: Name
+    attempt: int
+    child: Token
+    number: int
+    """The child's commit that says so; what an older one says is out of date."""
+    status: Literal["draft", "running", "waiting", "paused", "completed", "failed", "cancelled", "refused"]
+    held: bool = False
+    """Whether somebody has paused it."""
+    outcome: str = ""
+    result: Payload = Payload()
+    reason: str = ""
+    troubled: tuple[ChildStep, ...] = ()
+    """Its steps that have failed."""
+
+
 class TimerDue(Command, frozen=True, kw_only=True, tag="due"):
     """A wait is over, says the timer loop. `decide` judges."""
 
@@ -210,6 +240,8 @@ AnyCommand: TypeAlias = (
     | RevisePlan
     | RedirectPlan
     | ProposeRevision
+    | ReportDraft
+    | ReportChild
     | TimerDue
     | ReportNotice
     | ReportUnfit
@@ -261,10 +293,16 @@ VERBS: Final[dict[str, Verb]] = {
     "create": Verb(CreatePlan, ("planner",), (events.PlanCreated, events.CommandRefused)),
     "refuse": Verb(RefuseGoal, ("planner",), (events.PlanRefused, events.CommandRefused)),
     "start": Verb(StartPlan, ("operator",), (events.PlanStarted, events.CommandRefused)),
-    "pause": Verb(PausePlan, ("operator",), (events.PlanPaused, events.StepPaused, events.CommandRefused)),
-    "resume": Verb(ResumePlan, ("operator",), (events.PlanResumed, events.StepResumed, events.CommandRefused)),
-    "cancel": Verb(CancelPlan, ("operator",), (events.PlanCancelled, events.StepsCancelled, events.CommandRefused)),
-    "retry": Verb(RetryStep, ("operator",), (events.StepReopened, events.RevisionRequested, events.CommandRefused)),
+    "pause": Verb(PausePlan, ("operator", "executor"), (events.PlanPaused, events.StepPaused, events.CommandRefused)),
+    "resume": Verb(
+        ResumePlan, ("operator", "executor"), (events.PlanResumed, events.StepResumed, events.CommandRefused)
+    ),
+    "cancel": Verb(
+        CancelPlan, ("operator", "executor"), (events.PlanCancelled, events.StepsCancelled, events.CommandRefused)
+    ),
+    "retry": Verb(
+        RetryStep, ("operator", "executor"), (events.StepReopened, events.RevisionRequested, events.CommandRefused)
+    ),
     "skip": Verb(SkipStep, ("operator",), (events.StepSkipped, events.CommandRefused)),
     "resolve": Verb(ResolveStep, ("operator",), (events.StepCompleted, events.StepFailed, events.CommandRefused)),
     "vote": Verb(
@@ -287,6 +325,12 @@ VERBS: Final[dict[str, Verb]] = {
     "revise": Verb(RevisePlan, ("operator",), (events.RevisionRequested, events.CommandRefused)),
     "redirect": Verb(RedirectPlan, ("operator",), (events.RevisionRequested, events.CommandRefused)),
     "propose": Verb(ProposeRevision, ("planner",), (events.PlanRevised, events.RevisionRefused)),
+    "drafted": Verb(ReportDraft, ("planner",), (events.StepCompleted, events.StepFailed)),
+    "child": Verb(
+        ReportChild,
+        ("executor",),
+        (events.ChildMoved, events.ChildRecalled, events.StepCompleted, events.StepFailed),
+    ),
     "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
     "unfit": Verb(ReportUnfit, ("executor",), (events.StepFailed,)),
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),

@@ -15,7 +15,7 @@ from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import Call, Failure
+from planmesh.schemas.work import Call, ChildStep, Failure, Parent
 
 GENESIS: Final = "0" * 64
 """What the first commit of a plan names as the one before it."""
@@ -41,6 +41,8 @@ class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
     goal_digest: str
     """SHA-256 of the goal's content: the same id with another digest is another goal."""
     traceparent: str | None = None
+    parent: Parent | None = None
+    """The step that it runs for."""
 
 
 class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):
@@ -52,6 +54,7 @@ class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):
     requester: str
     goal_digest: str
     traceparent: str | None = None
+    parent: Parent | None = None
 
 
 class PlanStarted(Event, frozen=True, kw_only=True, tag="plan.started"):
@@ -66,6 +69,8 @@ class PlanWaiting(Event, frozen=True, kw_only=True, tag="plan.waiting"):
 
     gates: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
+    plans: tuple[str, ...] = ()
+    """Plans that run for its steps, and stand still."""
 
 
 class PlanPaused(Event, frozen=True, kw_only=True, tag="plan.paused"):
@@ -85,6 +90,8 @@ class PlanResumed(Event, frozen=True, kw_only=True, tag="plan.resumed"):
 
     by: str
     reason: str = ""
+    held: bool = False
+    """Whether somebody had paused it."""
 
 
 class PlanCompleted(Event, frozen=True, kw_only=True, tag="plan.completed"):
@@ -119,6 +126,9 @@ class StepDispatched(Event, frozen=True, kw_only=True, tag="step.dispatched"):
     step: str
     attempt: int
     agent: str
+    """Empty for what the planner or another plan does."""
+    child: str = ""
+    """The id of the plan that a `run` step runs."""
 
 
 class StepCompleted(Event, frozen=True, kw_only=True, tag="step.completed"):
@@ -214,6 +224,13 @@ class BranchTaken(Event, frozen=True, kw_only=True, tag="step.branch_taken"):
     label: str
 
 
+class StepsAdded(Event, frozen=True, kw_only=True, tag="steps.added"):
+    """(an `each` that is reached) -> pending, for the steps of each of its items: `NAME_1`, `NAME_2`, …"""
+
+    step: str
+    items: tuple[Payload, ...]
+
+
 class StepPaused(Event, frozen=True, kw_only=True, tag="step.paused"):
     """pending -> paused: nothing behind it starts either; what is running may finish, and is recorded"""
 
@@ -237,6 +254,31 @@ class StepsCancelled(Event, frozen=True, kw_only=True, tag="steps.cancelled"):
     by: str = ""
     """The person who asked for it; empty where it follows from how the plan ends."""
     reason: str = ""
+
+
+# --- plans that run for a step -----------------------------------------------------------------------------
+
+
+class ChildMoved(Event, frozen=True, kw_only=True, tag="child.moved"):
+    """(no change): the plan that a step runs has come to another status, and has not ended"""
+
+    step: str
+    attempt: int
+    child: str
+    status: str
+    number: int
+    """The child's commit that says so."""
+    reason: str = ""
+    retries: tuple[ChildStep, ...] = ()
+    """Steps of the child that are to be tried again."""
+
+
+class ChildRecalled(Event, frozen=True, kw_only=True, tag="child.recalled"):
+    """(no change): a plan that no step waits for any more is to be cancelled"""
+
+    step: str
+    attempt: int
+    child: str
 
 
 # --- gates -------------------------------------------------------------------------------------------------
@@ -430,6 +472,7 @@ AnyEvent: TypeAlias = (
     | StepSkipped
     | StepNotTaken
     | BranchTaken
+    | StepsAdded
     | StepPaused
     | StepResumed
     | StepsCancelled
@@ -439,6 +482,8 @@ AnyEvent: TypeAlias = (
     | GateApproved
     | GateRejected
     | NoticeSent
+    | ChildMoved
+    | ChildRecalled
     | RevisionRequested
     | PlanRevised
     | RevisionRefused

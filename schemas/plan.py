@@ -291,8 +291,8 @@ class Draft(StepBase, frozen=True, kw_only=True, tag="plan"):
 
 
 class Run(StepBase, frozen=True, kw_only=True, tag="run"):
-    """Runs a plan as a child, which has a record of its own. Its output is an object: `plan` (the child's id), `status`,
-    `outcome` and `result`."""
+    """Runs a plan as a child, which has a record of its own. Its output is an object: `plan` (the child's id),
+    `status`, `outcome` and `result`."""
 
     document: ExpressionText
     """What gives the plan document: the binding of a `plan` step, as a rule."""
@@ -312,8 +312,8 @@ BodyStep: TypeAlias = Task | Agent | Gate | Ask | Decide | Check
 
 class Each(StepBase, frozen=True, kw_only=True, tag="each"):
     """Runs its steps once for each item of a list, which may be known only when it is reached. The steps of item 3 are
-    called `NAME_3`; items count from 1. Its output is the list of what the items gave, in their order; null for one that
-    was skipped."""
+    called `NAME_3`; items count from 1. Its output is the list of what the items gave, in their order; null for one
+    that was skipped."""
 
     items: ExpressionText
     """What gives the list."""

@@ -15,6 +15,7 @@ from immutables import Map
 from msgspec import Struct
 
 from planmesh.schemas import events
+from planmesh.schemas.each import Item, first_steps, steps_of
 from planmesh.schemas.events import (
     AnyEvent,
     Cause,
@@ -28,10 +29,10 @@ from planmesh.schemas.events import (
 )
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Each, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
-from planmesh.schemas.work import Failure, Usage, usage_of
+from planmesh.schemas.work import Failure, Parent, Usage, usage_of
 
 
 class PlanStatus(StrEnum):
@@ -47,6 +48,8 @@ class PlanStatus(StrEnum):
 
 
 ENDED: Final = frozenset({PlanStatus.COMPLETED, PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED})
+STANDING_STILL: Final = frozenset({PlanStatus.WAITING, PlanStatus.PAUSED})
+"""Where a plan is when it waits for somebody."""
 
 
 class StepStatus(StrEnum):
@@ -85,6 +88,9 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         votes: Who has approved in this round.
         hold: Who has paused it, and why: what is behind it waits, even once it is settled.
         usage: Of models and tools, by the last attempt; None where it has told of no calls.
+        child: The plan that it runs.
+        child_status: Where that plan is, as it has last said itself, with its commit `child_number`.
+        retried: How often failed steps of that plan have been tried again.
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -105,6 +111,10 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     worker: str = ""
     version: str = ""
     usage: Usage | None = None
+    child: str = ""
+    child_status: str = ""
+    child_number: int = 0
+    retried: int = 0
 
     @property
     def held(self) -> bool:
@@ -121,16 +131,19 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
         needs: What must be settled before a step, in the order of the document.
         successors: The other way round.
         bindings: The steps behind each name that an expression may read; several only in exclusive branches.
+        items: Where those steps belong that an `each` has added.
     """
 
     steps: dict[str, Step]
     needs: dict[str, tuple[str, ...]]
     successors: dict[str, tuple[str, ...]]
     bindings: dict[str, tuple[str, ...]]
+    items: dict[str, Item]
     _inputs: dict[str, Template] = {}
 
     @classmethod
-    def of(cls, plan: Plan) -> "Graph":
+    def of(cls, plan: Plan, items: Mapping[str, int] = {}) -> "Graph":
+        """The graph of *plan*, with the steps of the items that each `each` has been given, by its name."""
         steps: dict[str, Step] = {}
         needs: dict[str, tuple[str, ...]] = {}
         successors: dict[str, list[str]] = {step.name: [] for step in plan.steps}
@@ -144,12 +157,37 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
             for name in needed:
                 successors[name].append(step.name)
             bindings[step.bound_as] = (*bindings.get(step.bound_as, ()), step.name)
-        return cls(
+        graph = cls(
             steps=steps,
             needs=needs,
             successors={name: tuple(behind) for name, behind in successors.items()},
             bindings=bindings,
+            items={},
         )
+        for name, count in items.items():
+            graph = graph.with_items(name, count)
+        return graph
+
+    def with_items(self, name: str, count: int) -> "Graph":
+        """The graph once the `each` called *name* has been given *count* items: it needs all of their steps."""
+        each = self.steps[name]
+        assert isinstance(each, Each)
+        steps, needs, items = dict(self.steps), dict(self.needs), dict(self.items)
+        successors: dict[str, tuple[str, ...]] = dict(self.successors)
+        outer, added = self.needs[name], dict[str, list[str]]()
+        for number in range(1, count + 1):
+            for step, needed, item in steps_of(each, number, outer):
+                steps[step.name] = step
+                needs[step.name] = needed
+                items[step.name] = item
+                successors[step.name] = ()
+                for need in needed:
+                    added.setdefault(need, []).append(step.name)
+                added.setdefault(step.name, []).append(name)
+        for need, behind in added.items():
+            successors[need] = (*successors[need], *behind)
+        needs[name] = (*outer, *(step for step, item in items.items() if item.each == name))
+        return Graph(steps=steps, needs=needs, successors=successors, bindings=self.bindings, items=items)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Graph) and self.steps == other.steps  # the rest is made of them
@@ -158,10 +196,12 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
         return hash(tuple(self.steps))
 
     def inputs(self, task: Task) -> Template:
-        """The inputs of a task, compiled once. Raises: ExpressionError."""
-        compiled = self._inputs.get(task.name)
+        """The inputs of a task, compiled once; once for all items. Raises: ExpressionError."""
+        item = self.items.get(task.name)
+        name = task.name if item is None else item.body
+        compiled = self._inputs.get(name)
         if compiled is None:
-            compiled = self._inputs[task.name] = compile_template(task.inputs)
+            compiled = self._inputs[name] = compile_template(task.inputs)
         return compiled
 
     def behind(self, name: str) -> list[str]:
@@ -176,7 +216,7 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
         return queue
 
 
-_NO_GRAPH: Final = Graph(steps={}, needs={}, successors={}, bindings={})
+_NO_GRAPH: Final = Graph(steps={}, needs={}, successors={}, bindings={}, items={})
 
 
 class PlanState(Struct, frozen=True, kw_only=True):
@@ -200,6 +240,9 @@ class PlanState(Struct, frozen=True, kw_only=True):
         requests: Revisions that were asked for and are not answered, by the id of the command.
         revised: The revision in force, unless it is the first.
         superseded: Steps that a revision has taken out, with the state that they had.
+        items: The items of each `each` that has been reached.
+        admitted: How many of them may be under way, or have been.
+        away: Steps that others work on and that take no room: plans to be written, and plans that run.
     """
 
     address: Address
@@ -229,6 +272,9 @@ class PlanState(Struct, frozen=True, kw_only=True):
     requests: Map[str, RevisionRequested] = Map()
     revised: PlanRevised | None = None
     superseded: Map[str, StepState] = Map()
+    items: Map[str, tuple[Payload, ...]] = Map()
+    admitted: Map[str, int] = Map()
+    away: tuple[str, ...] = ()
     outcome: str = ""
     result: Payload = NOTHING
     reason: str = ""
@@ -265,6 +311,12 @@ class PlanState(Struct, frozen=True, kw_only=True):
         """Whether it was *person* who asked for the plan: by a space of that name, or by one that the person owns."""
         return person == self.requester or (self.created is not None and person in self.created.owners)
 
+    @property
+    def parent(self) -> Parent | None:
+        """The step that the plan runs for."""
+        origin = self.created or self.refused
+        return None if origin is None else origin.parent
+
 
 def standing(state: PlanState) -> PlanStatus:
     """What the status of a plan must be, from its steps alone. `decide` ends every turn with it."""
@@ -274,7 +326,9 @@ def standing(state: PlanState) -> PlanStatus:
         return PlanStatus.PAUSED
     if state.running or state.ready or state.immediate:
         return PlanStatus.RUNNING
-    if state.waiting:
+    if any(state.steps[name].child_status not in STANDING_STILL for name in state.away):
+        return PlanStatus.RUNNING
+    if state.waiting or state.away:
         return PlanStatus.WAITING
     return PlanStatus.PAUSED
 
@@ -285,15 +339,33 @@ class Names(Mapping[str, object]):
 
     Args:
         blobs: Values that have been fetched, by SHA-256; others appear as `Unloaded`.
+        step: The step that reads. One of an item of an `each` reads its item, and the steps of the item.
+        output: What it gives, if it has not completed yet: it reads that by its own binding.
     """
 
-    def __init__(self, state: PlanState, blobs: Mapping[str, object] = {}) -> None:
+    def __init__(
+        self,
+        state: PlanState,
+        blobs: Mapping[str, object] = {},
+        step: str = "",
+        output: Payload | None = None,
+    ) -> None:
         self._state = state
         self._blobs = blobs
+        self._item = state.graph.items.get(step)
+        self._own = None if output is None else (state.graph.steps[step].bound_as, output)
 
     def __getitem__(self, name: str) -> object:
-        state = self._state
-        steps = state.graph.bindings.get(name)
+        state, item = self._state, self._item
+        if self._own is not None and name == self._own[0]:
+            return self._value(self._own[1])
+        steps = None
+        if item is not None:
+            if name == item.called:
+                return self._value(state.items[item.each][item.number - 1])
+            steps = item.bindings.get(name)
+        if steps is None:
+            steps = state.graph.bindings.get(name)
         if steps is None:
             if state.created is None:
                 raise KeyError(name)
@@ -312,6 +384,8 @@ class Names(Mapping[str, object]):
         return Unloaded(blob.sha256, blob.size_bytes)
 
     def __iter__(self) -> Iterator[str]:
+        if self._item is not None:
+            yield from (self._item.called, *self._item.bindings)
         yield from self._state.graph.bindings
         if self._state.created is not None:
             yield from self._state.created.inputs
@@ -350,7 +424,19 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 worker="",
                 version="",
                 usage=None,
+                child=event.child,
+                child_status="",
+                child_number=0,
+                retried=0,
             )
+            if not isinstance(state.graph.steps[event.step], Task):
+                return _replace(
+                    state,
+                    steps=state.steps.set(event.step, step),
+                    immediate=_without(state.immediate, event.step),
+                    away=(*state.away, event.step),
+                    updated_at=at,
+                )
             ready = state.ready
             ready = ready[1:] if ready and ready[0] == event.step else _without(ready, event.step)
             return _replace(
@@ -465,6 +551,8 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             return _resumed(state, event.step, at)
         case events.StepsCancelled():
             return _cancelled(state, event, at)
+        case events.StepsAdded():
+            return _added(state, event, at)
         case events.GateOpened():
             return _move(
                 state,
@@ -501,7 +589,18 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             return _replace(state, requests=_answered(state, event.request), updated_at=at)
         case events.PlanRevised():
             return _revised(state, event, at)
-        case events.NoticeSent() | events.PermissionDenied() | events.CommandRefused():
+        case events.ChildMoved():
+            step = state.steps[event.step]
+            return _patch(
+                state,
+                event.step,
+                at,
+                child_status=event.status,
+                child_number=event.number,
+                reason=event.reason,
+                retried=step.retried + bool(event.retries),
+            )
+        case events.NoticeSent() | events.PermissionDenied() | events.CommandRefused() | events.ChildRecalled():
             return _replace(state, updated_at=at)
         case _:
             assert_never(event)
@@ -563,8 +662,10 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
     step = _replace(before, status=status, since=at, **changes)
     was, finished = before.status, (StepStatus.CANCELLED, *SATISFIED)
     running, waiting, troubled, open_steps = state.running, state.waiting, state.troubled, state.open
-    ready, immediate, in_hand = state.ready, state.immediate, state.in_hand
-    if was is StepStatus.DISPATCHED:
+    ready, immediate, in_hand, away = state.ready, state.immediate, state.in_hand, state.away
+    if was is StepStatus.DISPATCHED and name in away:
+        away = _without(away, name)
+    elif was is StepStatus.DISPATCHED:
         running -= 1
         in_hand = _given_back(in_hand, before.agent)
     elif was is StepStatus.WAITING:
@@ -584,6 +685,7 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
         steps=state.steps.set(name, step),
         running=running,
         in_hand=in_hand,
+        away=away,
         waiting=waiting,
         troubled=troubled,
         open=open_steps,
@@ -599,7 +701,7 @@ def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> 
     running, in_hand = state.running, state.in_hand
     for name in event.steps:
         before = steps[name]
-        if before.status is StepStatus.DISPATCHED:
+        if before.status is StepStatus.DISPATCHED and name not in state.away:
             running -= 1
             in_hand = _given_back(in_hand, before.agent)
         steps[name] = _replace(before, status=StepStatus.CANCELLED, since=at, hold=None, reason=event.reason)
@@ -612,7 +714,7 @@ def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> 
         updated_at=at,
         **{
             field: tuple(name for name in getattr(state, field) if name not in gone)
-            for field in ("ready", "immediate", "waiting", "troubled", "held_steps")
+            for field in ("ready", "immediate", "waiting", "troubled", "held_steps", "away")
         },
     )
 
@@ -632,7 +734,35 @@ def _release(state: PlanState, name: str) -> PlanState:
         unsettled[behind] = left
         if left == 0:
             freed.append(behind)
-    return _unblock(_replace(state, unsettled=unsettled.finish()), *freed)
+    state = _replace(state, unsettled=unsettled.finish())
+    item = state.graph.items.get(name)
+    if item is not None and all(_lets_go_on(state.steps[step]) for step in item.steps):
+        state, more = _admit(state, item.each, 1)
+        freed += more
+    return _unblock(state, *freed)
+
+
+def _lets_go_on(step: StepState) -> bool:
+    return step.status in SATISFIED and not step.held
+
+
+def _admit(state: PlanState, each: str, count: int) -> tuple[PlanState, list[str]]:
+    """Let *count* more items of *each* begin, as far as there are any.
+
+    Returns:
+        The state, and the steps that begin them: they wait for one thing less.
+    """
+    admitted, items = state.admitted[each], len(state.items[each])
+    upto = min(admitted + count, items)
+    if upto == admitted:
+        return state, []
+    document = state.graph.steps[each]
+    assert isinstance(document, Each)
+    unsettled = state.unsettled.mutate()
+    first = [name for number in range(admitted + 1, upto + 1) for name in first_steps(document, number)]
+    for name in first:
+        unsettled[name] -= 1
+    return _replace(state, unsettled=unsettled.finish(), admitted=state.admitted.set(each, upto)), first
 
 
 def _unblock(state: PlanState, *names: str) -> PlanState:
@@ -656,6 +786,35 @@ def _resumed(state: PlanState, name: str, at: datetime) -> PlanState:
     return _release(state, name) if state.steps[name].status in SATISFIED else state
 
 
+def _added(state: PlanState, event: events.StepsAdded, at: datetime) -> PlanState:
+    """The steps of all items are there; those begin that may be under way at once."""
+    each, count = state.graph.steps[event.step], len(event.items)
+    assert isinstance(each, Each)
+    graph = state.graph.with_items(event.step, count)
+    steps, unsettled = state.steps.mutate(), state.unsettled.mutate()
+    added = graph.needs[event.step][len(state.graph.needs[event.step]) :]
+    for name in added:
+        steps[name] = FRESH
+        unsettled[name] = len(graph.needs[name])
+    for number in range(1, count + 1):
+        for name in first_steps(each, number):
+            unsettled[name] = 1  # all that *each* has waited for is settled; what is left is that it is admitted
+    unsettled[event.step] += len(added)
+    state = _replace(
+        state,
+        graph=graph,
+        steps=steps.finish(),
+        unsettled=unsettled.finish(),
+        items=state.items.set(event.step, event.items),
+        admitted=state.admitted.set(event.step, 0),
+        immediate=_without(state.immediate, event.step),
+        open=state.open + len(added),
+        updated_at=at,
+    )
+    state, first = _admit(state, event.step, each.parallel or count)
+    return _unblock(state, event.step, *first)
+
+
 def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
     graph = Graph.of(event.plan)
     return counted(
@@ -674,7 +833,9 @@ def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
 
 
 def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
-    graph = Graph.of(event.plan)
+    kept = {step.name for step in event.plan.steps}
+    items = {name: found for name, found in state.items.items() if name in kept}
+    graph = Graph.of(event.plan, {name: len(found) for name, found in items.items()})
     steps = {name: _carried(state, step) for name, step in graph.steps.items()}
     for gate in event.asks_again:
         steps[gate] = _closed_again(steps[gate], at)
@@ -698,6 +859,8 @@ def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
             revised=event,
             requests=_answered(state, event.request),
             graph=graph,
+            items=Map(items),
+            admitted=Map({name: state.admitted[name] for name in items}),
             updated_at=at,
             steps=Map(steps),
             superseded=superseded.finish(),
@@ -743,6 +906,12 @@ def counted(state: PlanState) -> PlanState:
     steps, graph = state.steps, state.graph
     settled = _settled(steps)
     unsettled = {name: sum(need not in settled for need in needs) for name, needs in graph.needs.items()}
+    for each, items in state.items.items():
+        document = graph.steps[each]
+        assert isinstance(document, Each)
+        for number in range(state.admitted[each] + 1, len(items) + 1):
+            for name in first_steps(document, number):
+                unsettled[name] += 1
     state = _replace(state, unsettled=Map(unsettled))
     queues: dict[str, list[str]] = {"ready": [], "immediate": [], "waiting": [], "troubled": [], "held_steps": []}
     for name in graph.steps:
@@ -756,11 +925,13 @@ def counted(state: PlanState) -> PlanState:
             queues["waiting"].append(name)
         elif step.status in TROUBLED:
             queues["troubled"].append(name)
-    dispatched = [step for step in steps.values() if step.status is StepStatus.DISPATCHED]
+    dispatched = [name for name in graph.steps if steps[name].status is StepStatus.DISPATCHED]
+    away = tuple(name for name in dispatched if not isinstance(graph.steps[name], Task))
     return _replace(
         state,
-        running=len(dispatched),
-        in_hand=Map(Counter(step.agent for step in dispatched)),
+        running=len(dispatched) - len(away),
+        in_hand=Map(Counter(steps[name].agent for name in dispatched if name not in away)),
+        away=away,
         open=sum(step.status not in SATISFIED and step.status is not StepStatus.CANCELLED for step in steps.values()),
         **{field: tuple(names) for field, names in queues.items()},
     )

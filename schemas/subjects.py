@@ -114,6 +114,15 @@ def planner_work(at: Address) -> str:
     return f"work.planner.{at.space}.{at.plan}"
 
 
+def step_planning(at: Address, step: str) -> str:
+    return f"work.planner.{at.space}.{at.plan}.{token('step', step)}"
+
+
+def is_step_planning(subject: str) -> bool:
+    """Of what the planner is handed out, whether it is for a step, or a revision."""
+    return subject.count(".") == 4
+
+
 def purge_work() -> str:
     """The server's request to purge WORK: what a cancelled plan left there is taken back."""
     return f"$JS.API.STREAM.PURGE.{WORK}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Line, Name, Permissions, Plan, Text, Token
+from planmesh.schemas.plan import Line, Name, Permissions, Plan, Policy, Text, Token
 from planmesh.schemas.subjects import Address
 
 
@@ -72,6 +72,61 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def address(self) -> Address:
         return Address(self.space, self.plan)
+
+
+class Parent(Struct, frozen=True, kw_only=True):
+    """The step that a plan runs for, in the same space."""
+
+    plan: Token
+    step: Name
+    attempt: Annotated[int, Meta(ge=1)]
+    depth: Annotated[int, Meta(ge=1)]
+    """How many plans there are above: 1 for the child of a goal's plan."""
+
+
+class ChildStep(Struct, frozen=True, kw_only=True):
+    """A step of a plan that runs for another, at an attempt."""
+
+    step: Name
+    attempt: int
+
+
+class PlannedStep(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="work"):
+    """Something that the planner is to do for a step, on ``work.planner.<space>.<plan>.<step>``."""
+
+    space: str
+    plan: str
+    step: str
+    attempt: int
+
+    @property
+    def address(self) -> Address:
+        return Address(self.space, self.plan)
+
+
+class DraftWork(PlannedStep, frozen=True, kw_only=True, tag="draft"):
+    """A plan is to be written: the planner answers with the command `drafted`."""
+
+    inputs: dict[str, Any]
+    agents: tuple[str, ...] | None = None
+    max_steps: int = 50
+    strict: bool = False
+
+
+class RunWork(PlannedStep, frozen=True, kw_only=True, tag="run"):
+    """A plan is to be run: the planner checks it, and answers with `create` or `refuse` for the child."""
+
+    child: str
+    depth: int
+    document: Any
+    inputs: dict[str, Any] = {}
+    mode: Literal["normal", "safe", "draft"] = "normal"
+    permissions: Permissions | None = None
+    policy: Policy = Policy()
+    traceparent: str | None = None
+
+
+StepPlanning: TypeAlias = DraftWork | RunWork
 
 
 class Failure(Struct, frozen=True, kw_only=True, omit_defaults=True):

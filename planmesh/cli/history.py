@@ -81,7 +81,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.PlanStarted():
             return Told("started", event.by, one_line(event.reason))
         case events.PlanWaiting():
-            at = listed((*event.gates, *event.retries))
+            at = listed((*event.gates, *event.retries, *(f"plan {plan}" for plan in event.plans)))
             return Told(f"waiting at {at}", style=_PERSON if event.gates else "")
         case events.PlanPaused():
             return Told("paused", event.by, one_line(event.reason), _PERSON if event.held else _BAD)
@@ -94,6 +94,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told("failed", why=one_line(event.reason), style=_BAD)
         case events.PlanCancelled():
             return Told("cancelled", event.by, one_line(event.reason), _BAD)
+        case events.StepDispatched(child=child) if child:
+            return Told(f"runs as plan {child}{_attempt(event.attempt)}", style=_QUIET)
         case events.StepDispatched():
             return Told(f"handed out{_attempt(event.attempt)}", event.agent, style=_QUIET)
         case events.StepCompleted():
@@ -121,6 +123,13 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told("not taken", style=_QUIET)
         case events.BranchTaken():
             return Told(f"took the branch {one_line(event.label, 60)}", style=_GOOD)
+        case events.StepsAdded():
+            return Told(f"has {counted(len(event.items), 'item')}")
+        case events.ChildMoved():
+            again = f"; tries {listed([step.step for step in event.retries])} again" if event.retries else ""
+            return Told(f"plan {event.child} is {one_line(event.status, 20)}{again}", why=one_line(event.reason))
+        case events.ChildRecalled():
+            return Told(f"recalls plan {event.child}")
         case events.StepsCancelled():
             gone = f"cancelled {counted(len(event.steps), 'step')} ({listed(event.steps)})"
             return Told(gone, event.by, one_line(event.reason), _BAD if event.by else _QUIET)

@@ -141,7 +141,7 @@ def test_every_problem_comes_at_once_in_the_order_of_the_document() -> None:
             "missing_field",
             "/steps/3",
             "a step says of which `kind` it is",
-            "the kinds are task, gate, decide, check and emit",
+            "the kinds are task, agent, gate, ask, decide, check, plan, run, each and emit",
         ),
         (
             "unknown_field",

@@ -1,0 +1,290 @@
+"""Steps that others work on: plans that the planner writes, and plans that run for a step. Pure.
+
+A plan that runs for a step has a record of its own, in the same space. It says where it is (`told`), and its parent
+decides what follows (`moved`); what the parent wants of it goes there as commands (`errands`).
+"""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from planmesh.executor.failures import failed
+from planmesh.executor.turn import Turn
+from planmesh.schemas import events
+from planmesh.schemas.commands import (
+    AnyCommand,
+    CancelPlan,
+    PausePlan,
+    ReportChild,
+    ReportDraft,
+    ResumePlan,
+    RetryStep,
+)
+from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.expressions import evaluate, parse
+from planmesh.schemas.payload import NOTHING, Payload
+from planmesh.schemas.plan import Draft, Run
+from planmesh.schemas.state import ENDED, Names, PlanState, PlanStatus, StepState, StepStatus
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.templates import compile_template
+from planmesh.schemas.tracing import attempt_traceparent
+from planmesh.schemas.work import ChildStep, DraftWork, Failure, Parent, RunWork, StepPlanning
+
+PLANNING_BYTES: Final = 7 * 1024 * 1024
+"""What the planner is handed for a step."""
+
+MAX_DEPTH: Final = 8
+"""How many plans may run inside of one another."""
+
+SAYS_STATUS: Final = (
+    events.PlanCreated,
+    events.PlanRefused,
+    events.PlanStarted,
+    events.PlanWaiting,
+    events.PlanPaused,
+    events.PlanResumed,
+    events.PlanCompleted,
+    events.PlanFailed,
+    events.PlanCancelled,
+)
+"""Events after which a plan is in another status."""
+
+
+def child_id(state: PlanState, step: str, attempt: int) -> str:
+    """What the plan is called that runs for an attempt of *step*: the same each time, and for nothing else."""
+    at = state.address
+    unique = hashlib.sha256(f"{at.space}.{at.plan}.{step}.{attempt}.{state.goal_digest}".encode()).hexdigest()[:10]
+    return f"{at.plan[:30]}-{step[:20]}-{unique}"
+
+
+def send_away(turn: Turn, step: Draft | Run) -> None:
+    """Hand *step* to whoever works on it."""
+    state = turn.state
+    attempt = state.steps[step.name].attempt + 1
+    if isinstance(step, Run) and depth_of(state) >= MAX_DEPTH:
+        message = f"plans run inside of one another {MAX_DEPTH} deep at most; this one is at the bottom already"
+        failure = Failure(code="too_deep", message=message, retryable=False)
+        turn.record(events.StepFailed(step=step.name, attempt=attempt, failure=failure))
+        failed(turn, step.name)
+        return
+    child = child_id(state, step.name, attempt) if isinstance(step, Run) else ""
+    turn.record(events.StepDispatched(step=step.name, attempt=attempt, agent="", child=child))
+
+
+def depth_of(state: PlanState) -> int:
+    """How many plans there are above this one."""
+    parent = state.created.parent if state.created is not None else None
+    return 0 if parent is None else parent.depth
+
+
+def planning(state: PlanState, step: Draft | Run, event: events.StepDispatched, names: Names) -> StepPlanning:
+    """What the planner has to know to do its part for *step*.
+
+    Raises:
+        ExpressionError: Its inputs, or its document, cannot be put together.
+        NeedsBlob: Something that they read has to be fetched first.
+    """
+    at, created = state.address, state.created
+    assert created is not None  # or nothing would have been handed out
+    inputs = compile_template(step.inputs).render(names)
+    assert isinstance(inputs, dict)
+    if isinstance(step, Draft):
+        return DraftWork(
+            space=at.space,
+            plan=at.plan,
+            step=event.step,
+            attempt=event.attempt,
+            inputs=inputs,
+            agents=step.agents,
+            max_steps=step.max_steps,
+            strict=step.strict,
+        )
+    return RunWork(
+        space=at.space,
+        plan=at.plan,
+        step=event.step,
+        attempt=event.attempt,
+        child=event.child,
+        depth=depth_of(state) + 1,
+        document=evaluate(parse(step.document), names),
+        inputs=inputs,
+        mode=step.mode,
+        permissions=step.permissions,
+        policy=state.plan.policy,
+        traceparent=attempt_traceparent(at, created.goal_digest, created.traceparent, event.step, event.attempt),
+    )
+
+
+# --- what comes back ---------------------------------------------------------------------------------------
+
+
+def drafted(turn: Turn, command: ReportDraft) -> None:
+    """The planner has written a plan for a step, or could not."""
+    step = _in_flight(turn.state, command.step, command.attempt)
+    if step is None or not isinstance(turn.state.graph.steps[command.step], Draft):
+        return
+    if command.document is not None:
+        output = Payload(value=command.document)
+        turn.record(events.StepCompleted(step=command.step, attempt=command.attempt, output=output, by=""))
+        return
+    failure = command.failure or Failure(code="no_draft", message="the planner gave neither a plan nor a reason")
+    turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
+    failed(turn, command.step)
+
+
+def moved(turn: Turn, command: ReportChild) -> None:
+    """A plan that runs for a step says where it is."""
+    ended = command.status in ENDED
+    step = _in_flight(turn.state, command.step, command.attempt)
+    if step is None or step.child != command.child:
+        if not ended and command.step in {*turn.state.steps, *turn.state.superseded}:
+            # It was created while its step was being cancelled, or it was resumed by hand since.
+            turn.record(events.ChildRecalled(step=command.step, attempt=command.attempt, child=command.child))
+        return
+    run = turn.state.graph.steps[command.step]
+    assert isinstance(run, Run)  # nothing else has a child
+    if command.number <= step.child_number:
+        return
+    if command.status == "completed" or (command.status == "draft" and run.mode == "draft"):
+        output: dict[str, object] = {"plan": command.child, "status": command.status}
+        if command.status == "completed":
+            shown = command.result.value
+            if command.result.blob is not None:
+                shown = {"$blob": command.result.blob.sha256, "size_bytes": command.result.blob.size_bytes}
+            output |= {"outcome": command.outcome, "result": shown}
+        turn.record(events.StepCompleted(step=command.step, attempt=command.attempt, output=Payload(value=output)))
+    elif ended:
+        message = f"plan {command.child} {_ENDS[command.status]}" + (f": {command.reason}" if command.reason else "")
+        failure = Failure(code=f"child_{command.status}", message=message[:4_000], retryable=False)
+        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
+        failed(turn, command.step)
+    else:
+        stuck = command.status == "paused" and not command.held and command.troubled
+        turn.record(
+            events.ChildMoved(
+                step=command.step,
+                attempt=command.attempt,
+                child=command.child,
+                status=command.status,
+                number=command.number,
+                reason=command.reason,
+                retries=command.troubled if stuck and step.retried < run.retries else (),
+            )
+        )
+
+
+_ENDS: Final = {"failed": "failed", "cancelled": "was cancelled", "refused": "was refused"}
+
+
+def _in_flight(state: PlanState, name: str, attempt: int) -> StepState | None:
+    step = state.steps.get(name)
+    if step is None or state.status in ENDED or step.status is not StepStatus.DISPATCHED or step.attempt != attempt:
+        return None
+    return step
+
+
+# --- what a child says -------------------------------------------------------------------------------------
+
+
+def told(state: PlanState, commit: Commit, index: int) -> tuple[Parent, ReportChild] | None:
+    """What the parent of a plan is to hear of event number *index* of *commit*, if anything; *state* is the plan's, at
+    that commit or later. Of several events of one commit, the last one says it."""
+    parent = state.parent
+    if parent is None:
+        return None
+    said = [number for number, event in enumerate(commit.events) if isinstance(event, SAYS_STATUS)]
+    if not said or index != said[-1]:
+        return None
+    status = state.status
+    reason = state.reason
+    if state.refused is not None:
+        reason = "; ".join(problem.message for problem in state.refused.problems[:5])
+    return (
+        parent,
+        ReportChild(
+            id=f"r-{state.number}-{hashlib.sha256(state.address.plan.encode()).hexdigest()[:16]}",
+            step=parent.step,
+            attempt=parent.attempt,
+            child=state.address.plan,
+            number=state.number,
+            status=str(status),  # type: ignore[arg-type]  # a plan that is told of exists
+            held=state.held,
+            outcome=state.outcome,
+            result=state.result if status is PlanStatus.COMPLETED else NOTHING,
+            reason=reason[:1_000],
+            troubled=tuple(ChildStep(step=name, attempt=state.steps[name].attempt) for name in state.troubled[:100]),
+        ),
+    )
+
+
+# --- what a parent wants -----------------------------------------------------------------------------------
+
+
+class Errand(NamedTuple):
+    """A command for a plan that runs for a step."""
+
+    to: Address
+    command: AnyCommand
+
+
+def errands(state: PlanState, event: AnyEvent, token: str) -> Iterator[Errand]:
+    """What *event* asks of the plans that run for steps; *state* is the plan's, then or later.
+
+    Args:
+        token: What the ids of the commands begin with: the same each time.
+    """
+    at = state.address
+    match event:
+        case events.StepsCancelled():
+            for number, name in enumerate(event.steps):
+                step = state.steps.get(name) or state.superseded.get(name)
+                if step is not None and step.child and step.status is not StepStatus.DISPATCHED:
+                    reason = f"step {name} of plan {at.plan}, which it ran for, was cancelled"
+                    command = CancelPlan(id=f"{token}-{number}", reason=reason)
+                    yield Errand(Address(at.space, step.child), command)
+        case events.ChildRecalled():
+            reason = f"step {event.step} of plan {at.plan} waits for it no more"
+            yield Errand(Address(at.space, event.child), CancelPlan(id=token, reason=reason))
+        case events.PlanPaused(held=True):
+            for number, child in enumerate(_children(state)):
+                yield Errand(
+                    child, PausePlan(id=f"{token}-{number}", reason=f"it runs for plan {at.plan}, which was paused")
+                )
+        case events.PlanResumed(held=True):
+            for number, child in enumerate(_children(state)):
+                yield Errand(
+                    child, ResumePlan(id=f"{token}-{number}", reason=f"it runs for plan {at.plan}, which goes on")
+                )
+        case events.StepPaused():
+            for child in _children(state, event.step):
+                yield Errand(
+                    child,
+                    PausePlan(id=token, reason=f"it runs for step {event.step} of plan {at.plan}, which was paused"),
+                )
+        case events.StepResumed():
+            for child in _children(state, event.step):
+                yield Errand(
+                    child,
+                    ResumePlan(id=token, reason=f"it runs for step {event.step} of plan {at.plan}, which goes on"),
+                )
+        case events.ChildMoved():
+            child = Address(at.space, event.child)
+            step = state.steps.get(event.step)
+            if step is None or step.child != event.child:
+                return
+            if event.status == "running" and (state.held or step.held):
+                # It has begun, or gone on, while what it runs for was being paused.
+                yield Errand(child, PausePlan(id=token, reason=f"it runs for plan {at.plan}, which is paused"))
+            for number, tried in enumerate(event.retries):
+                reason = f"step {event.step} of plan {at.plan} tries it again"
+                retry = RetryStep(id=f"{token}-{number}", step=tried.step, attempt=tried.attempt, reason=reason)
+                yield Errand(child, retry)
+
+
+def _children(state: PlanState, *names: str) -> list[Address]:
+    """The plans that run for steps: for those in *names*, or for all."""
+    return [
+        Address(state.address.space, state.steps[name].child)
+        for name in state.away
+        if state.steps[name].child and (not names or name in names)
+    ]
