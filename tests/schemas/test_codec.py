@@ -12,10 +12,10 @@ from planmesh.schemas.codec import DecodeError, check_depth
 def test_a_string_without_an_end_is_read_once(end: bytes) -> None:
     message = b"[" * 20 + b"]" * 20 + b'"' + b'\\"' * 500_000 + end
 
-    began = time.perf_counter()
+    began = time.process_time()
     check_depth(message)
 
-    assert time.perf_counter() - began < 1  # read on from each of its quotes, it would take an hour
+    assert time.process_time() - began < 1  # read on from each of its quotes, it would take an hour
 
 
 @pytest.mark.parametrize("text", ['"[[[["', r'"\"[[[["', r'"\\"', '"{"'])

@@ -95,11 +95,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_script_gets_an_error_soon(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
 
     found = compile_plan(Script(text), None)
 
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     # A second on a machine of its own; this one is shared.
     assert took < 5
     assert isinstance(found, list) or text.startswith("let")
@@ -120,9 +120,9 @@ def test_a_script_is_read_in_time_in_proportion_to_its_length() -> None:
     def seconds(steps: int) -> float:
         best = 60.0
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.process_time()
             compiled(script(steps))
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.process_time() - began)
         return best
 
     small, large = seconds(250), seconds(1_000)
