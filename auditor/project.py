@@ -18,8 +18,8 @@ from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
-from planmesh.schemas.plan import Gate, Permissions, Task
-from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, evolve, open_gates, sealed
+from planmesh.schemas.plan import Ask, Gate, Permissions, Task
+from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, evolve, open_asks, open_gates, sealed
 from planmesh.schemas.templates import Template, compile_template
 
 Row = dict[str, Any]
@@ -105,7 +105,7 @@ class Batch:
             if kind in _NAMES_A_STEP:
                 name: str = event.step  # type: ignore[union-attr]
                 touched[name] = None
-                if kind is events.StepDispatched or kind is events.GateOpened:
+                if kind in (events.StepDispatched, events.GateOpened, events.AskOpened):
                     self._begun[plan_id, name] = step_begun(after, name, at)
             elif isinstance(event, events.StepsCancelled):
                 touched.update(dict.fromkeys(event.steps))
@@ -165,7 +165,7 @@ class Batch:
                 rows.gates_gone.append(key)
             else:
                 rows.steps.append({"plan_id": plan_id, "step": name, **row, **(begun or _NOT_BEGUN)})
-        rows.gates.extend(gate_row(plan_id, state, name) for name in open_gates(state))
+        rows.gates.extend(gate_row(plan_id, state, name) for name in (*open_gates(state), *open_asks(state)))
 
     def _touched_steps(self, rows: Rows, plan_id: int, state: PlanState) -> None:
         for name in self._touched[plan_id]:
@@ -174,7 +174,7 @@ class Batch:
                 continue  # a command that was refused may name anything
             key: Row = {"its_plan": plan_id, "its_step": name}
             rows.step_changes.append({**key, **step_now(step), **self._begun.get((plan_id, name), {})})
-            if isinstance(state.graph.steps[name], Gate):
+            if isinstance(state.graph.steps[name], Gate | Ask):
                 rows.gates_gone.append(key)
                 if name in state.waiting:
                     rows.gates.append(gate_row(plan_id, state, name))
@@ -216,6 +216,7 @@ def plan_now(state: PlanState) -> Row:
         "open_steps": state.open,
         "running": state.running,
         "gates": open_gates(state),
+        "asks": open_asks(state),
         "troubled": state.troubled,
         "held": state.held,
         "held_steps": state.held_steps,
@@ -300,20 +301,22 @@ def _compiled_and_kept(template: bytes) -> Template:
 
 
 def gate_row(plan_id: int, state: PlanState, name: str) -> Row:
-    step, gate = state.steps[name], state.graph.steps[name]
-    assert isinstance(gate, Gate)  # whoever asks has looked
+    step, document = state.steps[name], state.graph.steps[name]
     opened = step.opened
     return {
         "plan_id": plan_id,
         "step": name,
         "opened_at": step.since,
-        "label": gate.label,
-        "four_eyes": gate.four_eyes,
-        "require_reason": gate.require_reason,
+        "kind": str(document.__struct_config__.tag),
+        "label": document.label,
+        "four_eyes": isinstance(document, Gate) and document.four_eyes,
+        "require_reason": isinstance(document, Gate) and document.require_reason,
         "round": step.attempt,
         "votes": step.votes,
         "overdue": step.overdue,
         "overdue_at": opened.overdue_at if opened is not None else None,
+        "escalated": step.also,
+        "invalid": step.invalid,
         "opened": opened,
     }
 

@@ -14,7 +14,7 @@ from planmesh.auditor import tables
 from planmesh.auditor.store import Database
 from planmesh.schemas import queries, tracing
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import Cause, GateOpened
+from planmesh.schemas.events import AskOpened, Cause, GateOpened
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Permissions, Plan
@@ -134,6 +134,7 @@ def _plan(row: Row[Any]) -> queries.PlanRow:
         settled=row.steps - row.open_steps,
         running=row.running,
         gates=tuple(row.gates),
+        asks=tuple(row.asks),
         troubled=tuple(row.troubled),
         held=row.held,
         held_steps=tuple(row.held_steps),
@@ -332,31 +333,23 @@ def _cursor(after: str) -> tuple[datetime, int, str]:
 
 
 def _gate(row: Row[Any]) -> queries.GateRow:
-    opened = msgspec.convert({**row.opened, "type": "gate.opened"}, GateOpened)
-    gate = queries.GateRow(
-        space=row.space,
-        plan=row.plan,
-        plan_name=row.plan_name,
-        step=row.step,
-        label=row.label,
-        round=row.round,
-        digest=opened.digest,
-        reviewers=opened.reviewers,
-        quorum=opened.quorum,
-        votes=tuple(row.votes),
-        four_eyes=row.four_eyes,
-        require_reason=row.require_reason,
-        since=row.opened_at,
-        overdue_at=row.overdue_at,
-        overdue=row.overdue,
-        prompt=opened.prompt,
-        shown=opened.shown,
-        upstream=opened.upstream,
-        releases=opened.releases,
-        behind=opened.behind,
-        because=opened.because,
-        changes=opened.changes,
-    )
+    opened = msgspec.convert({**row.opened, "type": f"{row.kind}.opened"}, GateOpened | AskOpened)
+    about = {
+        "space": row.space,
+        "plan": row.plan,
+        "plan_name": row.plan_name,
+        "step": row.step,
+        "label": row.label,
+        "reviewers": tuple(dict.fromkeys((*opened.reviewers, *row.escalated))),
+        "escalated": tuple(row.escalated),
+        "votes": tuple(row.votes),
+        "four_eyes": row.four_eyes,
+        "require_reason": row.require_reason,
+        "since": row.opened_at,
+        "overdue": row.overdue,
+        "invalid": row.invalid,
+    }
+    gate = queries.GateRow(**{**queries.asked(opened), **about})
     return _fit(gate, {"releases": (), "shown": (), "changes": (), "upstream": (), "prompt": ""})
 
 

@@ -73,6 +73,8 @@ class Plan(_Row, table=True):
     running: int
     gates: list[str] = Field(sa_type=_Json)
     """Gates that are open."""
+    asks: list[str] = Field(sa_type=_Json)
+    """Asks that are open."""
     troubled: list[str] = Field(sa_type=_Json)
     held: bool
     held_steps: list[str] = Field(sa_type=_Json)
@@ -153,7 +155,7 @@ class Line(_Row, table=True):
 
 
 class OpenGate(_Row, table=True):
-    """A gate that is open."""
+    """A gate or an ask that is open."""
 
     __tablename__ = "gates"
 
@@ -167,8 +169,14 @@ class OpenGate(_Row, table=True):
     votes: list[str] = Field(sa_type=_Json)
     overdue: bool
     overdue_at: datetime | None = Field(sa_type=Utc)
+    escalated: list[str] = Field(sa_type=_Json)
+    """To whom it was escalated."""
+    invalid: int
+    """Of an ask: how many answers were none."""
+    kind: str
+    """`gate` or `ask`."""
     opened: Any = Field(sa_type=_Json)
-    """The event `gate.opened`: what the reviewers were asked."""
+    """The event `gate.opened` or `ask.opened`: what the reviewers were asked."""
 
 
 class Position(_Row, table=True):

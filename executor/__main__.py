@@ -70,6 +70,7 @@ async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:
                         stop,
                         loops=loops,
                         gate_sla_s=configured.gate_sla_s,
+                        escalate_to=configured.directory.escalate_to or "",
                         inline_output_bytes=limits.inline_output_bytes,
                         inline_inputs_bytes=limits.inline_inputs_bytes,
                     )

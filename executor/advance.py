@@ -5,6 +5,7 @@ from typing import assert_never
 from planmesh.executor.children import send_away
 from planmesh.executor.each import go_through
 from planmesh.executor.failures import cancel_all_but, fail_now
+from planmesh.executor.asks import open_ask
 from planmesh.executor.gates import open_gate, open_gate_again, release_digest
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
@@ -17,6 +18,7 @@ from planmesh.schemas.state import (
     PlanStatus,
     StepStatus,
     last_steps,
+    open_asks,
     open_gates,
     pending_retries,
     standing,
@@ -88,6 +90,8 @@ def _settle_now(turn: Turn, name: str) -> None:
                     open_gate(turn, step)
                 else:
                     open_gate_again(turn, step, state.revised)
+            case Ask():
+                open_ask(turn, step)
             case Decide():
                 label = _choose(turn, step)
                 if label is None:
@@ -110,7 +114,7 @@ def _settle_now(turn: Turn, name: str) -> None:
                 send_away(turn, step)
             case Each():
                 go_through(turn, step)
-            case Task() | Ask():
+            case Task():
                 raise AssertionError(f"step {name} is not settled by deciding")
             case _:
                 assert_never(step)
@@ -148,9 +152,13 @@ def _agree(turn: Turn) -> None:
         case PlanStatus.RUNNING:
             turn.record(events.PlanResumed(by=turn.by))
         case PlanStatus.WAITING:
-            plans = tuple(state.steps[name].child for name in state.away)
             turn.record(
-                events.PlanWaiting(gates=tuple(open_gates(state)), retries=tuple(pending_retries(state)), plans=plans)
+                events.PlanWaiting(
+                    gates=tuple(open_gates(state)),
+                    retries=tuple(pending_retries(state)),
+                    plans=tuple(state.steps[name].child for name in state.away),
+                    asks=tuple(open_asks(state)),
+                )
             )
         case PlanStatus.PAUSED:
             at_steps = (*state.troubled, *(name for name in state.held_steps if name not in state.troubled))

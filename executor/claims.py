@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from planmesh.executor.blobs import BlobStore
-from planmesh.schemas.events import AnyEvent, GateOpened, PlanCompleted, Release, StepCompleted, StepsAdded
+from planmesh.schemas.events import AnyEvent, AskAnswered, GateOpened, PlanCompleted, Release, StepCompleted, StepsAdded
 from planmesh.schemas.payload import MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
 
 _GATES_BYTES: Final = 1024 * 1024
@@ -36,7 +36,7 @@ class Claims:
             Busy: The blobs are full or away.
         """
         match event:
-            case StepCompleted():
+            case StepCompleted() | AskAnswered():
                 output = await self._blobs.check_in(event.output, self._inline_bytes)
                 return event if output is event.output else msgspec.structs.replace(event, output=output)
             case PlanCompleted():

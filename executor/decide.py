@@ -33,6 +33,7 @@ from planmesh.schemas.commands import (
     RefuseGoal,
     ReportResult,
     ResolveStep,
+    actor_of,
     verb_of,
 )
 from planmesh.schemas.events import (
@@ -111,7 +112,8 @@ class Decider:
     Args:
         core: Where commands and the log are, and where poison is set aside.
         plans: What is known of plans, shared with the dispatcher.
-        gate_sla_s: When a gate that says nothing of it counts as overdue.
+        gate_sla_s: When a gate or an ask that says nothing of it counts as overdue.
+        escalate_to: Who may answer it as well then; empty: nobody.
         limits: Of the agents; None: they have none.
         inline_output_bytes: Larger outputs and results are in the log as claim checks.
     """
@@ -124,6 +126,7 @@ class Decider:
         plans: Plans,
         *,
         gate_sla_s: float = DEFAULT_GATE_SLA_S,
+        escalate_to: str = "",
         limits: AgentLimits | None = None,
         inline_output_bytes: int = INLINE_OUTPUT_BYTES,
     ) -> None:
@@ -132,6 +135,7 @@ class Decider:
         self._blobs = blobs
         self._plans = plans
         self._gate_sla_s = gate_sla_s
+        self._escalate_to = escalate_to
         self._limits = limits
         self._inline_output_bytes = inline_output_bytes
         self._held = 0
@@ -292,7 +296,14 @@ class Decider:
             if part.cannot:
                 decision = refuse(state, asked, "too_large", part.cannot)
             else:
-                decision = decide(state, asked, blobs=blobs, gate_sla_s=self._gate_sla_s, agent_limits=agent_limits)
+                decision = decide(
+                    state,
+                    asked,
+                    blobs=blobs,
+                    gate_sla_s=self._gate_sla_s,
+                    agent_limits=agent_limits,
+                    escalate_to=self._escalate_to,
+                )
             if not decision.events:
                 says_no = True
                 continue
@@ -393,4 +404,4 @@ def read_command(message: Message) -> tuple[Address, Asked]:
     command = codec.command.decode(message.data)
     if verb_of(command) != subject.verb:
         raise Poison(f"the subject says {subject.verb}, and the message {verb_of(command)}")
-    return subject.address, Asked(command, subject.actor, message.timestamp)
+    return subject.address, Asked(command, actor_of(subject.verb, subject.actor), message.timestamp)

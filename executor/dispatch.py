@@ -7,7 +7,7 @@ delivery is late or repeated, the log is read first.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
 
@@ -89,7 +89,7 @@ class Dispatcher:
         except subjects.BadSubject as error:
             _skip(message, str(error))
             return
-        sent: list[asyncio.Future[Ack]] = []
+        sent: list[asyncio.Future[Any]] = []
         commit: Commit | None = None
         late, whole = True, False
         try:
@@ -175,7 +175,7 @@ class Dispatcher:
         index: int,
         event: AnyEvent,
         blobs: Mapping[str, object] | None = None,
-    ) -> "asyncio.Future[Ack] | None":
+    ) -> "asyncio.Future[Any] | None":
         """Send what *event* asks for, if anything.
 
         Raises:
@@ -189,10 +189,8 @@ class Dispatcher:
                 return self._run_errands(state, commit, index, event)
             case events.AttemptEnded():
                 return self._wait(state, commit, index, event.step, event.attempt + 1, "retry", event.retry_at)
-            case events.GateOpened():
-                if event.overdue_at is not None:
-                    return self._wait(state, commit, index, event.step, event.round, "sla", event.overdue_at)
-                return None
+            case events.GateOpened() | events.AskOpened():
+                return self._wait_for_an_answer(state, commit, index, event)
             case events.RevisionRequested():
                 return self._ask_planner(state, commit, index, event)
             case events.StepsCancelled():
@@ -282,6 +280,17 @@ class Dispatcher:
         command = ReportUnfit(id=_token(commit, index), step=event.step, attempt=event.attempt, failure=failure)
         return self._core.publish_soon(subjects.command(commit.address, "unfit", SERVICE), encode(command))
 
+    def _wait_for_an_answer(
+        self, state: PlanState, commit: Commit, index: int, event: events.GateOpened | events.AskOpened
+    ) -> "asyncio.Future[Any] | None":
+        """One timer for when it is overdue, and one for each escalation."""
+        about = (state, commit, index, event.step, event.round)
+        timers = [] if event.overdue_at is None else [self._wait(*about, "sla", event.overdue_at)]
+        for level, escalation in enumerate(event.escalate, 1):
+            due_at = commit.at + timedelta(seconds=escalation.after_s)
+            timers.append(self._wait(*about, "escalate", due_at, level))
+        return _all([timer for timer in timers if timer is not None])
+
     def _wait(
         self,
         state: PlanState,
@@ -291,16 +300,22 @@ class Dispatcher:
         attempt: int,
         purpose: Any,
         due_at: datetime,
+        level: int = 0,
     ) -> "asyncio.Future[Ack] | None":
         waiting = state.steps.get(step)  # a revision may have taken it out
         if waiting is None or waiting.status is not StepStatus.WAITING:
             return None
         timer = TimerWork(
-            space=commit.space, plan=commit.plan, step=step, attempt=attempt, purpose=purpose, due_at=due_at
+            space=commit.space,
+            plan=commit.plan,
+            step=step,
+            attempt=attempt,
+            purpose=purpose,
+            due_at=due_at,
+            level=level,
         )
-        return self._core.publish_soon(
-            subjects.timer(commit.address, step), encode(timer), message_id=_message_id(commit, index)
-        )
+        message_id = _message_id(commit, index) + (f".{level}" if level else "")
+        return self._core.publish_soon(subjects.timer(commit.address, step), encode(timer), message_id=message_id)
 
     def _ask_planner(
         self, state: PlanState, commit: Commit, index: int, event: events.RevisionRequested
@@ -409,13 +424,18 @@ class _TakesLonger(Exception):
         super().__init__()
 
 
-def _forget(sent: "list[asyncio.Future[Ack]]") -> None:
+def _all(sent: "list[asyncio.Future[Ack]]") -> "asyncio.Future[Any] | None":
+    """What is done once all of them are."""
+    return sent[0] if len(sent) == 1 else asyncio.gather(*sent) if sent else None
+
+
+def _forget(sent: "list[asyncio.Future[Any]]") -> None:
     """What becomes of these does not matter any more: all of it is sent again."""
     for future in sent:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Ack]]") -> None:
+def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Any]]") -> None:
     """Ack *message* once everything that it asked for is stored. No task: most commits send one message."""
     left = len(sent)
     if left == 0:

@@ -1,17 +1,18 @@
-"""Gates: what one would release, exactly; the digest that a vote must quote; and who may decide. Pure."""
+"""Gates: what one would release, exactly; the digest that a vote must quote; and when it opens. Pure."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any, Literal, NamedTuple
 
+from planmesh.executor.quorum import is_enough
+from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalations, groups_of, may_answer, same
 from planmesh.executor.turn import Turn
-from planmesh.schemas.commands import CastVote, ReviewGate
+from planmesh.schemas.commands import CastVote, Reply, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import LEVELS, Draft, Each, Gate, Level, Permissions, Run, Task
+from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Task
 from planmesh.schemas.revision import Change, abridged
-from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus
+from planmesh.schemas.state import SATISFIED, Names, PlanState
 from planmesh.schemas.templates import compile_template
 from planmesh.schemas.values import text_of
 
@@ -45,9 +46,11 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
             releases=tuple(_releases(state, gate.name))[:_MAX_LISTED],
             behind=len(state.graph.behind(gate.name)),
-            overdue_at=turn.at + timedelta(seconds=gate.sla_s or turn.gate_sla_s),
+            overdue_at=deadline(turn, gate),
             because=because,
             changes=changes,
+            shares=gate.shares,
+            escalate=escalations(turn, gate),
         )
     )
 
@@ -66,22 +69,6 @@ def open_gate_again(turn: Turn, gate: Gate, revised: PlanRevised) -> None:
     """
     because = f"{revised.by} has revised what it would release" + (f": {revised.reason}" if revised.reason else "")
     open_gate(turn, gate, because[:1_000], abridged(revised.changes[:_MAX_LISTED], _CHANGES_BYTES))
-
-
-class Standing(NamedTuple):
-    """As what somebody answers a gate.
-
-    Attributes:
-        level: How they have shown who they are.
-        groups: Those of the gate's reviewers that the gatekeeper says they are; None for an operator, whom it does
-            not speak for.
-    """
-
-    level: Level = "operator"
-    groups: tuple[str, ...] | None = None
-
-
-OPERATOR = Standing()
 
 
 class _Ballot(NamedTuple):
@@ -103,9 +90,8 @@ def vote(turn: Turn, command: CastVote) -> None:
     _judge(turn, _Ballot(command.step, command.digest, command.decision, command.reason, OPERATOR))
 
 
-def review(turn: Turn, command: ReviewGate, decision: Literal["approve", "reject"]) -> None:
-    """Judge the vote of somebody whom the gatekeeper has identified."""
-    standing = Standing(command.level, command.groups)
+def review(turn: Turn, command: ReviewGate | Reply, decision: Literal["approve", "reject"], standing: Standing) -> None:
+    """Judge the vote of somebody whom the gatekeeper, or the server, has identified."""
     _judge(turn, _Ballot(command.step, command.digest, decision, command.reason, standing))
 
 
@@ -116,13 +102,13 @@ def _judge(turn: Turn, command: _Ballot) -> None:
     step, gate = turn.state.steps[command.step], turn.state.graph.steps[command.step]
     assert isinstance(gate, Gate)  # or it could not be answered
     assert step.opened is not None
-    if command.decision == "approve" and gate.four_eyes and turn.state.is_requested_by(turn.by):
-        turn.refuse("four_eyes", f"{turn.by} requested the plan and cannot approve it", command.step)
+    if command.decision == "approve" and gate.four_eyes and (own := _own(turn, gate)):
+        turn.refuse("four_eyes", f"{turn.by} {own}, and cannot approve it: that takes somebody else", command.step)
         return
     if command.decision == "reject" and gate.require_reason and not command.reason.strip():
         turn.refuse("reason_required", f"rejecting gate {command.step} takes a reason", command.step)
         return
-    if turn.by in step.votes:
+    if any(same(turn.by, voter) for voter in step.votes):
         turn.refuse("voted_already", f"{turn.by} has already approved gate {command.step}", command.step)
         return
     now = release_digest(turn.state, command.step)
@@ -140,45 +126,27 @@ def _judge(turn: Turn, command: _Ballot) -> None:
         turn.record(rejected)
         return
     turn.record(VoteCast(step=command.step, round=step.attempt, by=turn.by, reason=command.reason, **command.said))
-    votes = turn.state.steps[command.step].votes
-    if len(votes) >= gate.quorum:
+    now_step = turn.state.steps[command.step]
+    votes = now_step.votes
+    known = zip(votes, now_step.groups, strict=True)
+    approvals = [groups_of(voter, groups or None) for voter, groups in known]
+    if is_enough(gate.quorum, gate.shares, approvals):
         turn.record(
             GateApproved(step=command.step, round=step.attempt, by=votes, digest=command.digest, reason=command.reason)
         )
 
 
-def may_answer(turn: Turn, name: str, standing: Standing = OPERATOR) -> bool:
-    """Whether the gate is open, and whoever asks is a reviewer who is known well enough; if not, the command is
-    refused."""
-    step, gate = turn.state.steps.get(name), turn.state.graph.steps.get(name)
-    if step is None or turn.state.status in ENDED:
-        turn.refuse_unknown_step(name)
-    elif not isinstance(gate, Gate) or not is_open(turn.state, name):
-        turn.refuse("not_open", f"step {name} is {step.status}, not an open gate", name)
-    elif not may_decide(gate, turn.by, standing.groups):
-        turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of gate {name}", name)
-    elif LEVELS.index(standing.level) < LEVELS.index(needed := gate.level_for(standing.groups or ())):
-        least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[needed]
-        turn.refuse("level", f"gate {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)
-    else:
-        return True
-    return False
-
-
-def may_decide(gate: Gate, person: str, groups: tuple[str, ...] | None = None) -> bool:
-    """Whether *person* is among the reviewers.
-
-    The server lets an operator publish a vote as themselves, and only the gatekeeper one that names groups: for
-    somebody whom it has identified.
-    """
-    if groups is not None:
-        return not set(groups).isdisjoint(gate.reviewers)
-    return "role:operator" in gate.reviewers or f"person:{person}" in gate.reviewers
-
-
-def is_open(state: PlanState, name: str) -> bool:
-    """Whether step *name* is a gate that asks."""
-    return state.steps[name].status is StepStatus.WAITING and state.steps[name].opened is not None
+def _own(turn: Turn, gate: Gate) -> str:
+    """What makes whatever *gate* would release the voter's own; empty if nothing does."""
+    state = turn.state
+    if state.is_requested_by(turn.by):
+        return "requested the plan"
+    if state.authors:
+        to_come = (name for name in state.graph.behind(gate.name) if state.steps[name].status not in SATISFIED)
+        for name in (gate.name, *to_come):
+            if name in state.authors and same(turn.by, state.authors[name]):
+                return f"was the last to revise step {name}"
+    return ""
 
 
 def release_digest(state: PlanState, gate: str) -> str:

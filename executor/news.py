@@ -5,7 +5,7 @@ from typing import Any, Final
 from planmesh.schemas import events, goals
 from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.state import PlanState, PlanStatus, open_gates
+from planmesh.schemas.state import PlanState, PlanStatus, open_asks, open_gates
 
 OUTCOME_BYTES: Final = 1024 * 1024
 """A result up to this size travels in the news: submitters cannot fetch blobs."""
@@ -26,8 +26,8 @@ def news(commit: Commit, event: AnyEvent, result: Payload) -> goals.Outcome | No
             return goals.Refused(**about, problems=event.problems)
         case events.CommandRefused(verb="create" | "refuse"):
             return goals.Refused(**about, problems=(goals.Problem(code=event.code, message=event.reason),))
-        case events.PlanWaiting() if event.gates:
-            return goals.Waiting(**about, gates=event.gates)
+        case events.PlanWaiting() if event.gates or event.asks:
+            return goals.Waiting(**about, gates=event.gates, asks=event.asks)
         case events.PlanPaused():
             return goals.Paused(**about, at_steps=event.at_steps, reason=event.reason)
         case events.PlanResumed():
@@ -54,8 +54,8 @@ def latest(state: PlanState, result: Payload) -> goals.Outcome | None:
     match state.status:
         case PlanStatus.REFUSED if state.refused is not None:
             return goals.Refused(**about, problems=state.refused.problems)
-        case PlanStatus.WAITING if open_gates(state):
-            return goals.Waiting(**about, gates=tuple(open_gates(state)))
+        case PlanStatus.WAITING if open_gates(state) or open_asks(state):
+            return goals.Waiting(**about, gates=tuple(open_gates(state)), asks=tuple(open_asks(state)))
         case PlanStatus.PAUSED:
             return goals.Paused(**about, at_steps=(*state.troubled, *state.held_steps), reason=state.reason)
         case PlanStatus.COMPLETED:

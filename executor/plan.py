@@ -10,9 +10,11 @@ from datetime import timedelta
 from typing import Final, NamedTuple, assert_never
 
 from planmesh.executor.advance import advance
+from planmesh.executor.asks import Given, answer, answer_by_default
 from planmesh.executor.children import drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
-from planmesh.executor.gates import Standing, review, vote
+from planmesh.executor.gates import review, vote
+from planmesh.executor.reviewers import Standing, escalate
 from planmesh.executor.revision import propose, redirect, revise
 from planmesh.executor.turn import PLANMESH, Turn, described
 from planmesh.schemas import commands as asks
@@ -20,7 +22,7 @@ from planmesh.schemas import events
 from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent
 from planmesh.schemas.expressions import ExpressionError, holds, parse
-from planmesh.schemas.plan import Gate, Task
+from planmesh.schemas.plan import SERVICE, Gate, Task
 from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure, Result
 
@@ -45,14 +47,17 @@ def decide(
     blobs: Mapping[str, object] = NO_BLOBS,
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
     agent_limits: Mapping[str, int] = NO_LIMITS,
+    escalate_to: str = "",
 ) -> Decision:
     """Choose what happens when *asked* meets *plan*.
 
     Args:
         blobs: Values of blobs that were fetched, by SHA-256.
-        gate_sla_s: When a gate that says nothing of it counts as overdue.
+        gate_sla_s: When a gate or an ask that says nothing of it counts as overdue.
         agent_limits: How many steps of an agent may run at once, where that is known. A plan hands out hardly more
             than that, so that what it has still to do does not stand in front of other plans.
+        escalate_to: Who may answer as well, once it is overdue, a gate or an ask that says nothing of it. Empty:
+            nobody.
 
     Returns:
         The events to append, in order, and the state that folding them gives. A command that cannot be carried out
@@ -65,7 +70,7 @@ def decide(
     what = asked.what
     if not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
         return Decision([], plan)
-    turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits)
+    turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to)
     match what:
         case ReportResult():
             _report(turn, what.result)
@@ -91,6 +96,10 @@ def decide(
             vote(turn, what)
         case asks.ReviewGate():
             _review(turn, what)
+        case asks.AnswerAsk():
+            answer(turn, Given(what.step, what.digest, what.value, what.reason))
+        case asks.Reply():
+            _reply(turn, what)
         case asks.RevisePlan():
             revise(turn, what)
         case asks.RedirectPlan():
@@ -180,8 +189,12 @@ def _start(turn: Turn, command: asks.StartPlan) -> None:
 
 
 def _review(turn: Turn, command: asks.ReviewGate) -> None:
+    standing = Standing(command.level, command.groups)
+    if command.decision == "answer":
+        answer(turn, Given(command.step, command.digest, command.value, command.reason, standing))
+        return
     if command.decision != "redirect":
-        review(turn, command, command.decision)
+        review(turn, command, command.decision, standing)
         return
     asked = asks.RedirectPlan(
         id=command.id,
@@ -190,7 +203,20 @@ def _review(turn: Turn, command: asks.ReviewGate) -> None:
         instruction=command.instruction,
         reason=command.reason,
     )
-    redirect(turn, asked, Standing(command.level, command.groups))
+    redirect(turn, asked, standing)
+
+
+def _reply(turn: Turn, command: asks.Reply) -> None:
+    """What a service says. Of a plan that is none of its business it learns nothing, and leaves nothing in its log."""
+    step = turn.state.steps.get(command.step)
+    its_own = turn.state.exists and turn.by == f"{SERVICE}{turn.state.requester}"
+    if not its_own and (step is None or turn.by not in step.reviewers):
+        return
+    standing = Standing("operator", (turn.by,))
+    if command.decision == "answer":
+        answer(turn, Given(command.step, command.digest, command.value, command.reason, standing))
+    else:
+        review(turn, command, command.decision, standing)
 
 
 def _pause(turn: Turn, command: asks.PausePlan) -> None:
@@ -481,7 +507,15 @@ def _due(turn: Turn, command: asks.TimerDue) -> None:
         return
     if command.purpose == "retry" and step.retry_at is not None and step.attempt + 1 == command.attempt:
         turn.record(events.StepReopened(step=command.step, by=PLANMESH))
-    elif command.purpose == "sla" and step.opened is not None and step.attempt == command.attempt and not step.overdue:
+    elif step.opened is None or step.attempt != command.attempt:
+        return
+    elif command.purpose == "escalate":
+        escalate(turn, command.step, command.level, "nobody has answered in time")
+    elif (
+        command.purpose == "sla"
+        and not step.overdue
+        and not (isinstance(step.opened, events.AskOpened) and answer_by_default(turn, step.opened))
+    ):
         turn.record(events.GateOverdue(step=command.step, round=command.attempt))
 
 

@@ -9,8 +9,10 @@ from typing import Final
 
 import msgspec
 
+from planmesh.executor.asks import open_ask_again
 from planmesh.executor.failures import fail_now
-from planmesh.executor.gates import OPERATOR, Standing, is_open, may_answer, open_gate, open_gate_again, release_digest
+from planmesh.executor.gates import open_gate, open_gate_again, release_digest
+from planmesh.executor.reviewers import OPERATOR, Standing, is_open, may_answer
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
@@ -18,9 +20,9 @@ from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import LEVELS, Check, Decide, Gate, Permissions, Plan, Step, Task
+from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.revision import abridged, difference
-from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_gates
+from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_asks, open_gates
 from planmesh.schemas.work import PlannerWork
 
 REQUEST_BYTES: Final = 7 * 1024 * 1024
@@ -176,6 +178,16 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
         if name == request.step or is_another or opened.digest != release_digest(turn.state, name):
             try:
                 open_gate_again(turn, gate, event)
+            except ExpressionError as error:
+                fail_now(turn, name, "expression", str(error))
+                if turn.state.status in ENDED:
+                    return
+    for name in open_asks(turn.state):
+        ask = turn.state.graph.steps[name]
+        assert isinstance(ask, Ask)  # `open_asks` lists nothing else
+        if before.graph.steps.get(name) != ask:
+            try:
+                open_ask_again(turn, ask, event)
             except ExpressionError as error:
                 fail_now(turn, name, "expression", str(error))
                 if turn.state.status in ENDED:
@@ -352,6 +364,8 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
     return (
         not set(new.reviewers) <= set(old.reviewers)
         or new.quorum < old.quorum
+        or not set(old.shares) <= set(new.shares)
+        or (bool(new.escalate) and new.escalate != old.escalate)
         or LEVELS.index(new.least_level) < LEVELS.index(old.least_level)
         or (old.four_eyes and not new.four_eyes)
         or (old.require_reason and not new.require_reason)

@@ -44,6 +44,7 @@ async def steer(
     *,
     loops: frozenset[str] = frozenset(LOOPS),
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
+    escalate_to: str = "",
     inline_output_bytes: int = INLINE_OUTPUT_BYTES,
     inline_inputs_bytes: int = INLINE_INPUTS_BYTES,
 ) -> None:
@@ -61,6 +62,7 @@ async def steer(
         store,
         plans,
         gate_sla_s=gate_sla_s,
+        escalate_to=escalate_to,
         limits=AgentLimits(core),
         inline_output_bytes=inline_output_bytes,
     )

@@ -31,7 +31,9 @@ async def handle_timer(core: Connection, message: Message, clock: Callable[[], d
         message.nak(min(left_s, _LONGEST_DELAY_S))
         return
     # The same each time that this wait is over, however often the timer is stored.
-    what = digest([timer.step, timer.attempt, timer.purpose])
-    command = TimerDue(id=f"t{what[:32]}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose)
+    what = digest([timer.step, timer.attempt, timer.purpose, timer.level])
+    command = TimerDue(
+        id=f"t{what[:32]}", step=timer.step, attempt=timer.attempt, purpose=timer.purpose, level=timer.level
+    )
     address = Address(timer.space, timer.plan)
     await core.publish(subjects.command(address, "due", "executor"), encode(command))

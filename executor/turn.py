@@ -26,7 +26,7 @@ PLANMESH: Final = "planmesh"
 class Turn:
     """What one command has set going so far: the events, and the state after them."""
 
-    __slots__ = ("agent_limits", "asked", "at", "blobs", "by", "events", "gate_sla_s", "state")
+    __slots__ = ("agent_limits", "asked", "at", "blobs", "by", "escalate_to", "events", "gate_sla_s", "state")
 
     def __init__(
         self,
@@ -35,6 +35,7 @@ class Turn:
         blobs: Mapping[str, object],
         gate_sla_s: float,
         agent_limits: Mapping[str, int],
+        escalate_to: str = "",
     ) -> None:
         self.state = state
         self.asked = asked
@@ -43,6 +44,7 @@ class Turn:
         self.blobs = blobs
         self.gate_sla_s = gate_sla_s
         self.agent_limits = agent_limits
+        self.escalate_to = escalate_to
         self.events: list[AnyEvent] = []
 
     def record(self, event: AnyEvent) -> None:
@@ -107,7 +109,7 @@ def possible(state: PlanState, step: str = "") -> tuple[str, ...]:
         if found.status is StepStatus.OUTCOME_UNKNOWN:
             verbs.append("resolve")
         if found.status is StepStatus.WAITING and found.opened is not None:
-            verbs += ["vote", "redirect"]
+            verbs += ["vote", "redirect"] if isinstance(found.opened, events.GateOpened) else ["answer"]
         optional = state.graph.steps[step].optional and not state.unsettled[step]
         if optional and found.status is not StepStatus.DISPATCHED:
             verbs.append("skip")

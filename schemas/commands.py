@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Level, Line, Name, Plan, Text, Token
+from planmesh.schemas.plan import SERVICE, Level, Line, Name, Plan, Text, Token
 from planmesh.schemas.work import ChildStep, Failure, Parent, Result
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
@@ -121,19 +121,44 @@ class CastVote(Command, frozen=True, kw_only=True, tag="vote"):
 
 
 class ReviewGate(Command, frozen=True, kw_only=True, tag="review"):
-    """Answer a gate as the person in the subject, whom the gatekeeper has identified. Nobody else may publish it:
-    an operator's own vote claims no groups."""
+    """Answer a gate or an ask as the person in the subject, whom the gatekeeper has identified. Nobody else may publish
+    it: an operator's own answer claims no groups."""
 
     step: Name
     digest: str
-    """As in `CastVote`."""
-    decision: Literal["approve", "reject", "redirect"]
+    """As in `CastVote`, or `AnswerAsk`."""
+    decision: Literal["approve", "reject", "redirect", "answer"]
     groups: Annotated[tuple[Line, ...], Meta(max_length=100)]
     """Those of the gate's reviewers that the person is, or is in."""
     level: Level
     """How the person has shown who they are."""
     instruction: Text = ""
     """Of a redirection: what to change, in words."""
+    value: Any = None
+    """As in `AnswerAsk`."""
+    reason: Reason = ""
+
+
+class AnswerAsk(Command, frozen=True, kw_only=True, tag="answer"):
+    """Answer an ask, as the operator in the subject."""
+
+    step: Name
+    digest: str
+    """The digest of the question: if it has changed since, the answer is refused."""
+    value: Any
+    """A text, a number, or true or false, as the ask takes it. Anything else is refused, and counted."""
+    reason: Reason = ""
+
+
+class Reply(Command, frozen=True, kw_only=True, tag="reply"):
+    """Answer a gate or an ask as the service in the subject, which they name, as `service:<space>`."""
+
+    step: Name
+    digest: str
+    """As in `CastVote`, or `AnswerAsk`."""
+    decision: Literal["approve", "reject", "answer"]
+    value: Any = None
+    """As in `AnswerAsk`."""
     reason: Reason = ""
 
 
@@ -203,7 +228,9 @@ class TimerDue(Command, frozen=True, kw_only=True, tag="due"):
 
     step: Name
     attempt: int
-    purpose: Literal["retry", "sla"]
+    purpose: Literal["retry", "sla", "escalate"]
+    level: int = 0
+    """Of an escalation: which, from 1."""
 
 
 class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
@@ -237,6 +264,8 @@ AnyCommand: TypeAlias = (
     | ResolveStep
     | CastVote
     | ReviewGate
+    | AnswerAsk
+    | Reply
     | RevisePlan
     | RedirectPlan
     | ProposeRevision
@@ -280,12 +309,13 @@ class Verb(NamedTuple):
 
     Attributes:
         command: The message.
-        publishers: Who may publish it. `person` is the gatekeeper, as whom it has identified.
+        publishers: Who may publish it. `person` is the gatekeeper, as whom it has identified; `service` is whoever may
+            publish goals, as its space.
         answers: The events that can answer it, besides those of the steps that it sets going.
     """
 
     command: type[Command]
-    publishers: tuple[Literal["planner", "executor", "gatekeeper", "operator", "person"], ...]
+    publishers: tuple[Literal["planner", "executor", "gatekeeper", "operator", "person", "service"], ...]
     answers: tuple[type[events.Event], ...]
 
 
@@ -319,6 +349,28 @@ VERBS: Final[dict[str, Verb]] = {
             events.GateRejected,
             events.GateOpened,
             events.RevisionRequested,
+            events.AskAnswered,
+            events.AnswerInvalid,
+            events.GateEscalated,
+            events.CommandRefused,
+        ),
+    ),
+    "answer": Verb(
+        AnswerAsk,
+        ("operator",),
+        (events.AskAnswered, events.AnswerInvalid, events.GateEscalated, events.CommandRefused),
+    ),
+    "reply": Verb(
+        Reply,
+        ("service",),
+        (
+            events.VoteCast,
+            events.GateApproved,
+            events.GateRejected,
+            events.GateOpened,
+            events.AskAnswered,
+            events.AnswerInvalid,
+            events.GateEscalated,
             events.CommandRefused,
         ),
     ),
@@ -331,12 +383,22 @@ VERBS: Final[dict[str, Verb]] = {
         ("executor",),
         (events.ChildMoved, events.ChildRecalled, events.StepCompleted, events.StepFailed),
     ),
-    "due": Verb(TimerDue, ("executor",), (events.StepReopened, events.GateOverdue)),
+    "due": Verb(
+        TimerDue,
+        ("executor",),
+        (events.StepReopened, events.GateOverdue, events.GateEscalated, events.AskAnswered),
+    ),
     "unfit": Verb(ReportUnfit, ("executor",), (events.StepFailed,)),
     "notified": Verb(ReportNotice, ("gatekeeper",), (events.NoticeSent,)),
 }
 
 OPERATOR_VERBS: Final = tuple(name for name, verb in VERBS.items() if "operator" in verb.publishers)
+
+
+def actor_of(verb: str, actor: str) -> str:
+    """Who asks, as decisions and the log have it, given the last token of the subject that a command came on."""
+    row = VERBS.get(verb)
+    return f"{SERVICE}{actor}" if row is not None and "service" in row.publishers else actor
 
 
 def verb_of(command: AnyCommand) -> str:

@@ -10,9 +10,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from planmesh.schemas.answers import AnswerType
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Blob, Payload
-from planmesh.schemas.plan import Permissions, Plan
+from planmesh.schemas.plan import Escalation, Level, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import Call, ChildStep, Failure, Parent
@@ -65,12 +66,13 @@ class PlanStarted(Event, frozen=True, kw_only=True, tag="plan.started"):
 
 
 class PlanWaiting(Event, frozen=True, kw_only=True, tag="plan.waiting"):
-    """running -> waiting: nothing is dispatched or ready; gates are open, or a retry is due later"""
+    """running -> waiting: nothing is dispatched or ready; gates or asks are open, or a retry is due later"""
 
     gates: tuple[str, ...] = ()
     retries: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
     """Plans that run for its steps, and stand still."""
+    asks: tuple[str, ...] = ()
 
 
 class PlanPaused(Event, frozen=True, kw_only=True, tag="plan.paused"):
@@ -328,6 +330,9 @@ class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):
     """Why it asks again."""
     changes: tuple[Change, ...] = ()
     """What the revision changed that it asks again for."""
+    shares: tuple[Share, ...] = ()
+    escalate: tuple[Escalation, ...] = ()
+    """Whom it asks as well, and when: the plan's, or else what the settings say."""
 
 
 class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):
@@ -340,14 +345,25 @@ class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):
     level: str = ""
     """How the gatekeeper knew them: `link` or `login`; empty for whoever voted with an operator's credentials."""
     groups: tuple[str, ...] = ()
-    """Those of the gate's reviewers that the gatekeeper found them to be."""
+    """Those of the gate's reviewers that the gatekeeper found them to be, or that a service is."""
 
 
 class GateOverdue(Event, frozen=True, kw_only=True, tag="gate.overdue"):
-    """waiting -> waiting: nobody has decided in time; it stays closed"""
+    """waiting -> waiting: nobody has decided the gate, or answered the ask, in time; it stays open for an answer"""
 
     step: str
     round: int
+
+
+class GateEscalated(Event, frozen=True, kw_only=True, tag="gate.escalated"):
+    """waiting -> waiting: from now on, and however often the gate or ask is asked again, these may answer as well"""
+
+    step: str
+    round: int
+    level: int
+    """Which of its escalations it is, from 1."""
+    to: tuple[str, ...]
+    because: str = ""
 
 
 class GateApproved(Event, frozen=True, kw_only=True, tag="gate.approved"):
@@ -366,6 +382,55 @@ class GateRejected(Event, frozen=True, kw_only=True, tag="gate.rejected"):
     step: str
     round: int
     by: str
+    reason: str = ""
+    level: str = ""
+    """As in `VoteCast`."""
+    groups: tuple[str, ...] = ()
+
+
+# --- asks --------------------------------------------------------------------------------------------------
+
+
+class AskOpened(Event, frozen=True, kw_only=True, tag="ask.opened"):
+    """pending | waiting -> waiting: asks, or asks again because the question has changed"""
+
+    step: str
+    round: int
+    digest: str
+    """SHA-256 over the question. An answer quotes it."""
+    reviewers: tuple[str, ...]
+    """Who may answer."""
+    prompt: str = ""
+    answer: AnswerType = "text"
+    options: tuple[str, ...] = ()
+    default: Any = None
+    level: Level = "link"
+    max_retries: int = 0
+    on_overdue: Literal["remind", "default"] = "remind"
+    overdue_at: datetime | None = None
+    escalate: tuple[Escalation, ...] = ()
+    """As in `GateOpened`."""
+    because: str = ""
+    """Why it asks again."""
+
+
+class AnswerInvalid(Event, frozen=True, kw_only=True, tag="ask.answer_invalid"):
+    """waiting -> waiting: whoever may answer gave something else than was asked for; it is counted, and not kept"""
+
+    step: str
+    round: int
+    by: str
+
+
+class AskAnswered(Event, frozen=True, kw_only=True, tag="ask.answered"):
+    """waiting -> completed"""
+
+    step: str
+    round: int
+    by: str
+    """A person, `service:<space>`, or `planmesh` where the plan lets the default be the answer."""
+    output: Payload
+    """An object: `value`, `provided_by`, `provided_at` and `attempt`."""
     reason: str = ""
     level: str = ""
     """As in `VoteCast`."""
@@ -479,8 +544,12 @@ AnyEvent: TypeAlias = (
     | GateOpened
     | VoteCast
     | GateOverdue
+    | GateEscalated
     | GateApproved
     | GateRejected
+    | AskOpened
+    | AnswerInvalid
+    | AskAnswered
     | NoticeSent
     | ChildMoved
     | ChildRecalled

@@ -72,9 +72,10 @@ class Refused(OutcomeBase, frozen=True, kw_only=True, tag="refused"):
 
 
 class Waiting(OutcomeBase, frozen=True, kw_only=True, tag="waiting"):
-    """Nothing goes on until someone decides: the gates that are open."""
+    """Nothing goes on until someone decides or answers: the gates, and the asks, that are open."""
 
     gates: tuple[str, ...]
+    asks: tuple[str, ...] = ()
 
 
 class Paused(OutcomeBase, frozen=True, kw_only=True, tag="paused"):

@@ -153,6 +153,10 @@ signed in, or they have an operator's credentials."""
 OPERATORS: Final = "role:operator"
 """The reviewers of a gate that names none: everyone with an operator's credentials."""
 
+SERVICE: Final = "service:"
+"""How a service is written where people are: the one that publishes goals as *billing* is `service:billing`. No person
+is called so."""
+
 LEVELS: Final[tuple[Level, ...]] = ("link", "login", "operator")
 
 
@@ -201,7 +205,12 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
 
     @property
     def least_level(self) -> Level:
-        return self.level or ("login" if self.four_eyes or self.quorum > 1 else "link")
+        return self.level or ("login" if self.four_eyes or self.approvals > 1 else "link")
+
+    @property
+    def approvals(self) -> int:
+        """How many it takes, at least: each person counts for one share."""
+        return max(self.quorum, sum(share.count for share in self.shares))
 
     def level_for(self, groups: Iterable[str]) -> Level:
         """How somebody must have shown who they are who answers as *groups* of the reviewers.

@@ -7,14 +7,15 @@ left out, and named in `cut`.
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Raw, Struct
 
-from planmesh.schemas.events import Cause, Release, Upstream
+from planmesh.schemas.answers import AnswerType
+from planmesh.schemas.events import AskOpened, Cause, GateOpened, Release, Upstream
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Document, Permissions, Plan
+from planmesh.schemas.plan import Document, Escalation, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Usage
@@ -82,7 +83,8 @@ class LogQuery(Document, frozen=True, kw_only=True):
 
 
 class GatesQuery(Document, frozen=True, kw_only=True):
-    """``query.gates``: the gates that are open, the longest open first; of one space or plan, if it is named."""
+    """``query.gates``: the gates and asks that are open, the longest open first; of one space or plan, if it is
+    named."""
 
     space: Id = ""
     plan: Id = ""
@@ -124,6 +126,8 @@ class PlanRow(Row, frozen=True, kw_only=True):
     running: int = 0
     gates: tuple[str, ...] = ()
     """Gates that are open."""
+    asks: tuple[str, ...] = ()
+    """Asks that are open."""
     troubled: tuple[str, ...] = ()
     """Steps that failed, were rejected, or whose outcome is unknown."""
     held: bool = False
@@ -206,18 +210,25 @@ class LogLine(Row, frozen=True, kw_only=True):
 
 
 class GateRow(Row, frozen=True, kw_only=True):
-    """A gate that is open, and what its reviewers must know."""
+    """A gate or an ask that is open, and what its reviewers must know."""
 
     space: str
     plan: str
     plan_name: str = ""
     step: str
+    kind: Literal["gate", "ask"] = "gate"
     label: str = ""
     round: int
     digest: str
-    """What a vote quotes."""
+    """What a vote, or an answer, quotes."""
     reviewers: tuple[str, ...] = ()
+    """Who may answer, those included to whom it was escalated."""
+    escalated: tuple[str, ...] = ()
+    """To whom it was escalated."""
+    escalate: tuple[Escalation, ...] = ()
+    """To whom it is, or has been, and when."""
     quorum: int = 1
+    shares: tuple[Share, ...] = ()
     votes: tuple[str, ...] = ()
     """Who has approved in this round."""
     four_eyes: bool = False
@@ -235,7 +246,21 @@ class GateRow(Row, frozen=True, kw_only=True):
     """Why it asks again."""
     changes: tuple[Change, ...] = ()
     """What the revision changed that it asks again for."""
+    answer: AnswerType = "text"
+    """Of an ask: what it takes."""
+    options: tuple[str, ...] = ()
+    default: Any = None
+    on_overdue: Literal["remind", "default"] = "remind"
+    invalid: int = 0
+    """Of an ask: how many answers were none."""
+    max_retries: int = 0
     cut: tuple[str, ...] = ()
+
+
+def asked(opened: GateOpened | AskOpened) -> dict[str, Any]:
+    """What a `GateRow` has of what was asked."""
+    fields = {field: getattr(opened, field) for field in opened.__struct_fields__ if field in GateRow.__struct_fields__}
+    return {**fields, "kind": "gate" if isinstance(opened, GateOpened) else "ask"}
 
 
 class AnswerBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="answer"):

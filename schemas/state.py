@@ -18,6 +18,7 @@ from planmesh.schemas import events
 from planmesh.schemas.each import Item, first_steps, steps_of
 from planmesh.schemas.events import (
     AnyEvent,
+    AskOpened,
     Cause,
     Commit,
     GateOpened,
@@ -29,7 +30,7 @@ from planmesh.schemas.events import (
 )
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Each, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import SERVICE, Ask, Each, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
 from planmesh.schemas.work import Failure, Parent, Usage, usage_of
@@ -80,12 +81,17 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     """Where one step is.
 
     Attributes:
-        attempt: The attempt that is or was in flight, from 1; a gate's round. 0 before the first.
+        attempt: The attempt that is or was in flight, from 1; the round of a gate or an ask. 0 before the first.
         since: When it came to this status.
         output: What it gave, once completed.
         agent: Who was asked, at the last dispatch.
         label: The branch that a `decide` or `check` took.
+        opened: What a gate or an ask asks.
         votes: Who has approved in this round.
+        groups: Of each of them, those of the gate's reviewers that they were found to be.
+        also: Who may answer besides the reviewers: it was escalated to them.
+        escalated: How many of its escalations have come about.
+        invalid: How many invalid answers this round has had.
         hold: Who has paused it, and why: what is behind it waits, even once it is settled.
         usage: Of models and tools, by the last attempt; None where it has told of no calls.
         child: The plan that it runs.
@@ -102,8 +108,12 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     reason: str = ""
     label: str = ""
     retry_at: datetime | None = None
-    opened: GateOpened | None = None
+    opened: GateOpened | AskOpened | None = None
     votes: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    also: tuple[str, ...] = ()
+    escalated: int = 0
+    invalid: int = 0
     hold: StepPaused | None = None
     overdue: bool = False
     started_at: datetime | None = None
@@ -119,6 +129,12 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def held(self) -> bool:
         return self.hold is not None
+
+    @property
+    def reviewers(self) -> tuple[str, ...]:
+        """Who may answer a gate or an ask that has been opened; nobody else's answer counts."""
+        asked = () if self.opened is None else self.opened.reviewers
+        return (*asked, *(one for one in self.also if one not in asked)) if self.also else asked
 
 
 FRESH: Final = StepState()
@@ -231,7 +247,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
         immediate: Steps that `decide` settles in the same turn: they take no room.
         running: How many tasks are dispatched.
         in_hand: How many of them each agent has; those that have none are not named.
-        waiting: Steps that wait: open gates, and tasks whose next attempt is due later.
+        waiting: Steps that wait: open gates and asks, and tasks whose next attempt is due later.
         troubled: Steps that failed, were rejected, or whose outcome is unknown.
         open: How many steps are neither settled nor cancelled.
         held: Whether a person has paused the plan.
@@ -239,6 +255,8 @@ class PlanState(Struct, frozen=True, kw_only=True):
         revision: The number of the revision that is in force; 1 is the plan as it was created.
         requests: Revisions that were asked for and are not answered, by the id of the command.
         revised: The revision in force, unless it is the first.
+        authors: Who has last changed a step, or what stood behind it, by the step's name; none of those that are as the
+            plan was created.
         superseded: Steps that a revision has taken out, with the state that they had.
         items: The items of each `each` that has been reached.
         admitted: How many of them may be under way, or have been.
@@ -271,6 +289,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     revision: int = 0
     requests: Map[str, RevisionRequested] = Map()
     revised: PlanRevised | None = None
+    authors: Map[str, str] = Map()
     superseded: Map[str, StepState] = Map()
     items: Map[str, tuple[Payload, ...]] = Map()
     admitted: Map[str, int] = Map()
@@ -308,8 +327,10 @@ class PlanState(Struct, frozen=True, kw_only=True):
         return "" if origin is None else origin.requester
 
     def is_requested_by(self, person: str) -> bool:
-        """Whether it was *person* who asked for the plan: by a space of that name, or by one that the person owns."""
-        return person == self.requester or (self.created is not None and person in self.created.owners)
+        """Whether it was *person* who asked for the plan: by a space of that name, or by one that the person owns; or
+        the service that the space is."""
+        name = person.removeprefix(SERVICE)
+        return name == self.requester or (self.created is not None and name in self.created.owners)
 
     @property
     def parent(self) -> Parent | None:
@@ -553,7 +574,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             return _cancelled(state, event, at)
         case events.StepsAdded():
             return _added(state, event, at)
-        case events.GateOpened():
+        case events.GateOpened() | events.AskOpened():
             return _move(
                 state,
                 event.step,
@@ -562,14 +583,32 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 attempt=event.round,
                 opened=event,
                 votes=(),
+                groups=(),
+                invalid=0,
                 overdue=False,
                 reason="",
             )
         case events.VoteCast():
             step = state.steps[event.step]
-            return _patch(state, event.step, at, votes=(*step.votes, event.by))
+            return _patch(state, event.step, at, votes=(*step.votes, event.by), groups=(*step.groups, event.groups))
         case events.GateOverdue():
             return _patch(state, event.step, at, overdue=True)
+        case events.GateEscalated():
+            also = tuple(dict.fromkeys((*state.steps[event.step].also, *event.to)))
+            return _patch(state, event.step, at, also=also, escalated=event.level)
+        case events.AnswerInvalid():
+            return _patch(state, event.step, at, invalid=state.steps[event.step].invalid + 1)
+        case events.AskAnswered():
+            return _settle(
+                state,
+                event.step,
+                at,
+                status=StepStatus.COMPLETED,
+                votes=(event.by,),
+                output=event.output,
+                reason=event.reason,
+                failure=None,
+            )
         case events.GateApproved():
             output = {"decision": "approve", "by": list(event.by), "reason": event.reason}
             return _settle(
@@ -841,7 +880,7 @@ def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
         steps[gate] = _closed_again(steps[gate], at)
     settled = _settled(steps)
     for name, step in steps.items():
-        # A gate that is open, and has to wait for more than before.
+        # A gate or an ask that is open, and has to wait for more than before.
         if step.status is StepStatus.WAITING and step.opened is not None and not settled.issuperset(graph.needs[name]):
             steps[name] = _closed_again(step, at)
     superseded = state.superseded.mutate()
@@ -857,6 +896,7 @@ def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
             document=event.plan,
             revision=event.revision,
             revised=event,
+            authors=_authors(state, graph, event.by),
             requests=_answered(state, event.request),
             graph=graph,
             items=Map(items),
@@ -866,6 +906,16 @@ def _revised(state: PlanState, event: PlanRevised, at: datetime) -> PlanState:
             superseded=superseded.finish(),
         )
     )
+
+
+def _authors(state: PlanState, graph: Graph, by: str) -> Map[str, str]:
+    """Who has changed what, now that *by* has revised the plan to *graph*."""
+    authors = {name: author for name, author in state.authors.items() if name in graph.steps}
+    authors |= {name: by for name, step in graph.steps.items() if state.graph.steps.get(name) != step}
+    for name in state.graph.steps.keys() - graph.steps.keys():
+        # What is gone stood behind these: whoever looks behind a gate for what was changed finds it there.
+        authors |= {need: by for need in state.graph.needs[name] if need in graph.steps}
+    return Map(authors)
 
 
 def _carried(state: PlanState, step: Step) -> StepState:
@@ -878,14 +928,29 @@ def _carried(state: PlanState, step: Step) -> StepState:
     if before is None:
         gone = state.superseded.get(step.name)
         return FRESH if gone is None else StepState(attempt=gone.attempt)
-    if type(step) is type(state.graph.steps[step.name]):
-        return before
+    was = state.graph.steps[step.name]
+    if type(step) is type(was):
+        # Those to whom it was escalated may answer what is asked of the same people, not what is asked of others.
+        is_open_to_others = isinstance(step, Gate | Ask) and before.escalated and _asks(step) != _asks(was)
+        return _replace(before, also=(), escalated=0) if is_open_to_others else before
     return StepState(status=_at_the_beginning(before), attempt=before.attempt, hold=before.hold)
 
 
+def _asks(step: Step) -> object:
+    return (step.reviewers, step.escalate) if isinstance(step, Gate | Ask) else None
+
+
 def _closed_again(gate: StepState, at: datetime) -> StepState:
-    """A gate that has to ask once more, as soon as all that it needs is settled."""
-    return StepState(status=_at_the_beginning(gate), attempt=gate.attempt, opened=gate.opened, since=at, hold=gate.hold)
+    """A gate or an ask that has to ask once more, as soon as all that it needs is settled."""
+    return StepState(
+        status=_at_the_beginning(gate),
+        attempt=gate.attempt,
+        opened=gate.opened,
+        also=gate.also,
+        escalated=gate.escalated,
+        since=at,
+        hold=gate.hold,
+    )
 
 
 def _at_the_beginning(step: StepState) -> StepStatus:
@@ -948,6 +1013,10 @@ def _ended(state: PlanState, status: PlanStatus, at: datetime, **changes: object
 
 def open_gates(state: PlanState) -> list[str]:
     return [name for name in state.waiting if isinstance(state.graph.steps[name], Gate)]
+
+
+def open_asks(state: PlanState) -> list[str]:
+    return [name for name in state.waiting if isinstance(state.graph.steps[name], Ask)]
 
 
 def pending_retries(state: PlanState) -> list[str]:

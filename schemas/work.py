@@ -36,16 +36,18 @@ class StepWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return f"{self.space}.{self.plan}.{self.step}.{self.attempt}"
 
 
-class TimerWork(Struct, frozen=True, kw_only=True):
+class TimerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A wait, on ``work.timer.<space>.<plan>.<step>``. It asks when it is due; it decides nothing."""
 
     space: str
     plan: str
     step: str
     attempt: int
-    """The attempt to begin, or the gate's round."""
-    purpose: Literal["retry", "sla"]
+    """The attempt to begin, or the round of the gate or ask."""
+    purpose: Literal["retry", "sla", "escalate"]
     due_at: datetime
+    level: int = 0
+    """Of an escalation: which, from 1."""
 
 
 class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):

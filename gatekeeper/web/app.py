@@ -36,6 +36,8 @@ from planmesh.gatekeeper.web.desk import Case, Desk
 from planmesh.gatekeeper.web.picture import draw
 from planmesh.schemas import subjects
 from planmesh.schemas.commands import ReviewGate
+from planmesh.schemas.events import GateOpened
+from planmesh.schemas.plan import Gate
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address, BadToken
 
@@ -253,7 +255,7 @@ class Pages:
             step=step,
             digest=form.digest,
             decision=decision,  # type: ignore[arg-type]  # one of the three, see above
-            groups=self._door.directory.groups(visitor.person, getattr(gate, "reviewers", ())),
+            groups=self._door.directory.groups(visitor.person, case.state.steps[step].reviewers),
             level=visitor.level,
             instruction=instruction if decision == "redirect" else "",
             reason=reason,
@@ -292,12 +294,11 @@ class Pages:
         if case.state.status in (PlanStatus.ABSENT, PlanStatus.REFUSED):
             raise _Refused(_NO_GATE if visitor.level == "link" else _NOT_ASKED)
         gate = case.state.graph.steps.get(step)
-        reviewers = getattr(gate, "reviewers", None)
         directory = self._door.directory
-        if reviewers is None:
+        if not isinstance(gate, Gate):
             raise _Refused(_NO_GATE if visitor.level == "link" else _NOT_ASKED)
         escalated = (directory.escalate_to,) if directory.escalate_to is not None else ()
-        if not directory.groups(visitor.person, (*reviewers, *escalated)):
+        if not directory.groups(visitor.person, (*gate.reviewers, *case.state.steps[step].also, *escalated)):
             raise _Refused(_NOT_ASKED)
         return case
 
@@ -313,7 +314,7 @@ class Pages:
         said: Mapping[str, str] = {},
     ) -> Response[str]:
         opened = case.state.steps[step].opened
-        shown = opened.shown if opened is not None else ()
+        shown = opened.shown if isinstance(opened, GateOpened) else ()
         values = {at: await self._desk.text(payload) for at, payload in enumerate(shown[:20])}
         page = view.page(case, step, self._door.directory, visitor.person, visitor.level, values)
         form = Form(

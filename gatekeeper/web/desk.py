@@ -138,6 +138,7 @@ def _is_about(event: events.AnyEvent, gate: str) -> bool:
             events.GateOpened()
             | events.VoteCast()
             | events.GateOverdue()
+            | events.GateEscalated()
             | events.GateApproved()
             | events.GateRejected()
             | events.StepSkipped()

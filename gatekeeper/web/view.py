@@ -166,7 +166,8 @@ def page(
     state = case.state
     gate, step = state.graph.steps[gate_name], state.steps[gate_name]
     assert isinstance(gate, Gate)  # or there is no page
-    opened, verdict = step.opened, _verdict(state, gate, step, case.facts, directory)
+    opened = step.opened if isinstance(step.opened, GateOpened) else None
+    verdict = _verdict(state, gate, step, case.facts, directory)
     is_open = verdict.how == "open"
     least = gate.level_for(directory.groups(person, gate.reviewers))
     needs = least if LEVELS.index(level) < LEVELS.index(least) else None
@@ -186,7 +187,7 @@ def page(
         opened_at=step.since if is_open else None,
         overdue_at=opened.overdue_at if opened is not None else None,
         is_overdue=step.overdue,
-        reviewers=tuple(called(directory, reviewer) for reviewer in gate.reviewers),
+        reviewers=tuple(called(directory, reviewer) for reviewer in dict.fromkeys((*gate.reviewers, *step.also))),
         quorum=gate.quorum,
         approved_by=tuple(map(directory.called, step.votes)) if is_open else (),
         require_reason=gate.require_reason,
@@ -220,7 +221,7 @@ def inbox(rows: tuple[GateRow, ...], directory: Directory, person: str) -> tuple
             asked_as=", ".join(called(directory, group) for group in groups),
         )
         for row in rows
-        if (groups := directory.groups(person, row.reviewers))
+        if row.kind == "gate" and (groups := directory.groups(person, row.reviewers))
     ]
     never = datetime.max.replace(tzinfo=UTC)
     found.sort(key=lambda item: (item.has_approved, not item.is_overdue, item.overdue_at or never))
@@ -278,7 +279,7 @@ def _why_not(state: PlanState, gate: Gate, step: StepState, directory: Directory
     if person in step.votes:
         left = gate.quorum - len(step.votes)
         return f"You have approved. It takes {left} more approval{'' if left == 1 else 's'} by others."
-    if not directory.groups(person, gate.reviewers):
+    if not directory.groups(person, (*gate.reviewers, *step.also)):
         return "You were told that nobody has decided in time. Only its reviewers can decide it."
     return ""
 
@@ -374,6 +375,9 @@ def _event(fact: Fact, directory: Directory, *, is_first: bool) -> Event | None:
             return said("planmesh", f"asked{again}", event.because)
         case events.GateOverdue():
             return said("planmesh", "noted that nobody has decided in time", "", "overdue")
+        case events.GateEscalated():
+            to = ", ".join(called(directory, reviewer) for reviewer in event.to)
+            return said("planmesh", f"asked {to} as well", event.because, "overdue")
         case events.VoteCast():
             return said(event.by, f"approved{_how(event.level)}", event.reason, "approved")
         case events.GateApproved():

@@ -7,9 +7,10 @@ from typing import NamedTuple, assert_never
 from rich.text import Text
 
 from planmesh.cli.render import columns, failed, used
-from planmesh.cli.text import clock, counted, duration, listed, one_line
+from planmesh.cli.text import clock, counted, duration, listed, one_line, value
 from planmesh.schemas import events
 from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.payload import Payload
 from planmesh.schemas.work import Call, usage_of
 
 _PLANMESH = "planmesh"  # who acts when nobody asked: the rules themselves
@@ -141,6 +142,17 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told("given a vote", event.by, one_line(event.reason), _PERSON)
         case events.GateOverdue():
             return Told("overdue: nobody has decided in time", style=_PERSON)
+        case events.GateEscalated():
+            return Told(f"escalated to {listed(event.to)}", why=one_line(event.because), style=_PERSON)
+        case events.AskOpened():
+            again = f" again (round {event.round})" if event.round > 1 else ""
+            why = one_line(event.because) or one_line(event.prompt)
+            return Told(f"asked{again} of {listed(event.reviewers)}", why=why, style=_PERSON)
+        case events.AnswerInvalid():
+            return Told("given an answer that is none", event.by, style=_PERSON)
+        case events.AskAnswered():
+            said = "by default" if event.by == _PLANMESH else _answer(event.output)
+            return Told(f"answered {said}".rstrip(), event.by, one_line(event.reason), _GOOD)
         case events.GateApproved():
             return Told("approved", listed(event.by), one_line(event.reason), _GOOD)
         case events.GateRejected():
@@ -166,6 +178,11 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(f"{one_line(event.verb, 20)} refused ({event.code})", event.by, one_line(event.reason), _BAD)
         case _:
             assert_never(event)
+
+
+def _answer(output: Payload) -> str:
+    given = output.value
+    return value(given["value"], 60) if isinstance(given, dict) and "value" in given else ""
 
 
 def _attempt(attempt: int) -> str:

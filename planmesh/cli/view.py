@@ -11,8 +11,8 @@ from msgspec import Struct
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Gate, Permissions, Plan, Task
-from planmesh.schemas.queries import GateRow, PlanAnswer, PlanRow, StepRow
-from planmesh.schemas.state import SATISFIED, Graph, PlanState, StepState, StepStatus, open_gates
+from planmesh.schemas.queries import GateRow, PlanAnswer, PlanRow, StepRow, asked
+from planmesh.schemas.state import SATISFIED, Graph, PlanState, StepState, StepStatus, open_asks, open_gates
 
 
 class PlanView(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,6 +72,7 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         settled=sum(step.status in SATISFIED for step in state.steps.values()),
         running=state.running,
         gates=tuple(open_gates(state)),
+        asks=tuple(open_asks(state)),
         troubled=state.troubled,
         held=state.held,
         held_steps=state.held_steps,
@@ -94,7 +95,7 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
             *(step_row(state, name) for name in state.graph.steps),
             *(_gone(name, step) for name, step in sorted(state.superseded.items())),
         ),
-        gates=tuple(gate_row(state, name) for name in open_gates(state)),
+        gates=tuple(gate_row(state, name) for name in (*open_gates(state), *open_asks(state))),
     )
 
 
@@ -151,33 +152,23 @@ def _gone(name: str, step: StepState) -> StepRow:
 
 
 def gate_row(state: PlanState, name: str) -> GateRow:
-    """A gate that is open, from a folded log."""
-    step, gate = state.steps[name], state.graph.steps[name]
-    opened = step.opened
-    assert isinstance(gate, Gate)
-    assert opened is not None
+    """A gate or an ask that is open, from a folded log."""
+    step, document = state.steps[name], state.graph.steps[name]
+    assert step.opened is not None
     assert step.since is not None
-    return GateRow(
-        space=state.address.space,
-        plan=state.address.plan,
-        plan_name=state.plan.name,
-        step=name,
-        label=gate.label,
-        round=opened.round,
-        digest=opened.digest,
-        reviewers=opened.reviewers,
-        quorum=opened.quorum,
-        votes=step.votes,
-        four_eyes=gate.four_eyes,
-        require_reason=gate.require_reason,
-        since=step.since,
-        overdue_at=opened.overdue_at,
-        overdue=step.overdue,
-        prompt=opened.prompt,
-        shown=opened.shown,
-        upstream=opened.upstream,
-        releases=opened.releases,
-        behind=opened.behind,
-        because=opened.because,
-        changes=opened.changes,
-    )
+    about = {
+        "space": state.address.space,
+        "plan": state.address.plan,
+        "plan_name": state.plan.name,
+        "step": name,
+        "label": document.label,
+        "reviewers": step.reviewers,
+        "escalated": step.also,
+        "votes": step.votes,
+        "four_eyes": isinstance(document, Gate) and document.four_eyes,
+        "require_reason": isinstance(document, Gate) and document.require_reason,
+        "since": step.since,
+        "overdue": step.overdue,
+        "invalid": step.invalid,
+    }
+    return GateRow(**{**asked(step.opened), **about})

@@ -2,15 +2,15 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import AGENT, HERE, Play, plans, play_on
+from plays import AGENT, HERE, Play, fitting, plans, play_on
 
 from planmesh.executor.plan import decide
 from planmesh.executor.turn import possible
 from planmesh.schemas import commands as asks
 from planmesh.schemas.commands import AnyCommand, Asked
-from planmesh.schemas.events import CommandRefused
+from planmesh.schemas.events import AskOpened, CommandRefused
 from planmesh.schemas.plan import Plan
-from planmesh.schemas.state import ENDED, PlanStatus, StepStatus, fold
+from planmesh.schemas.state import ENDED, PlanStatus, StepStatus, fold, open_asks
 
 
 @settings(max_examples=200, deadline=None)
@@ -47,6 +47,8 @@ def test_every_plan_ends_if_agents_and_people_do_what_they_are_asked(document: P
             break
         if dispatched := play.in_status(StepStatus.DISPATCHED):
             play.completes(dispatched[0])
+        elif asking := open_asks(play.state):
+            play.is_answered(asking[0])
         elif gates := play.in_status(StepStatus.WAITING):
             play.votes(gates[0], by="grace" if play.state.steps[gates[0]].votes else "ada")
         else:
@@ -88,7 +90,10 @@ def test_what_is_said_to_be_possible_is_carried_out(document: Plan, n: int, data
             command = a_command(play, verb, step)
             answer = decide(play.state, Asked(command, "somebody-else", play.at)).events[0]
             # What a gate releases may have become known since it asked: then it asks again, and the vote is too early.
-            refused = isinstance(answer, CommandRefused) and not (verb == "vote" and answer.code == "stale")
+            too_early = isinstance(answer, CommandRefused) and verb == "vote" and answer.code == "stale"
+            # Whoever may answer an ask can; not everybody may.
+            of_others = isinstance(answer, CommandRefused) and verb == "answer" and answer.code == "not_a_reviewer"
+            refused = isinstance(answer, CommandRefused) and not (too_early or of_others)
             assert not refused, f"{verb} {step}: {answer}"
 
 
@@ -111,6 +116,9 @@ def a_command(play: Play, verb: str, step: str) -> AnyCommand:
             return asks.SkipStep(id="it", step=step, reason="so")
         case "resolve":
             return asks.ResolveStep(id="it", step=step, attempt=attempt, done=True)
+        case "answer":
+            assert isinstance(opened, AskOpened)  # or it could not be answered
+            return asks.AnswerAsk(id="it", step=step, digest=digest, value=fitting(opened))
         case "redirect":
             return asks.RedirectPlan(id="it", step=step, digest=digest, document={})
         case "vote":

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 import msgspec
 
 from planmesh.schemas import events
-from planmesh.schemas.events import AnyEvent, Commit
-from planmesh.schemas.plan import Gate, Step
+from planmesh.schemas.answers import misfit
+from planmesh.schemas.events import AnyEvent, AskOpened, Commit
+from planmesh.schemas.plan import Ask, Gate, Step
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
 from planmesh.schemas.subjects import Address
 
@@ -63,8 +64,38 @@ class Judge:
                 # What exactly was approved: the definitions of the steps behind the gate, as they are at this moment.
                 graph = self.state.graph
                 self._approved[event.step] = {name: graph.steps[name] for name in graph.behind(event.step)}
+                self._judge_approval(event)
+            case events.AskAnswered():
+                self._judge_answer(event)
+            case events.GateEscalated():
+                opened = self.state.steps[event.step].opened
+                if opened is None or not set(event.to) <= {to for one in opened.escalate for to in one.to}:
+                    raise Broken(f"{event.step} is escalated to {event.to}, and nobody has said so")
             case events.StepSkipped() | events.StepNotTaken():
                 self._approved[event.step] = ANYTHING
+
+    def _judge_approval(self, event: events.GateApproved) -> None:
+        gate = self.state.graph.steps[event.step]
+        assert isinstance(gate, Gate)
+        people = {name.removeprefix("service:") for name in event.by}
+        if len(people) < max(gate.quorum, len(event.by)):
+            raise Broken(f"gate {event.step} takes {gate.quorum} people, and {event.by} have opened it")
+        if gate.four_eyes and self.state.requester in people:
+            raise Broken(f"gate {event.step} takes four eyes, and the requester has approved it")
+
+    def _judge_answer(self, event: events.AskAnswered) -> None:
+        step, ask, output = self.state.steps[event.step], self.state.graph.steps[event.step], event.output.value
+        opened = step.opened
+        if step.status is not StepStatus.WAITING or not isinstance(opened, AskOpened) or opened.round != event.round:
+            raise Broken(f"{event.step} is answered, and does not ask that")
+        if misfit(output["value"], opened.answer, opened.options) or output["provided_by"] != event.by:
+            raise Broken(f"{event.step} is answered by {event.by} with {output!r}")
+        if event.by == "planmesh":
+            if opened.on_overdue != "default" or output["value"] != opened.default:
+                raise Broken(f"{event.step} is answered by nobody, and its plan does not say so")
+        elif not {"role:operator", f"person:{event.by}", event.by, *event.groups} & set(step.reviewers):
+            raise Broken(f"{event.step} is answered by {event.by}, who is not asked")
+        assert isinstance(ask, Ask)
 
     def _judge_dispatch(self, event: events.StepDispatched) -> None:
         name, attempts = event.step, self._dispatched.setdefault(event.step, set())

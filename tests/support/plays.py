@@ -12,9 +12,25 @@ from planmesh.executor.plan import NO_LIMITS, decide
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import Asked, ReportResult
-from planmesh.schemas.events import AnyEvent, Cause, Commit, hash_of
+from planmesh.schemas.events import AnyEvent, AskOpened, Cause, Commit, hash_of
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Gate, Parameter, Plan, Policy, Retry, Step, Task
+from planmesh.schemas.plan import (
+    OPERATORS,
+    Ask,
+    Branch,
+    Case,
+    Check,
+    Decide,
+    Emit,
+    Escalation,
+    Gate,
+    Parameter,
+    Plan,
+    Policy,
+    Retry,
+    Step,
+    Task,
+)
 from planmesh.schemas.state import (
     ENDED,
     PlanState,
@@ -56,8 +72,17 @@ def gate(name: str, *after: str, **fields: Any) -> Gate:
     return Gate(name=name, after=after, **fields)
 
 
+def question(name: str, *after: str, **fields: Any) -> Ask:
+    return Ask(name=name, after=after, **fields)
+
+
 def plan(*steps: Step, **fields: Any) -> Plan:
     return Plan(name="A plan", steps=steps, **fields)
+
+
+def fitting(opened: AskOpened) -> Any:
+    """An answer to what is asked."""
+    return opened.options[0] if opened.options else {"text": "so", "number": 7, "boolean": True}[opened.answer]
 
 
 class Play:
@@ -160,9 +185,29 @@ class Play:
         quoted = digest if digest is not None else opened.digest if opened is not None else "none"
         return self.ask(asks.CastVote(id=self.id(), step=step, digest=quoted, decision=decision, reason="so"), by)
 
-    def is_due(self, step: str, attempt: int | None = None, purpose: Any = "retry") -> list[AnyEvent]:
+    def answers(self, step: str, value: Any, by: str = "ada", digest: str | None = None) -> list[AnyEvent]:
+        opened = self.state.steps[step].opened
+        quoted = digest if digest is not None else opened.digest if opened is not None else "none"
+        return self.ask(asks.AnswerAsk(id=self.id(), step=step, digest=quoted, value=value, reason="so"), by)
+
+    def is_answered(self, step: str) -> list[AnyEvent]:
+        """Somebody who is asked gives an answer that fits."""
+        opened = self.state.steps[step].opened
+        assert isinstance(opened, AskOpened)  # it is open
+        if OPERATORS in opened.reviewers:
+            return self.answers(step, fitting(opened))
+        return self.replies(step, "aide", value=fitting(opened))
+
+    def replies(self, step: str, space: str, decision: Any = "answer", value: Any = None) -> list[AnyEvent]:
+        opened = self.state.steps[step].opened
+        digest = opened.digest if opened is not None else "none"
+        reply = asks.Reply(id=self.id(), step=step, digest=digest, decision=decision, value=value)
+        return self.ask(reply, asks.actor_of("reply", space))
+
+    def is_due(self, step: str, attempt: int | None = None, purpose: Any = "retry", level: int = 0) -> list[AnyEvent]:
         number = self.attempt(step) + (purpose == "retry") if attempt is None else attempt
-        return self.ask(asks.TimerDue(id=self.id(), step=step, attempt=number, purpose=purpose), "executor")
+        due = asks.TimerDue(id=self.id(), step=step, attempt=number, purpose=purpose, level=level)
+        return self.ask(due, "executor")
 
     def revises(self, document: Plan, *, cancel_running: bool = False, by_planner: bool = False) -> list[AnyEvent]:
         """Ask for a revision, and answer as the planner."""
@@ -245,6 +290,15 @@ class Play:
 # --- random plans and random plays --------------------------------------------------------------------------
 
 
+QUESTIONS: list[dict[str, Any]] = [
+    {"type": "number"},
+    {"type": "number", "default": 7, "on_overdue": "default"},
+    {"type": "boolean", "reviewers": ("service:aide",), "max_retries": 0},
+    {"options": ("yes", "no"), "escalate": (Escalation(after_s=60, to=("person:grace",)),), "max_retries": 1},
+]
+ANSWERS: list[Any] = ["yes", "no", "maybe", 7, True, None]
+
+
 @st.composite
 def plans(draw: st.DrawFn, most: int = 12) -> Plan:
     """Plans with tasks, gates, decisions, branches, checks and sometimes an end."""
@@ -260,7 +314,7 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
             branch = Branch(step=of, label=draw(st.sampled_from(labels[of])))
             after = (*after, of) if of not in after else after
         about: dict[str, Any] = {"name": name, "after": after, "branch": branch, "optional": draw(st.booleans())}
-        kind = draw(st.sampled_from(["task", "task", "task", "task", "gate", "decide", "check"]))
+        kind = draw(st.sampled_from(["task", "task", "task", "task", "gate", "ask", "decide", "check"]))
         if kind == "task":
             retry = Retry(attempts=draw(st.integers(1, 3)), backoff_s=draw(st.sampled_from([0.0, 1.0])))
             step: Step = Task(
@@ -271,7 +325,14 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
                 idempotent=draw(st.booleans()),
             )
         elif kind == "gate":
-            step = Gate(**about, quorum=draw(st.integers(1, 2)))
+            step = Gate(
+                **about,
+                quorum=draw(st.integers(1, 2)),
+                four_eyes=draw(st.booleans()),
+                escalate=draw(st.sampled_from([(), (Escalation(after_s=60, to=("service:aide",)),)])),
+            )
+        elif kind == "ask":
+            step = Ask(**about, **draw(st.sampled_from(QUESTIONS)))
         elif kind == "decide":
             step = Decide(**about, cases=(Case(when="n == 1", then="one"), Case(when="n > 1", then="more")))
             if draw(st.booleans()):
@@ -310,7 +371,15 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
             draw(st.sampled_from([play.loses, play.gives_back]))(draw(st.sampled_from(dispatched)))
         elif move in (11, 12) and waiting:
             step = draw(st.sampled_from(waiting))
-            if play.state.steps[step].opened is not None:
+            if isinstance(play.state.graph.steps[step], Ask):
+                value = draw(st.sampled_from(ANSWERS))
+                if draw(st.booleans()):
+                    play.answers(step, value, by=draw(st.sampled_from(["ada", "grace"])))
+                else:
+                    play.replies(step, draw(st.sampled_from(["aide", "space", "stranger"])), value=value)
+            elif play.state.steps[step].opened is not None and draw(st.integers(0, 4)) == 0:
+                play.replies(step, "aide", draw(st.sampled_from(["approve", "reject"])))
+            elif play.state.steps[step].opened is not None:
                 digest = draw(st.sampled_from([None, None, None, "other"]))
                 play.votes(
                     step,
@@ -331,7 +400,8 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
         elif move == 16:
             play.completes(anyone, attempt=draw(st.integers(1, 3)))
         elif move == 17:
-            play.is_due(anyone, attempt=draw(st.integers(0, 3)), purpose=draw(st.sampled_from(["retry", "sla"])))
+            purpose = draw(st.sampled_from(["retry", "sla", "escalate"]))
+            play.is_due(anyone, attempt=draw(st.integers(0, 3)), purpose=purpose, level=draw(st.integers(0, 2)))
         elif move == 18:
             play.ask(draw(st.sampled_from([asks.PausePlan, asks.ResumePlan, asks.StartPlan]))(id=play.id()))
         elif move == 19:
@@ -356,7 +426,7 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
 def revised(draw: Any, play: Play) -> Plan:
     """Another plan: steps gone, changed, of another kind, added or back; what has started may be hit as well."""
     steps = list(play.state.plan.steps)
-    names = [step.name for step in steps if isinstance(step, Task | Gate)]
+    names = [step.name for step in steps if isinstance(step, Task | Gate | Ask)]
     gone, changed, other_kind, moved = (draw(st.sampled_from([*names, "", ""])) for _ in range(4))
     kept: list[Step] = []
     for step in steps:
@@ -375,11 +445,13 @@ def revised(draw: Any, play: Play) -> Plan:
                 if isinstance(step, Task)
                 else msgspec.structs.replace(step, quorum=number)
                 if isinstance(step, Gate)
+                else msgspec.structs.replace(step, prompt=f"version {number}")
+                if isinstance(step, Ask)
                 else step
             )
         if step.name == other_kind:
             about: dict[str, Any] = {"name": step.name, "after": step.after, "branch": step.branch}
-            step = Gate(**about) if isinstance(step, Task) else Task(**about, agent=AGENT)
+            step = draw(st.sampled_from([Gate, Ask]))(**about) if isinstance(step, Task) else Task(**about, agent=AGENT)
         kept.append(step)
     for kind in draw(st.lists(st.sampled_from([Task, Task, Gate]), max_size=2)):
         there = [step.name for step in kept if not isinstance(step, Emit)]
