@@ -22,7 +22,7 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
         ExpressionError: Its prompt cannot be put together.
         NeedsBlob: What the prompt shows has to be fetched first.
     """
-    prompt = text_of(compile_template(ask.prompt).render(turn.names)) if ask.prompt else ""
+    prompt = text_of(compile_template(ask.prompt).render(turn.names(ask.name))) if ask.prompt else ""
     turn.record(
         AskOpened(
             step=ask.name,

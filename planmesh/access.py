@@ -296,6 +296,7 @@ def submitter(space: str) -> User:
         user,
         publish=(
             f"goals.{space}.*",
+            *_ask("service", space),
             subjects.last_outcome(space),  # what it may have missed while its connection was away
             *_pull(OUTCOMES, subjects.outcome_consumer(space)),
         ),

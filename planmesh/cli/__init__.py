@@ -62,6 +62,7 @@ VERBS: Final = (
     Verb("Plans", "log", "plans:log", "Print everything that happened to a plan."),
     Verb("Plans", "watch", "run:watch", "Watch a plan until it ends."),
     Verb("Decide and steer", "gates", "gates:app", "See what waits for a person, and decide it."),
+    Verb("Decide and steer", "answer", "gates:answer", "Answer a question that a plan asks."),
     Verb("Decide and steer", "start", "steer:start", "Start a plan that was submitted as a draft."),
     Verb("Decide and steer", "pause", "steer:pause", "Start nothing more of a plan or step; what runs may finish."),
     Verb("Decide and steer", "resume", "steer:resume", "Let a paused plan or step go on."),

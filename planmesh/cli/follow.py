@@ -16,15 +16,17 @@ from planmesh.cli.review import review
 from planmesh.cli.sending import send
 from planmesh.cli.session import Session, now
 from planmesh.cli.standing import account
+from planmesh.cli.text import value
 from planmesh.cli.view import gate_row, of_state
 from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
-from planmesh.schemas.commands import CastVote
+from planmesh.schemas.answers import misfit, typed
+from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow
-from planmesh.schemas.state import ENDED, PlanState, PlanStatus, open_gates
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus, open_asks, open_gates
 from planmesh.schemas.subjects import Address
 
-Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | None]]
+Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | AnswerAsk | None]]
 """Puts a gate to somebody. Gives the vote to send; or None, if they leave the gate open."""
 
 
@@ -41,7 +43,7 @@ def stands_still(state: PlanState) -> bool:
         case PlanStatus.DRAFT | PlanStatus.PAUSED:
             return True
         case PlanStatus.WAITING:
-            return bool(open_gates(state))
+            return bool(open_gates(state) or open_asks(state))
     return False
 
 
@@ -63,7 +65,7 @@ async def follow(
 
     Args:
         stop: Judged on states that are not history: those after the last commit that there was at the beginning.
-        ask: Called for each gate that opens, once a round. It is cancelled if somebody else decides.
+        ask: Called for each gate or ask that opens, once a round. It is cancelled if somebody else decides.
 
     Returns:
         The state in which it was left.
@@ -91,7 +93,7 @@ async def follow(
 
 
 def _gates(state: PlanState) -> list[GateRow]:
-    return [gate_row(state, name) for name in open_gates(state)]
+    return [gate_row(state, name) for name in (*open_gates(state), *open_asks(state))]
 
 
 class _Watched:
@@ -121,7 +123,9 @@ class _Watched:
         self._seen = self.state.number
         return self.state
 
-    async def unless_decided(self, gate: GateRow, asking: Awaitable[CastVote | None]) -> CastVote | None:
+    async def unless_decided(
+        self, gate: GateRow, asking: Awaitable[CastVote | AnswerAsk | None]
+    ) -> CastVote | AnswerAsk | None:
         """Wait for *asking*, but no longer than *gate* is open in this round."""
         task = asyncio.ensure_future(asking)
         try:
@@ -137,7 +141,7 @@ class _Watched:
 
     def _open(self, gate: GateRow) -> bool:
         state = self.state
-        if state is None or gate.step not in open_gates(state):
+        if state is None or gate.step not in (*open_gates(state), *open_asks(state)):
             return False
         return state.steps[gate.step].attempt == gate.round
 
@@ -190,11 +194,17 @@ def at_the_terminal(session: Session, *, elsewhere: bool = False) -> Ask:
     command = session.command if elsewhere else None
     screen = session.progress
 
-    async def ask(operator: Operator, state: PlanState, gate: GateRow) -> CastVote | None:
+    async def ask(operator: Operator, state: PlanState, gate: GateRow) -> CastVote | AnswerAsk | None:
         values = await shown_values(operator, gate)
         question = review(gate, now(), screen.width, values=values, command=command, heading=_ELSEWHERE)
         session.say(Text(), *question, Text(), to=screen)
         try:
+            if gate.kind == "ask":
+                answer = await _value(session, gate)
+                if answer is None:
+                    session.say(_left(session, gate), Text(), to=screen)
+                    return None
+                return AnswerAsk(id=new_command_id(), step=gate.step, digest=gate.digest, value=answer)
             decision = await _choose()
             reason = await _why(gate) if decision == "reject" else ""
         except asyncio.CancelledError as cancelled:
@@ -244,6 +254,21 @@ async def _choose() -> Literal["approve", "reject", "leave"]:
             return "leave"
         if said.lower() in words:
             return words[said.lower()]
+
+
+async def _value(session: Session, ask: GateRow) -> Any:
+    """An answer that fits; None: it is left open."""
+    has_default = ask.default is not None
+    how = f"Enter: {value(ask.default, 60)}; -: leave it open" if has_default else "Enter: leave it open"
+    while True:
+        said = await read_line(f"  Your answer ({how}): ")
+        if said is None or (said == "-" if has_default else not said):
+            return None
+        answer = typed(said, ask.answer) if said else ask.default
+        wrong = misfit(answer, ask.answer, ask.options)
+        if not wrong:
+            return answer
+        session.say(Text(f"  {wrong}", style="red"), to=session.progress)
 
 
 async def _why(gate: GateRow) -> str:

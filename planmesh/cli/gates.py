@@ -1,7 +1,7 @@
 """Verbs for gates: what waits for a person, and deciding it."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -18,16 +18,18 @@ from planmesh.cli.steer import CommandId, PlanId, StepName, Why, found
 from planmesh.cli.view import gate_row
 from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
-from planmesh.schemas.commands import CastVote
+from planmesh.schemas.answers import misfit, typed
+from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow, GatesQuery
-from planmesh.schemas.state import open_gates
+from planmesh.schemas.state import ENDED, StepStatus
+from planmesh.schemas.subjects import Address
 
 app = App(name="gates", help="See what waits for a person, and decide it.", help_format="plaintext")
 
 
 @app.command(name="list")
 async def list_(*, plan: str = "", limit: int = 100, session: OfSession) -> int:
-    """List the gates that are open, the longest open first.
+    """List the gates and asks that are open, the longest open first.
 
     Parameters
     ----------
@@ -49,15 +51,15 @@ async def list_(*, plan: str = "", limit: int = 100, session: OfSession) -> int:
     elif rows:
         session.say(*screens.gates(rows, now()))
     else:
-        session.say("No gate is open: nothing waits for a person.")
+        session.say("No gate and no ask is open: nothing waits for a person.")
     return COMPLETED
 
 
 @app.command
 async def show(plan: PlanId, gate: StepName, /, *, session: OfSession) -> int:
-    """Show what a gate asks, what ran before it, and exactly what an approval lets go."""
+    """Show what a gate asks, what ran before it, and exactly what an approval lets go; or what an ask asks."""
     async with session.operator() as operator:
-        row = await _open(operator, plan, gate)
+        row = await _open(operator, plan, gate, "either")
         values = await shown_values(operator, row) if session.output == "table" else {}
     if session.output != "table":
         print(as_one(row, session.output))
@@ -136,17 +138,49 @@ async def redirect(
     )
 
 
-async def _open(operator: Operator, plan: str, gate: str) -> GateRow:
-    """A gate as the log has it now: the auditor may be a moment behind. Raises: PlanmeshError."""
+@app.command
+async def answer(
+    plan: PlanId,
+    step: StepName,
+    value: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="A text; a number; yes or no; or one of the options.")
+    ],
+    /,
+    *,
+    reason: Why = "",
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
+    """Answer a question that a plan asks. What is behind it reads the answer."""
+    async with session.operator() as operator:
+        row = await _open(operator, plan, step, "ask")
+        given = typed(value, row.answer)
+        wrong = misfit(given, row.answer, row.options)
+        if wrong:  # a slip of the fingers is not worth a line of the log
+            raise NotUnderstood(f"ask {step} takes another answer: {wrong}. Nothing was answered")
+        command = AnswerAsk(id=id or new_command_id(), step=step, digest=row.digest, value=given, reason=reason)
+        return await send(session, operator, Address(row.space, row.plan), command)
+
+
+async def _open(operator: Operator, plan: str, name: str, wanted: Literal["gate", "ask", "either"] = "gate") -> GateRow:
+    """A gate or an ask as the log has it now: the auditor may be a moment behind. Raises: PlanmeshError."""
     address = await operator.find(plan)
     state = await operator.state(address)
-    step = found(state, gate)
-    if gate in open_gates(state):
-        return gate_row(state, gate)
-    kind = str(state.graph.steps[gate].__struct_config__.tag)
-    if kind != "gate":
-        raise NotUnderstood(f"step {gate} of plan {address} is no gate, but a {kind}")
-    raise PlanmeshError(f"gate {gate} of plan {address} is not open: it is {step.status}, and the plan {state.status}")
+    step = found(state, name)
+    kind = str(state.graph.steps[name].__struct_config__.tag)
+    if kind not in (("gate", "ask") if wanted == "either" else (wanted,)):
+        hint = {"gate": "`gates approve` and `gates reject` decide it", "ask": "`answer` answers it"}.get(kind, "")
+        sought = "gate" if wanted != "ask" else "ask"
+        raise NotUnderstood(f"step {name} of plan {address} is no {sought}, but {_one(kind)}" + (hint and f": {hint}"))
+    if step.opened is None or step.status is not StepStatus.WAITING or state.status in ENDED:
+        raise PlanmeshError(
+            f"{kind} {name} of plan {address} is not open: it is {step.status}, and the plan {state.status}"
+        )
+    return gate_row(state, name)
+
+
+def _one(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def _check_digest(session: Session, row: GateRow, digest: str) -> None:
@@ -176,7 +210,5 @@ async def _agrees(session: Session, operator: Operator, row: GateRow) -> bool:
 
 
 async def _vote(session: Session, operator: Operator, row: GateRow, decision: Any, reason: str) -> int:
-    from planmesh.schemas.subjects import Address
-
     command = CastVote(id=new_command_id(), step=row.step, digest=row.digest, decision=decision, reason=reason)
     return await send(session, operator, Address(row.space, row.plan), command)

@@ -14,7 +14,7 @@ from planmesh.cli.session import NotUnderstood, OfSession
 from planmesh.cli.text import listed, one_line, plain
 from planmesh.cli.tree import reduced
 from planmesh.errors import PlanmeshError
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.state import StepStatus
 
 _SUFFIXES: Final = (".plan", ".yaml", ".yml", ".json")
@@ -84,6 +84,8 @@ def _about(step: Step) -> Text:
             about = Text(step.agent)
         case Gate():
             about = Text(f"gate for {listed(step.reviewers)}", style="magenta")
+        case Ask():
+            about = Text(f"asks {listed(step.reviewers) if step.reviewers else 'whoever may answer'}", style="magenta")
         case Check():
             about = Text(f"check {one_line(step.condition, 60)}")
         case Decide():
@@ -95,7 +97,14 @@ def _about(step: Step) -> Text:
     return about.append("  optional", "dim") if step.optional else about
 
 
-_SHAPES: Final = {Gate: ("{{", "}}"), Check: ("{", "}"), Decide: ("{", "}"), Emit: ("([", "])"), Task: ("[", "]")}
+_SHAPES: Final = {
+    Gate: ("{{", "}}"),
+    Ask: ("[/", "/]"),
+    Check: ("{", "}"),
+    Decide: ("{", "}"),
+    Emit: ("([", "])"),
+    Task: ("[", "]"),
+}
 _CLASSES: Final[Mapping[str, str]] = {
     StepStatus.COMPLETED: "fill:#d7f0dd,stroke:#2e7d46",
     StepStatus.DISPATCHED: "fill:#dbe9ff,stroke:#2b62b8",

@@ -94,7 +94,7 @@ async def _ask(operator: Operator, address: Address) -> tuple[PlanView, int]:
     answer = await operator.plan(address)
     steps = await _steps(operator, address)
     gates: tuple[GateRow, ...] = ()
-    if answer.plan.gates:
+    if answer.plan.gates or answer.plan.asks:
         gates = (await operator.gates(GatesQuery(plan=address.plan, space=address.space))).gates
     return of_answers(answer, steps, gates), answer.lag
 

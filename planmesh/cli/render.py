@@ -29,7 +29,7 @@ from planmesh.cli.text import (
 )
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Usage
@@ -50,7 +50,7 @@ def status(row: PlanRow) -> Text:
     look = PLAN[row.status]
     word = look.word
     if row.status is PlanStatus.WAITING:
-        word = "waiting for a person" if row.gates else "waiting to try again"
+        word = "waiting for a person" if row.gates or row.asks else "waiting to try again"
     elif row.status is PlanStatus.COMPLETED and row.outcome not in ("", "completed"):
         word = f"completed: {one_line(row.outcome, 60)}"
     elif row.status is PlanStatus.PAUSED:
@@ -59,7 +59,7 @@ def status(row: PlanRow) -> Text:
 
 
 def _style(row: PlanRow) -> str:
-    if row.status is PlanStatus.WAITING and not row.gates:
+    if row.status is PlanStatus.WAITING and not (row.gates or row.asks):
         return "blue"
     by_a_person = row.status is PlanStatus.PAUSED and (row.held or not row.troubled)
     return "magenta" if by_a_person else PLAN[row.status].style
@@ -261,6 +261,12 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
             return Text(_SEPARATOR.join(filter(None, (f"for {listed(document.reviewers)}", quorum))), style="magenta")
         case Gate():
             return Text(f"gate for {listed(document.reviewers)}", style="dim")
+        case Ask() if done and row.votes:
+            return Text(f"answered by {listed(row.votes)}")
+        case Ask() if row.status is StepStatus.WAITING:
+            return Text(f"asks {_asked(document)}", style="magenta")
+        case Ask():
+            return Text(f"question to {_asked(document)}", style="dim")
         case Check() | Decide() if done:
             return Text(f"→ {one_line(row.branch, 60)}")
         case Check() | Decide():
@@ -268,6 +274,10 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
         case Emit():
             return Text(f"→ {one_line(document.outcome, 60)}", style="" if done else "dim")
     return None
+
+
+def _asked(ask: Ask) -> str:
+    return listed(ask.reviewers) if ask.reviewers else "an operator, or whoever asked for the plan"
 
 
 # --- more steps than lines ---------------------------------------------------------------------------------
@@ -358,7 +368,7 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool) -> list[Text]
 
 def _matter(row: PlanRow) -> str:
     """The one thing to know of a plan in a list."""
-    at = row.gates or row.troubled or row.held_steps
+    at = (*row.gates, *row.asks) or row.troubled or row.held_steps
     if at and row.status not in ENDED:
         return f"at {listed(at)}{_SEPARATOR}{row.name}"
     if row.status in (PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED) and row.reason:

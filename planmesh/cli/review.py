@@ -1,13 +1,13 @@
 """A gate as its reviewer reads it: what leads the review, what ran, what an approval lets go, and how to answer."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from rich.text import Text
 
 from planmesh.cli.render import WIDEST, columns
-from planmesh.cli.standing import SHORT_DIGEST, Remedy, offer
+from planmesh.cli.standing import SHORT_DIGEST, Remedy, offer, possible_answers
 from planmesh.cli.text import (
     ago,
     clock,
@@ -21,6 +21,7 @@ from planmesh.cli.text import (
     value,
     whole,
 )
+from planmesh.schemas.answers import expected
 from planmesh.schemas.events import Release
 from planmesh.schemas.payload import Payload, canonical, digest
 from planmesh.schemas.plan import Permissions
@@ -40,7 +41,7 @@ def review(
     command: str | None = "planmesh",
     heading: str = "What you can do",
 ) -> list[Text]:
-    """Everything that an approval of *gate* is about.
+    """Everything that an approval of *gate* is about; of an ask, the question and what it takes.
 
     Args:
         values: Values of blobs that were fetched, by SHA-256.
@@ -51,7 +52,11 @@ def review(
     lines = [*_question(gate, now, min(width, WIDEST)), Text()]
     for shown in gate.shown:
         lines += [rule, *_shown(shown, values, width), rule, Text()]
-    lines += [*_upstream(gate), *_releases(gate, width), *_votes(gate, now)]
+    if gate.kind == "ask":
+        lines += [*_takes(gate, min(width, WIDEST)), *_deadline(gate, now)]
+    else:
+        lines += [*_upstream(gate), *_releases(gate, width), *_votes(gate, now), *_deadline(gate, now)]
+        lines.append(whole(Text(f"  Digest  {gate.digest}", style="dim")))
     if command is not None:
         lines += [Text(), Text(f"  {heading}", style="bold"), *offer(_answers(gate, command), width)]
     return lines
@@ -63,6 +68,7 @@ def _question(gate: GateRow, now: datetime, width: int) -> list[Text]:
         title.append(f"   {one_line(gate.label)}", "dim")
     asked = f"  for {listed(gate.reviewers)}, open since {clock(gate.since, now)} ({ago(gate.since, now)})"
     asked += f", asked {gate.round} times" if gate.round > 1 else ""
+    asked += f", escalated to {listed(gate.escalated)}" if gate.escalated else ""
     lines = [title, Text(asked, style="dim")]
     if gate.prompt:
         lines += [Text(), *paragraph(gate.prompt, width, "  ", "bold")]
@@ -169,16 +175,44 @@ def _votes(gate: GateRow, now: datetime) -> list[Text]:
         lines.append(Text(f"  Approved so far by {listed(gate.votes)}: {len(gate.votes)} of {gate.quorum}"))
     elif gate.quorum > 1:
         lines.append(Text(f"  It takes {gate.quorum} approvals"))
+    if gate.shares:
+        shares = listed([f"{share.count} of {one_line(share.of, 60)}" for share in gate.shares])
+        lines.append(Text(f"  Among those who approve must be {shares}; nobody counts twice"))
+    return lines
+
+
+def _takes(ask: GateRow, width: int) -> list[Text]:
+    lines = paragraph(f"It takes {expected(ask.answer, ask.options)}", width, "  ")
+    if ask.default is not None:
+        lines += paragraph(f"Default: {value(ask.default, _INPUT_CHARACTERS)}", width, "  ", "dim")
+    if ask.invalid:
+        lines.append(
+            Text(f"  {counted(ask.invalid, 'answer')} did not fit; {ask.max_retries} are allowed", style="red")
+        )
+    return lines
+
+
+def _deadline(gate: GateRow, now: datetime) -> list[Text]:
+    stays = "It stays closed" if gate.kind == "gate" else "It stays open"
     if gate.overdue:
-        lines.append(Text("  Overdue: nobody has decided in time. It stays closed.", style="red"))
-    elif gate.overdue_at is not None:
-        lines.append(Text(f"  Overdue {until(gate.overdue_at, now)}; it stays closed all the same", style="dim"))
-    lines.append(whole(Text(f"  Digest  {gate.digest}", style="dim")))
+        return [Text(f"  Overdue: nobody has decided in time. {stays}.", style="red")]
+    if gate.overdue_at is None:
+        return []
+    then = f"; {stays.lower()} all the same"
+    if gate.on_overdue == "default":
+        then = ": then the default is the answer"
+    lines = [Text(f"  Overdue {until(gate.overdue_at, now)}{then}", style="dim")]
+    for escalation in gate.escalate:
+        if not set(escalation.to) <= set(gate.reviewers):
+            at = gate.since + timedelta(seconds=escalation.after_s)
+            lines.append(Text(f"  {until(at, now)}, {listed(escalation.to)} may answer as well", style="dim"))
     return lines
 
 
 def _answers(gate: GateRow, command: str) -> list[Remedy]:
     of = f"{gate.plan} {gate.step}"
+    if gate.kind == "ask":
+        return [Remedy(f"{command} answer {of} {said}", effect) for said, effect in possible_answers(gate)]
     reason = " --reason WHY" if gate.require_reason else ""
     return [
         Remedy(f"{command} gates approve {of} --digest {gate.digest[:SHORT_DIGEST]}", "let exactly this go"),
@@ -187,11 +221,12 @@ def _answers(gate: GateRow, command: str) -> list[Remedy]:
 
 
 def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
-    """A list of open gates."""
+    """A list of open gates and asks."""
     lines = [
         (
             f"{gate.space}.{gate.plan}",
             Text(gate.step, "magenta"),
+            gate.kind,
             ago(gate.since, now),
             Text("overdue", "red") if gate.overdue else until(gate.overdue_at, now) if gate.overdue_at else "",
             listed(gate.reviewers),
@@ -199,4 +234,4 @@ def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
         )
         for gate in rows
     ]
-    return columns(("PLAN", "GATE", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines)
+    return columns(("PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines)

@@ -16,6 +16,7 @@ from rich.text import Text
 from planmesh.cli.render import WIDEST, failed
 from planmesh.cli.text import ago, clock, counted, defuse, listed, one_line, paragraph, until, whole
 from planmesh.cli.view import PlanView
+from planmesh.schemas.answers import expected
 from planmesh.schemas.plan import Task
 from planmesh.schemas.queries import GateRow, StepRow
 from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanStatus, StepStatus
@@ -80,7 +81,9 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
     rows = view.by_name
     for step in view.steps:
         if step.step in gates:
-            found.append(_open_gate(step, gates[step.step], f"{command} gates", of, f"{command} skip {of}"))
+            asked = gates[step.step]
+            ask = _open_gate if asked.kind == "gate" else _open_ask
+            found.append(ask(step, asked, command, of))
         if step.held:
             goes_on = Remedy(f"{command} resume {of} {step.step}", "let what is behind it start")
             found.append(Stop(step.step, step.since, "A person has paused it.", (goes_on,), True))
@@ -93,8 +96,8 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
     return found
 
 
-def _open_gate(step: StepRow, gate: GateRow, gates: str, of: str, skip: str) -> Stop:
-    name, digest = step.step, gate.digest[:SHORT_DIGEST]
+def _open_gate(step: StepRow, gate: GateRow, command: str, of: str) -> Stop:
+    name, digest, gates = step.step, gate.digest[:SHORT_DIGEST], f"{command} gates"
     approvals = f" {len(gate.votes)} of {gate.quorum} approvals are there." if gate.quorum > 1 else ""
     overdue = " It is overdue." if gate.overdue else ""
     question = f" {one_line(gate.prompt)}" if gate.prompt else ""
@@ -106,8 +109,31 @@ def _open_gate(step: StepRow, gate: GateRow, gates: str, of: str, skip: str) -> 
         Remedy(f"{gates} reject {of} {name}{reason}", "stop here"),
     ]
     if step.optional:
-        remedies.append(Remedy(f"{skip} {name} {_REASON}", "go on without asking"))
+        remedies.append(Remedy(f"{command} skip {of} {name} {_REASON}", "go on without asking"))
     return Stop(name, gate.since, why, tuple(remedies), True)
+
+
+def _open_ask(step: StepRow, ask: GateRow, command: str, of: str) -> Stop:
+    name = step.step
+    overdue = " It is overdue." if ask.overdue else ""
+    invalid = f" {counted(ask.invalid, 'answer')} did not fit." if ask.invalid else ""
+    question = f" {one_line(ask.prompt)}" if ask.prompt else ""
+    why = f"Somebody has to answer ({listed(ask.reviewers)}).{overdue}{invalid}{question}"
+    remedies = [Remedy(f"{command} answer {of} {name} {value}", effect) for value, effect in possible_answers(ask)]
+    if step.optional:
+        remedies.append(Remedy(f"{command} skip {of} {name}", "go on without an answer"))
+    return Stop(name, ask.since, why, tuple(remedies), True)
+
+
+def possible_answers(ask: GateRow) -> list[tuple[str, str]]:
+    """What to type after `planmesh answer PLAN STEP`, and what it means."""
+    if ask.options:
+        more = len(ask.options) - _MOST
+        found = [(shlex.quote(option), "answer so") for option in ask.options[:_MOST]]
+        return [*found, ("OPTION", f"answer with one of {counted(more, 'more option')}")] if more > 0 else found
+    if ask.answer == "boolean":
+        return [("yes", "answer so"), ("no", "answer so")]
+    return [("VALUE" if ask.answer == "text" else "NUMBER", f"answer with {expected(ask.answer)}")]
 
 
 def _trouble(step: StepRow, attempts: int, command: str, of: str, *, can_skip: bool) -> Stop:

@@ -104,7 +104,7 @@ def test_every_parameter_is_explained() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_command_is_sent_by_whom_its_verb_names(verb: str) -> None:
     (channel,) = (one for one in CHANNELS if one.fixed == {"verb": verb})
-    users = {"operator": {"operator-{operator}"}, "person": {"gatekeeper"}}
+    users = {"operator": {"operator-{operator}"}, "person": {"gatekeeper"}, "service": {"submitter-{space}"}}
 
     senders = {one.user for one in contract.senders(channel)}
 

@@ -3,10 +3,10 @@
 from datetime import timedelta
 from typing import Any
 
-from plays import Play, gate, plan, task
+from plays import Play, gate, plan, question, task
 
 from planmesh.cli.review import gates, review
-from planmesh.cli.view import of_state
+from planmesh.cli.view import gate_row, of_state
 from planmesh.schemas.payload import Blob, Payload, digest
 from planmesh.schemas.plan import Permissions
 
@@ -79,5 +79,20 @@ def test_it_ends_with_commands_that_quote_the_digest(asked: Play) -> None:
 def test_a_list_of_gates_says_whom_they_wait_for(asked: Play) -> None:
     lines = [line.plain for line in gates(of_state(asked.state).gates, asked.at)]
 
-    assert lines[0].split() == ["PLAN", "GATE", "OPENED", "OVERDUE", "FOR", "QUESTION"]
-    assert lines[1] == "space.plan  approve  1 s ago  in 4 h   role:operator  Deploy to staging?"
+    assert lines[0].split() == ["PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"]
+    assert lines[1] == "space.plan  approve  gate  1 s ago  in 4 h   role:operator  Deploy to staging?"
+
+
+def test_a_question_is_shown_with_what_it_takes_and_commands_that_answer_it() -> None:
+    play = Play(plan(question("route", prompt="Which way?", options=("left", "sharp right"), default="left", sla_s=60)))
+    play.answers("route", "up")
+
+    lines = [line.plain for line in review(gate_row(play.state, "route"), play.at, 100)]
+
+    assert "  It takes one of left, sharp right" in lines
+    assert '  Default: "left"' in lines or "  Default: left" in lines
+    assert "  1 answer did not fit; 3 are allowed" in lines
+    assert any(line.endswith("it stays open all the same") for line in lines)
+    assert "    planmesh answer plan route left           answer so" in lines
+    assert "    planmesh answer plan route 'sharp right'  answer so" in lines
+    assert not any("Digest" in line or "approval" in line for line in lines)
