@@ -12,7 +12,7 @@ There a check that always passes is put in between, as the place where they come
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from planmesh.planner.language.findings import quoted
@@ -32,6 +32,7 @@ from planmesh.planner.language.tree import (
     When,
     Word,
 )
+from planmesh.schemas.expressions import MAX_EXPRESSION_CHARACTERS
 
 Guard: TypeAlias = tuple[str, str]
 """A decide or a check, and the label that it must have taken."""
@@ -40,6 +41,12 @@ Names: TypeAlias = dict[str, None]
 
 _WAITED_FOR: Final = frozenset({"gate", "ask", "decide", "check"})
 _DEFAULT_RETRIES: Final = 3
+_NAMES_A_BLOCK: Final = 3  # see `_Path.open_ends`
+_NOT_IN_BODY: Final = {
+    "each": "let an agent make one list of them, or go through the inner list in an each of its own",
+    "plan": "let one plan be written above it, for all items",
+    "run": "run one plan above or below it, for all items",
+}
 
 
 @dataclass(slots=True)
@@ -104,11 +111,19 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A step that leads to a branch: by which label, and where control is there."""
+    """A step that leads to a branch.
+
+    Attributes:
+        guard: By which label.
+        step_guard: The branch that it is in itself.
+        chain: The same for names.
+        behind: Steps that nothing waits for there, in the blocks that control leaves.
+    """
 
     guard: Guard
     step_guard: Guard | None
     chain: Chain
+    behind: Names
 
 
 @dataclass(slots=True)
@@ -129,11 +144,13 @@ class Flow:
 
     Attributes:
         drafts: The steps.
+        gives: What an item gives, whichever way it goes through the body (`Draft.gives`).
         is_broken: Whether a line that could lead to a branch could not be read.
     """
 
     def __init__(self, around: Surroundings, *, is_ordered: bool) -> None:
         self.drafts: list[Draft] = []
+        self.gives: str | None = None
         self.is_broken = False
         self._around = around
         self._findings = around.findings
@@ -143,7 +160,6 @@ class Flow:
         self._lists: list[_List] = []
         self._entries: dict[int, list[_Entry]] = {}  # by where the branch begins
         self._pending: Counter[str] = Counter()  # entries by the step that leads to them
-        self._branches = 0
 
     def go_through(self, items: Sequence[Item], item: Word | None = None, output: Outputs | None = None) -> None:
         """Gather the steps of *items*; everything that is wrong with their order is said.
@@ -156,6 +172,29 @@ class Flow:
             path = self._block(items, None, (), ())
             if output is not None:
                 self._end(path, output)
+            if self._around.is_body:
+                self._give(path, items)
+
+    def _give(self, path: _Path, items: Sequence[Item]) -> None:
+        """Let each way through the body of an `each` end in something that says what the item gives."""
+        emits = [one for one in self.drafts if one.gives is not None]
+        if not emits:
+            bound = [str(one.document["binding"]) for one in self.drafts if "binding" in one.document]
+            may_be_missing = any("branch" in one.document for one in self.drafts)
+            self.gives = f"{bound[-1]} ?? null" if bound and may_be_missing else bound[-1] if bound else None
+            return
+        if not path.closed:
+            self._join(path, items[-1].span)
+            self._scope.at(path.chain)
+            name = self._around.names.free("no-emit", items[-1].span)
+            cases = [{"when": "true", "then": name}]
+            document = {"kind": "decide", "name": name, "label": "No emit was reached", "cases": cases}
+            rest = Draft(items[-1].span, document, gives="null")
+            self._wait_for_all(path, rest, ())
+            self._add(path, rest)
+        elif len(emits) == 1 and len(self.drafts) > 1 and "branch" not in emits[0].document:
+            self.drafts.remove(emits[0])  # every item comes to it
+            self.gives = emits[0].gives
 
     def _end(self, path: _Path, output: Outputs) -> None:
         """End the plan with its output, once all that is above it is settled."""
@@ -222,6 +261,9 @@ class Flow:
             self.is_broken = True
             self._scope.reached(step)
             return
+        if self._around.is_body and kind in _NOT_IN_BODY:
+            said = f"the body of an each has no `{kind}`"
+            self._findings.add("misplaced", said, step.head.span, _NOT_IN_BODY[kind])
         self._join(path, step.span)
         if path.closed:
             said = f"this is never reached: {path.closed}"
@@ -236,12 +278,11 @@ class Flow:
             self._add(path, writer.approval)
         if kind == "emit":
             self._wait_for_all(path, draft, above)
-        reads = draft.waits - set(draft.document.get("after", ()))
         self._add(path, draft)
         if kind == "decide":
-            self._decide(path, step, draft)
+            self._decide(path, step, draft, above)
         elif kind == "check":
-            self._check(path, step, draft, reads)
+            self._check(path, step, draft, above)
         elif kind == "emit":
             path.closed = f"the plan ends at {quoted(draft.document.get('outcome', ''))} above"
             path.ended = path.is_lost = True
@@ -281,34 +322,36 @@ class Flow:
             draft.places["after"] = [*places, *[draft.head] * len(more)]
 
     def _body(self, step: Step, draft: Draft) -> None:
-        inner = Flow(self._around, is_ordered=self._is_ordered)
+        """Put the steps that run for each item, and what an item gives."""
+        inner = Flow(replace(self._around, is_body=True), is_ordered=self._is_ordered)
         with self._scope.reading() as reads:
             inner.go_through(step.body, step.head.target)
         self.is_broken = self.is_broken or inner.is_broken
-        draft.body = inner.drafts
+        draft.body, draft.gives = inner.drafts, inner.gives
+        inside = {one.name for one in inner.drafts}
+        outside = reads - inside
+        for one in inner.drafts:
+            # What is outside has been settled before the first item begins.
+            outside |= one.release(inside)
         draft.document["steps"] = [one.document for one in inner.drafts]
         draft.places["steps"] = [one.places for one in inner.drafts]
-        bound = [one.document["binding"] for one in inner.drafts if "binding" in one.document]
-        if bound:
-            draft.document["result"] = f"{{{bound[-1]}}}"
-        outside = reads - {one.name for one in inner.drafts}
         draft.waits |= outside
         if outside:
             draft.document["after"] = sorted({*draft.document.get("after", ()), *outside})
 
     # --- where control parts -------------------------------------------------------------------------------
 
-    def _decide(self, path: _Path, step: Step, draft: Draft) -> None:
+    def _decide(self, path: _Path, step: Step, draft: Draft, above: tuple[Names, ...]) -> None:
         for part in step.parts:
             if isinstance(part, When | Otherwise):
-                self._lead(path, draft.name, part.label.text, part.label)
+                self._lead(path, draft.name, part.label.text, part.label, above)
             elif isinstance(part, BrokenPart):
                 self.is_broken = True
         path.last.pop(draft.name, None)
         path.decided = draft.name
         path.closed = f"{quoted(_label(step))} goes on in one of its branches, and this stands before them"
 
-    def _check(self, path: _Path, step: Step, draft: Draft, reads: set[str]) -> None:
+    def _check(self, path: _Path, step: Step, draft: Draft, above: tuple[Names, ...]) -> None:
         actions = {part.outcome: part.action for part in step.each(OnOutcome)}
         self.is_broken = self.is_broken or any(isinstance(part, BrokenPart) for part in step.parts)
         if draft.document["condition"].startswith("not (") and _is_kind(actions.get("pass"), "fail"):
@@ -318,9 +361,9 @@ class Flow:
         for outcome in gone:
             word = actions[outcome].word
             assert word is not None  # it would not be gone
-            self._lead(path, draft.name, outcome, word)
+            self._lead(path, draft.name, outcome, word, above)
         if _is_kind(actions.get("fail"), "retry"):
-            self._retry(actions["fail"], draft, reads)
+            self._retry(actions["fail"], draft, path)
         if not gone:
             return
         path.last.pop(draft.name, None)
@@ -328,23 +371,39 @@ class Flow:
         path.last, path.barrier = {}, ()
         if len(gone) == 1 and draft.document.get("on_fail", "fail") == "continue":
             path.guard = draft.name, "fail" if gone[0] == "pass" else "pass"
-            path.chain = (*path.chain, self._branch())
+            path.chain = (*path.chain, self._scope.new_branch())
         else:
             path.decided = draft.name
             path.closed = f"{quoted(_label(step))} goes on elsewhere, and this stands before that"
 
-    def _retry(self, action: Action, draft: Draft, reads: set[str]) -> None:
+    def _retry(self, action: Action, draft: Draft, path: _Path) -> None:
         """Let the one step whose output is checked be done again until it passes."""
-        number = _DEFAULT_RETRIES if action.number is None else action.number
-        held = [self._by_name[name] for name in sorted(reads) if name in self._by_name]
-        if len(held) != 1 or held[0].document["kind"] not in ("task", "agent", "plan"):
+        held = [self._by_name[name] for name in sorted(draft.reads) if name in self._by_name]
+        if len(held) != 1 or len(draft.reads) != 1 or held[0].document["kind"] not in ("task", "agent"):
             said = "a check that tries again reads the output of one step that an agent does, and of no other"
             self._findings.add("no_retry", said, action.span, "check it by itself, in a check of its own")
             return
-        held[0].document["accept"] = {"condition": draft.document["condition"], "retries": number}
-        held[0].places["accept"] = action.span
+        step = held[0]
+        branch = step.document.get("branch")
+        if branch != (None if path.guard is None else {"step": path.guard[0], "label": path.guard[1]}):
+            said = f"{quoted(step.name)} is done whether this is checked or not"
+            self._findings.add("no_retry", said, action.span, "check it right below it, in the same block")
+            return
+        condition = draft.document["condition"]
+        if (other := step.document.get("accept")) is not None:
+            condition = f"({other}) and ({condition})"
+        if len(condition) > MAX_EXPRESSION_CHARACTERS:
+            said = f"the conditions on which {quoted(step.name)} is tried again are too long together"
+            self._findings.add("too_large", said, action.span, "let a step check it")
+            return
+        step.document["accept"], step.places["accept"] = condition, action
+        attempts = 1 + (_DEFAULT_RETRIES if action.number is None else action.number)
+        retry = step.document.setdefault("retry", {})
+        if isinstance(retry, dict) and isinstance(given := retry.get("attempts", 1), int):  # else the planner says so
+            retry["attempts"] = max(given, attempts)
+            step.places.setdefault("retry", action)
 
-    def _lead(self, path: _Path, step: str, label: str, to: Word) -> None:
+    def _lead(self, path: _Path, step: str, label: str, to: Word, above: tuple[Names, ...]) -> None:
         """Note that *step* leads to a branch."""
         for depth in range(len(self._lists) - 1, -1, -1):
             number, branch = self._lists[depth].labels.get(to.text, (-1, None))
@@ -358,7 +417,10 @@ class Flow:
             if depth < len(self._lists) - 1:
                 path.left_to = min(path.left_to, depth)
                 path.is_lost = True
-            self._entries.setdefault(branch.span.start, []).append(_Entry((step, label), path.guard, path.chain))
+            left = (*above[_NAMES_A_BLOCK * (depth + 1) :], *path.open_ends()) if depth < len(self._lists) - 1 else ()
+            behind = dict.fromkeys(name for names in left for name in names)
+            entry = _Entry((step, label), path.guard, path.chain, behind)
+            self._entries.setdefault(branch.span.start, []).append(entry)
             self._pending[step] += 1
             return
         known = [name for one in self._lists for name, (number, _) in one.labels.items() if number > one.number]
@@ -385,11 +447,13 @@ class Flow:
             here.number = number
             entries = self._taken_entries(branch, here)
             guard, parent = self._enter(entries, path, branch.span)
-            chain = (*parent, self._branch())
+            chain = (*parent, self._scope.new_branch())
             if len(entries) > 1:
                 ways = [entry.chain for entry in entries]
                 self._scope.join(ways, ways, len(parent), chain)
-            inner = self._block(branch.body, guard, chain, (*above, *path.open_ends()))
+            broad, earlier, last = path.open_ends()
+            left = dict.fromkeys(name for entry in entries for name in entry.behind)
+            inner = self._block(branch.body, guard, chain, (*above, broad, earlier, last | left))
             if not inner.closed:
                 last = tuple(name for names in inner.open_ends() for name in names)
                 is_exact = bool(inner.last) and not (inner.earlier or inner.broad)
@@ -420,7 +484,7 @@ class Flow:
             path.last, path.earlier = path.earlier | path.last, {}
             self._go_on(path, ends)
         else:
-            path.chain = (*common, self._branch())
+            path.chain = (*common, self._scope.new_branch())
             path.ends = tuple(ends)
             path.is_lost = is_lost and is_outstanding
             path.is_rebased = not is_outstanding
@@ -492,10 +556,6 @@ class Flow:
         self.drafts.append(draft)
         self._by_name[name] = draft
         return name
-
-    def _branch(self) -> int:
-        self._branches += 1
-        return self._branches
 
 
 def _branches(items: Sequence[Item], number: int) -> Iterator[Branch]:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,11 +35,13 @@ class Names:
         of: By where the step begins.
         labelled: The names behind each label.
         taken: Every name, with the place that gave it.
+        within: For each step inside of an `each`, the name of that.
     """
 
     of: dict[int, str] = field(default_factory=dict)
     labelled: dict[str, list[str]] = field(default_factory=dict)
     taken: dict[str, Span] = field(default_factory=dict)
+    within: dict[str, str] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
 
     def free(self, name: str, at: Span) -> str:
@@ -55,28 +57,35 @@ class Names:
 def name_steps(items: Iterable[Item], findings: Findings) -> Names:
     """Name every step of a script, those inside of others too."""
     names = Names()
-    for step in _steps(items):
-        name, at = _name(step, findings)
-        if not name:
-            name = names.free(f"step-{len(names.taken) + 1}", at)
-        elif name in names.taken:
-            line = findings.source.place(names.taken[name].start).line
-            said = f"a step is called {quoted(name)} already, on line {line}"
-            findings.add("duplicate_name", said, at, 'give it another label, or a name of its own: name = "…"')
-            name = names.free(name, at)
-        names.taken.setdefault(name, at)
-        names.of[step.span.start] = name
-        if step.head.label is not None:
-            names.labelled.setdefault(step.head.label.text, []).append(name)
+    _name_steps(items, "", names, findings)
     return names
 
 
-def _steps(items: Iterable[Item]) -> Iterator[Step]:
+def _name_steps(items: Iterable[Item], each: str, names: Names, findings: Findings) -> None:
     for item in items:
         if isinstance(item, Step):
-            yield item
-        if not isinstance(item, Let):
-            yield from _steps(item.body)
+            name = _name_step(item, names, findings)
+            if each:
+                names.within[name] = each
+            _name_steps(item.body, each or name, names, findings)
+        elif not isinstance(item, Let):
+            _name_steps(item.body, each, names, findings)
+
+
+def _name_step(step: Step, names: Names, findings: Findings) -> str:
+    name, at = _name(step, findings)
+    if not name:
+        name = names.free(f"step-{len(names.taken) + 1}", at)
+    elif name in names.taken:
+        line = findings.source.place(names.taken[name].start).line
+        said = f"a step is called {quoted(name)} already, on line {line}"
+        findings.add("duplicate_name", said, at, 'give it another label, or a name of its own: name = "…"')
+        name = names.free(name, at)
+    names.taken.setdefault(name, at)
+    names.of[step.span.start] = name
+    if step.head.label is not None:
+        names.labelled.setdefault(step.head.label.text, []).append(name)
+    return name
 
 
 def _name(step: Step, findings: Findings) -> tuple[str, Span]:

@@ -45,7 +45,10 @@ from planmesh.schemas.plan import MAX_STEPS
 MAX_DEPTH: Final = 32
 """Of blocks inside one another."""
 MAX_LINES: Final = 60_000
+MAX_PARTS: Final = 1_000
+"""Lines of one step, or of the header."""
 _STEP: Final = re.compile(r"^[ \t]*(?:do|plan|run|agent|ask|gate|decide|check|each|emit)[ \t]", re.MULTILINE)
+_BRANCH: Final = re.compile(r'^[ \t]*"[^"\n]*"[ \t]*:', re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,10 @@ def parse(source: Source, findings: Findings) -> Parsed:
         return Parsed(layout, script, ValueReader(layout, findings))
     layout = read_layout(source, findings)
     reader = LineReader(layout, findings)
-    steps = len(_STEP.findall(layout.masked))
-    if steps > MAX_STEPS:
-        findings.add("too_large", f"a plan has at most {MAX_STEPS:,} steps; this script has {steps:,}", 0)
+    steps, branches = len(_STEP.findall(layout.masked)), len(_BRANCH.findall(layout.masked))
+    if max(steps, branches) > MAX_STEPS:
+        what = f"{steps:,} steps" if steps > MAX_STEPS else f"{branches:,} branches"
+        findings.add("too_large", f"a script has at most {MAX_STEPS:,} steps, and as many branches; this has {what}", 0)
     elif len(layout.lines) > MAX_LINES:
         findings.add("too_large", f"a script has at most {MAX_LINES:,} lines; this one has more", 0)
     else:
@@ -118,18 +122,21 @@ class _Blocks:
         self._outputs: list[Output] = []
         self._begun = False  # whether a step has been seen
         self._is_flat = True
+        self._is_over = False  # whether something has more lines than it may have
 
     def build(self, layout: Layout, reader: LineReader) -> Script:
         self._is_flat = len({line.indent for line in layout.lines}) <= 1
         for line in layout.lines:
             self._place(line, reader.read(line))
-            if self._findings.full:
+            if self._findings.full or self._is_over:
                 break
         self._end_section()
         while len(self._open) > 1:
             self._close()
-        items = tuple(self._open[0].items)
-        return Script(Span(0, len(layout.masked)), tuple(self._header), items)
+        whole = Span(0, len(layout.masked))
+        if self._is_over:
+            return Script(whole, (), ())  # of half a script, nothing that is missing is a mistake
+        return Script(whole, tuple(self._header), tuple(self._open[0].items))
 
     def _place(self, line: Line, node: Node) -> None:
         match node:
@@ -141,7 +148,7 @@ class _Blocks:
                 self._end_section()
                 self._header_part(line, node)
             case Parameter():
-                self._parameter(node)
+                self._parameter(line, node)
             case Field() if self._section is not None and isinstance(self._section, Outputs):
                 self._outputs.append(Output(node.span, node.name, None, node.value))
             case Field() | Binding() | When() | Otherwise() | OnError() | OnOutcome() | BrokenPart():
@@ -160,9 +167,10 @@ class _Blocks:
         else:
             self._header.append(node)
 
-    def _parameter(self, node: Parameter) -> None:
+    def _parameter(self, line: Line, node: Parameter) -> None:
         if isinstance(self._section, Inputs):
             self._parameters.append(node)
+            self._limit(self._parameters, line)
         elif isinstance(self._section, Outputs) and node.default is not None:
             self._outputs.append(Output(node.span, node.name, node.type, node.default))
         else:
@@ -186,6 +194,7 @@ class _Blocks:
         if not owner.is_step:
             if isinstance(part, Field) and not self._begun:
                 self._header.append(Setting(part.span, part.name, part.value))
+                self._limit(self._header, line)
             elif not isinstance(part, BrokenPart):
                 self._findings.add("misplaced", "this line belongs to a step, and there is none above it", line.span)
             return
@@ -203,6 +212,13 @@ class _Blocks:
             self._findings.add("misplaced", "the fields of a step stand above its binding", line.span)
         owner.is_bound = owner.is_bound or isinstance(part, Binding)
         owner.parts.append(part)
+        self._limit(owner.parts, line)
+
+    def _limit(self, parts: Sequence[object], line: Line) -> None:
+        if len(parts) > MAX_PARTS:
+            said = f"a step, and the header, have at most {MAX_PARTS:,} lines; this one has more"
+            self._findings.add("too_large", said, line.span, "pass data as inputs")
+            self._is_over = True
 
     def _item(self, line: Line, node: Head | Branch | Let) -> None:
         is_branch = isinstance(node, Branch)

@@ -88,6 +88,8 @@ class Scope:
         self._joins: dict[int, list[Join]] = defaultdict(list)
         self._joined: dict[tuple[str, int], bool] = {}
         self._reads: set[str] = set()
+        self._inside: dict[str, Word] = {}  # names that are known in the body of an `each` only
+        self._branches = 0
 
     # --- what is known -------------------------------------------------------------------------------------
 
@@ -99,8 +101,12 @@ class Scope:
             self._check_free(item)
         for step in _steps(items):
             if (word := step.binding) is not None:
+                if self._regions and word.text not in region.binders:
+                    self._check_free(word)
                 region.binders[word.text].append(Binder(self._names.of[step.span.start], word))
                 self._check_word(word)
+            for word in _inside(step):
+                self._inside.setdefault(word.text, word)
         self._regions.append(region)
         try:
             yield region
@@ -167,6 +173,11 @@ class Scope:
         for binder in self._regions[-1].binders[word.text]:
             if binder.word is word:
                 binder.chain = self._regions[-1].at
+
+    def new_branch(self) -> int:
+        """A number for a branch, which no other has."""
+        self._branches += 1
+        return self._branches
 
     def at(self, chain: Chain) -> None:
         """Note where control is."""
@@ -285,6 +296,12 @@ class Scope:
 
     def _unknown(self, name: str, value: Value) -> None:
         where = self._where(value, name)
+        if (inside := self._inside.get(name)) is not None:
+            line = self._findings.source.place(inside.span.start).line
+            said = f"{quoted(name)} is bound inside of an each, on line {line}, and is known only there"
+            hint = "read what the each binds: the list of what its items give"
+            self._findings.add("unknown_name", said, where, hint)
+            return
         near = self._findings.near(name, self._known())
         if not self._is_declared:
             self.inputs[name] = Word(Span(where, where + len(name)), name)
@@ -326,6 +343,16 @@ class Scope:
 def _common(one: Chain, other: Chain) -> int:
     """How many branches two places have in common."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _inside(step: Step) -> Iterator[Word]:
+    """What is known in the body of *step* only."""
+    if step.body and step.head.target is not None:
+        yield step.head.target
+    for inner in _steps(step.body):
+        if inner.binding is not None:
+            yield inner.binding
+        yield from _inside(inner)
 
 
 def _steps(items: Iterable[Item]) -> Iterator[Step]:

@@ -1,10 +1,10 @@
 """A step of a script to a step of the plan document: one function a kind.
 
-A kind, or a field, that the engine does not have yet is written all the same, in the form that it will have; whoever
-puts the plan together sees that `planmesh.schemas.plan` knows no such thing, and says so.
+A field that the engine does not have yet is written all the same, in the form that it will have; whoever puts the plan
+together sees that `planmesh.schemas.plan` knows no such thing, and says so.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, Union
 
@@ -32,6 +32,7 @@ from planmesh.planner.language.tree import (
     When,
 )
 from planmesh.schemas.expressions import ExpressionError, parse
+from planmesh.schemas.plan import LEVELS
 from planmesh.schemas.templates import escape
 
 Place: TypeAlias = Union[Node, Span, Mapping[str, "Place"], "list[Place]"]
@@ -47,20 +48,55 @@ class Draft:
         document: What is known of it.
         places: Where its fields stand in the script.
         end: Where the last of them ends.
-        waits: The steps that it reads or names.
+        reads: The steps whose output it reads.
+        waits: Those, and the ones that it names.
         body: Of an `each`: the steps in it.
+        gives: Of an `each`: what an item gives, as an expression; None if that depends on where it ends. Of an `emit`
+            in its body: what an item gives that ends there.
     """
 
     head: Span
     document: dict[str, Any]
     places: dict[str, Place] = field(default_factory=dict)
     end: int = 0
+    reads: set[str] = field(default_factory=set)
     waits: set[str] = field(default_factory=set)
     body: "list[Draft]" = field(default_factory=list)
+    gives: str | None = None
 
     @property
     def name(self) -> str:
         return str(self.document["name"])
+
+    def release(self, inside: Set[str]) -> set[str]:
+        """Let it wait for no step but those that are *inside*; return the others that it waited for."""
+        after: list[str] = self.document.get("after", [])
+        outside = set(after) - inside
+        if outside:
+            place = self.places.get("after")
+            places: list[Place] = place if isinstance(place, list) else [place or self.head] * len(after)
+            places += [self.head] * (len(after) - len(places))
+            kept = [(name, at) for name, at in zip(after, places, strict=False) if name in inside]
+            self.document["after"], self.places["after"] = [name for name, _ in kept], [at for _, at in kept]
+            if not kept:
+                del self.document["after"]
+        return outside
+
+    def value_of_item(self) -> str | None:
+        """Of an `each`, of whose steps all have bindings: what an item gives, as an expression.
+
+        An item comes to exactly one of several emits. Of an object with an entry for each of them, that one is taken;
+        and what the others say is not even looked at, because ``??`` reads its right side only if the left is missing.
+        """
+        ends = [one for one in self.body if one.gives is not None]
+        if self.gives is not None or not ends:
+            return self.gives
+        marks = {one.name: f"{one.document['binding']}.branch" for one in ends}
+        entries = []
+        for one in ends:
+            others = [mark for name, mark in marks.items() if name != one.name]
+            entries.append(f'"{one.name}": {" ?? ".join([*others, f"({one.gives})"])}')
+        return f"{{ {', '.join(entries)} }}[{' ?? '.join(marks.values())}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +105,18 @@ class Surroundings:
 
     Attributes:
         reviewers: Who is asked where a step names nobody; None if the script names nobody.
+        is_body: Whether the steps are the body of an `each`.
     """
 
     scope: Scope
     names: Names
     findings: Findings
     reviewers: list[str] | None = None
+    is_body: bool = False
 
 
 _STEP: Final = ("name", "after", "optional")
-_WORK: Final = (*_STEP, "timeout", "retry", "permissions", "idempotent", "inputs")
-_REVIEW: Final = ("reviewer", "quorum", "sla", "escalate")
-_OUTCOME_ACTIONS: Final = {"go_on": "continue"}
+_REVIEW: Final = ("reviewer", "quorum", "sla", "escalate", "shares", "level")
 
 
 def begin(step: Step, around: Surroundings) -> "StepWriter":
@@ -136,6 +172,7 @@ class StepWriter:
         self.constant("optional")
         with self.scope.reading() as reads:
             KINDS[head.kind](self)
+        draft.reads |= reads
         draft.waits |= reads
         return draft
 
@@ -227,9 +264,15 @@ class StepWriter:
             if not behind:
                 hint = self.findings.nearest(label, [*known.labelled], "name a step by its label")
                 self.findings.add("unknown_step", f"there is no step {quoted(label)}", place, hint)
-            names += behind
-            places += [place] * len(behind)
-        self.put("after", [*dict.fromkeys(names)], places)
+            for name in behind:
+                each = known.within.get(name, "")
+                if each not in ("", known.within.get(self.draft.name, "")):
+                    said = f"{quoted(label)} is inside of an each, and is done once for each item"
+                    self.findings.add("unknown_step", said, place, f'wait for all of them: after = ["{each}"]')
+                elif name not in names:
+                    names.append(name)
+                    places.append(place)
+        self.put("after", names, places)
         self.draft.waits.update(names)
 
     def agent(self) -> None:
@@ -244,12 +287,16 @@ class StepWriter:
         self.seconds("timeout", "timeout_s")
         self.constant("permissions")
         self.constant("idempotent")
-        self._retry()
-        self._on_error()
-        self._approval()
+        self.retry()
+        self._on_error(self.step.each(OnError))
+        self.approve_first()
 
-    def inputs(self) -> None:
-        """Put the fields that are left over, and those of the object `inputs`, which may have any name."""
+    def inputs(self, **wanted: type) -> None:
+        """Put the fields that are left over, and those of the object `inputs`, which may have any name.
+
+        Args:
+            wanted: What some of them have to be, if they are known before the plan runs; `float` is any number.
+        """
         inputs: dict[str, Any] = {}
         places: dict[str, Place] = {}
         given = self.fields.take("inputs")
@@ -265,10 +312,42 @@ class StepWriter:
                 self.findings.add("duplicate_field", f"there are two inputs {quoted(name)}", value.span)
             inputs[name] = self.scope.template(value)
             places[name] = value
+            if name in wanted:
+                self._check_kind(value, inputs[name], wanted[name])
+        if "task" in wanted and "task" not in inputs:
+            inputs = {"task": self.label(), **inputs}
         if inputs:
             self.put("inputs", inputs, places)
 
-    def _retry(self) -> None:
+    def _check_kind(self, value: Value, template: Any, wanted: type) -> None:
+        """Say so, if *value* is known by now, and is no such thing."""
+        if isinstance(value, Broken) or (isinstance(template, str) and "{" in template):
+            return
+        is_number = isinstance(template, int | float) and not isinstance(template, bool)
+        if is_number if wanted is float else isinstance(template, wanted) and not isinstance(template, bool):
+            return
+        expected = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}[wanted]
+        self.findings.add("wrong_value", f"expected {expected}", value.span)
+
+    def tools(self) -> None:
+        """Put the tools of an agent among its permissions: without any, it has none."""
+        found, given = self.fields.take("tools"), self.draft.places.get("permissions")
+        tools = self.fields.names(found.value) if found is not None else None
+        permissions = self.draft.document.get("permissions", {})
+        if not isinstance(permissions, dict):
+            return  # what it is instead, the planner says
+        if found is not None and "tools" in permissions:
+            said = "the tools of this agent are named twice, here and among its permissions"
+            self.findings.add("duplicate_field", said, found.name.span, "leave one of them out")
+        places: dict[str, Place] = {"": given} if isinstance(given, Node) else {}
+        if isinstance(given, Entries):
+            places |= {entry.key: entry.value for entry in given.entries}
+        if found is not None:
+            places["tools"] = found.value
+        self.put("permissions", {"tools": [], **permissions, **({} if tools is None else {"tools": tools})}, places)
+
+    def retry(self) -> None:
+        """Put how often it is tried again."""
         found = self.fields.take("retry")
         if found is None:
             return
@@ -290,9 +369,9 @@ class StepWriter:
             hint = 'write retry = 3, or retry = { attempts: 4, backoff: "10s" }'
             self.findings.add("wrong_value", "expected how often it is tried again", found.value.span, hint)
 
-    def _on_error(self) -> None:
+    def _on_error(self, parts: Iterable[OnError]) -> None:
         seen: dict[str, Action] = {}
-        for part in self.step.each(OnError):
+        for part in parts:
             action = part.action
             kind = "ending" if action.kind in ("ignore", "fallback") else action.kind
             if kind in seen:
@@ -318,7 +397,19 @@ class StepWriter:
             self.findings.add("wrong_value", "expected an object with the inputs", action.value.span, hint)
         self.put("fallback", fallback, part)
 
-    def _approval(self) -> None:
+    def again(self) -> None:
+        """Put how often it is tried again, by a field or by a line; it can do nothing else about an error."""
+        self.retry()
+        retries: list[OnError] = []
+        for part in self.step.each(OnError):
+            if part.action.kind == "retry":
+                retries.append(part)
+            else:
+                said = f"a {self.step.head.kind} that fails can only be tried again"
+                self.findings.add("misplaced", said, part.span, "write on error: retry 3")
+        self._on_error(retries)
+
+    def approve_first(self) -> None:
         """A reviewer of a step that is no gate is asked before it: put a gate in front."""
         reviewer = self.fields.take("reviewer")
         others = [one for one in map(self.fields.take, _REVIEW[1:]) if one is not None]
@@ -335,19 +426,61 @@ class StepWriter:
         gate.review()
         self.approval = gate.draft
         own.waits.add(name)
-        after = own.document.setdefault("after", [])
-        after.append(name)
-        own.places.setdefault("after", reviewer)
+        own.document.setdefault("after", []).append(name)
+        place = own.places.setdefault("after", [])
+        if isinstance(place, list):
+            place.append(reviewer)
 
     def review(self) -> None:
         """Put who decides a gate, and what reminds them."""
+        self.reviewers()
+        self.constant("quorum")
+        self.seconds("sla", "sla_s")
+        self.escalation()
+        self.constant("shares")
+        self.choice("level", LEVELS)
+
+    def reviewers(self) -> None:
+        """Put who is asked."""
         found = self.fields.take("reviewer")
         reviewers = self.fields.names(found.value) if found is not None else self.around.reviewers
         if reviewers is not None:
             self.put("reviewers", reviewers, found.value if found is not None else self.step.head.span)
-        self.constant("quorum")
-        self.seconds("sla", "sla_s")
-        self.texts("escalate", "escalate")
+
+    def escalation(self) -> None:
+        """Put who may decide as well, and after how long: unless it says so, when it is overdue."""
+        found = self.fields.take("escalate")
+        if found is None:
+            return
+        value = found.value
+        listed = value.items if isinstance(value, Items) else (value,)
+        if not any(isinstance(one, Entries) for one in listed):
+            names = self.fields.names(value)
+            after_s = self.draft.document.get("sla_s")
+            if names is not None and after_s is None:
+                said = "it does not say after how long"
+                hint = 'write escalate = { after: "4h", to: "role:operator" }'
+                self.findings.add("missing_field", said, value.span, hint)
+            elif names is not None:
+                places: dict[str, Place] = {"after_s": value, "to": value}
+                self.put("escalate", [{"after_s": after_s, "to": names}], [places])
+            return
+        steps = [self._escalation(one) for one in listed]
+        self.put("escalate", [document for document, _ in steps], [places for _, places in steps])
+
+    def _escalation(self, value: Value) -> tuple[dict[str, Any], Place]:
+        document: dict[str, Any] = {}
+        places: dict[str, Place] = {"": value}
+        if not isinstance(value, Entries):
+            if not isinstance(value, Broken):
+                hint = 'write { after: "4h", to: "role:operator" }'
+                self.findings.add("wrong_value", "expected an object with `after` and `to`", value.span, hint)
+            return document, places
+        for entry in value.entries:
+            key = {"after": "after_s"}.get(entry.key, entry.key)
+            read = self.fields.seconds if key == "after_s" else self.fields.names
+            document[key], places[key] = read(entry.value), entry
+        return document, places
 
 
 # --- one function a kind -----------------------------------------------------------------------------------
@@ -362,55 +495,61 @@ def _do(writer: StepWriter) -> None:
 
 def _agent(writer: StepWriter) -> None:
     writer.agent()
-    writer.template("task", default=writer.label())
-    writer.template("system")
-    writer.texts("tools", "tools")
-    for name in ("max_iterations", "temperature", "model", "max_tokens", "schema"):
-        writer.constant(name)
     writer.work()
-    writer.inputs()
+    writer.tools()
+    writer.inputs(task=str, system=str, model=str, max_iterations=int, max_tokens=int, temperature=float, schema=dict)
 
 
 def _plan(writer: StepWriter) -> None:
-    writer.agent()
-    writer.template("task", default=writer.label())
-    writer.template("context")
-    writer.texts("tools", "tools")
-    for name in ("model", "max_steps"):
-        writer.constant(name)
+    writer.refuse_parts(OnError)
+    agent = writer.step.head.agent
+    if agent is not None and agent.text != _MODEL:
+        said = f"a plan is written by the model of the mesh, `{_MODEL}`; found {quoted(agent.text)}"
+        writer.findings.add("wrong_value", said, agent.span, f'write with {_MODEL}; a model is chosen by model = "…"')
+    writer.texts("tools", "agents")
+    writer.constant("max_steps")
     writer.constant("validate", "strict")
-    writer.work()
-    writer.inputs()
+    writer.again()
+    writer.approve_first()
+    for name in ("timeout", "permissions", "idempotent"):
+        if (found := writer.fields.take(name)) is not None:
+            said, hint = f"a plan has no field {quoted(name)}", "its steps have; see `tools` and `max_steps`"
+            writer.findings.add("unknown_field", said, found.name.span, hint)
+    writer.inputs(task=str, model=str)
 
 
 def _run(writer: StepWriter) -> None:
+    writer.refuse_parts()
     target = writer.step.head.target
     if target is not None:
         value = Formula(target.span, target.text, frozenset((target.text,)), frozenset((target.text,)))
-        writer.put("plan", writer.scope.expression(value), target)
+        writer.put("document", writer.scope.expression(value), target)
     writer.choice("mode", ("normal", "safe", "draft"))
     writer.constant("retries")
-    writer.work()
+    writer.constant("permissions")
+    writer.approve_first()
+    for name, hint in _NOT_OF_RUN.items():
+        if (found := writer.fields.take(name)) is not None:
+            writer.findings.add("unknown_field", f"a run has no field {quoted(name)}", found.name.span, hint)
     writer.inputs()
 
 
 def _ask(writer: StepWriter) -> None:
     writer.refuse_parts()
     writer.template("prompt", default=writer.label())
-    writer.texts("options", "options")
     writer.choice("type", ("text", "number", "boolean"))
+    writer.texts("options", "options")
     writer.constant("default")
-    writer.seconds("timeout", "timeout_s")
-    writer.choice("on_timeout", ("remind", "default"))
+    writer.seconds("timeout", "sla_s")
+    writer.choice("on_timeout", ("remind", "default"), "on_overdue")
     writer.constant("max_retries")
     writer.constant("secret")
-    found = writer.fields.take("reviewer")
-    reviewers = writer.fields.names(found.value) if found is not None else writer.around.reviewers
-    if reviewers is not None:
-        writer.put("reviewers", reviewers, found.value if found is not None else writer.step.head.span)
-    writer.texts("escalate", "escalate")
+    writer.reviewers()
+    writer.escalation()
+    writer.choice("level", LEVELS)
     fields = ("prompt", "options", "type", "default", "timeout", "on_timeout", "max_retries", "secret", "reviewer")
-    writer.refuse_rest(*fields, "escalate", sla="an ask has a timeout, which reminds", quorum="one answer is enough")
+    hints = {"sla": "an ask has a timeout, which reminds", "quorum": "one answer is enough"}
+    writer.refuse_rest(*fields, "escalate", "level", **hints)
 
 
 def _gate(writer: StepWriter) -> None:
@@ -507,9 +646,15 @@ def _actions(writer: StepWriter) -> dict[str, Action]:
 def _emit(writer: StepWriter) -> None:
     writer.refuse_parts()
     label = writer.step.head.label
-    if label is not None:
-        writer.put("outcome", label.text, label)
-    writer.template("result")
+    if writer.around.is_body:
+        # Which emit an item has come to has to be known, to know what it gives.
+        writer.draft.document |= {"kind": "decide", "cases": [{"when": "true", "then": writer.draft.name}]}
+        result = writer.fields.take("result")
+        writer.draft.gives = writer.scope.expression(result.value) if result is not None else "null"
+    else:
+        if label is not None:
+            writer.put("outcome", label.text, label)
+        writer.template("result")
     left = [name for name in writer.fields.left() if name not in _STEP]
     several = f"put it into the result: result = {{ {left[0]}: … }}" if left else ""
     writer.refuse_rest("result", **dict.fromkeys(left, several))
@@ -524,8 +669,16 @@ def _each(writer: StepWriter) -> None:
         writer.put("item", head.target.text, head.target)
     if head.parallel is not None:
         writer.put("parallel", head.parallel, head.span)
-    writer.refuse_rest()
+    writer.approve_first()
+    writer.refuse_rest(*_REVIEW)
 
+
+_MODEL: Final = "llm"
+_NOT_OF_RUN: Final = {
+    "retry": "`retries = 2` tries again what has failed in the plan that is run",
+    "timeout": "the steps of the plan that is run have timeouts",
+    "idempotent": "the steps of the plan that is run say so",
+}
 
 KINDS: Final[Mapping[str, Callable[[StepWriter], None]]] = {
     "do": _do,

@@ -1,7 +1,7 @@
 """A script to a plan document, and every place of the document in the script."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ from planmesh.planner.language.tree import (
     Title,
     Word,
 )
-from planmesh.schemas.expressions import KEYWORDS
+from planmesh.schemas.expressions import KEYWORDS, MAX_EXPRESSION_CHARACTERS
 from planmesh.schemas.goals import Problem
 
 TYPES: Final = ("text", "number", "integer", "boolean", "object", "list", "date", "timestamp", "any")
@@ -99,9 +99,12 @@ class Translation:
     def _place(self, pointer: str) -> tuple[Draft | None, int | None]:
         """The step of which a JSON Pointer into the document speaks, and where that is; None if it is all of it."""
         keys = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
-        if len(keys) > 1 and keys[0] == "steps" and keys[1].isdecimal() and int(keys[1]) < len(self._drafts):
-            draft = self._drafts[int(keys[1])]
-            return draft, _inside(draft.places, keys[2:], draft.head)
+        draft, drafts = None, self._drafts
+        while len(keys) > 1 and keys[0] == "steps" and keys[1].isdecimal() and int(keys[1]) < len(drafts):
+            draft = drafts[int(keys[1])]
+            drafts, keys = draft.body, keys[2:]
+        if draft is not None:
+            return draft, _inside(draft.places, keys, draft.head)
         return None, _inside(self._places, keys, None) if keys else None
 
 
@@ -138,12 +141,13 @@ class _Translator:
         drafts = flow.drafts
         if not drafts and not findings:
             findings.add("empty", "expected at least one step; found none", 0, 'begin with do "Label" with AGENT')
-        for draft in drafts:
+        for draft in _all(drafts):
             self._check_support(draft.document, draft.places, draft.head)
         if self._inputs is None and self._scope.inputs:
             self._document["inputs"] = {name: {} for name in self._scope.inputs}
             self._places["inputs"] = dict(self._scope.inputs)
         self._settle_bindings(drafts)
+        self._settle_values(drafts)
         self._document["steps"] = [draft.document for draft in drafts]
         lint(script, self._scope.read, findings)
         problems, advice = findings.problems(), findings.advice()
@@ -249,9 +253,10 @@ class _Translator:
 
     def _settle_bindings(self, drafts: Sequence[Draft]) -> None:
         """Name the outputs that nobody named, where the planner would take the name of something else for them."""
-        taken = {str(draft.document["binding"]) for draft in drafts if "binding" in draft.document}
+        taken = {str(draft.document["binding"]) for draft in _all(drafts) if "binding" in draft.document}
+        taken |= {str(draft.document["item"]) for draft in drafts if "item" in draft.document}
         taken |= {*self._document.get("inputs", ()), *KEYWORDS}
-        for draft in drafts:
+        for draft in _all(drafts):
             if "binding" not in draft.document:
                 binding = draft.name.replace("-", "_")
                 if binding in taken or not binding[0].isalpha():
@@ -259,10 +264,29 @@ class _Translator:
                     while f"output_{number}_of_{binding}"[:63] in taken:
                         number += 1
                     binding = draft.document["binding"] = f"output_{number}_of_{binding}"[:63]
+                elif draft.gives is not None and not draft.body:
+                    draft.document["binding"] = binding
                 taken.add(binding)
 
+    def _settle_values(self, drafts: Iterable[Draft]) -> None:
+        """Say of each `each` what its items give."""
+        for draft in drafts:
+            if (value := draft.value_of_item()) is None:
+                continue
+            draft.document["value"] = value
+            if len(value) > MAX_EXPRESSION_CHARACTERS:
+                most = f"what an item gives is written in {MAX_EXPRESSION_CHARACTERS:,} characters at most"
+                said = f"{most}; the emits of this each have {len(value):,} together"
+                self._findings.add("too_large", said, draft.head, "let a step put it together, and bind that")
 
-_WRITTEN: Final = {"accept": "on fail: retry", "fallback": "on error: fallback"}
+
+def _all(drafts: Iterable[Draft]) -> Iterator[Draft]:
+    for draft in drafts:
+        yield draft
+        yield from _all(draft.body)
+
+
+_WRITTEN: Final = {"fallback": "on error: fallback"}
 
 
 def _inside(place: Place | None, keys: Sequence[str], otherwise: Span | None) -> int | None:
@@ -290,4 +314,6 @@ def _inside(place: Place | None, keys: Sequence[str], otherwise: Span | None) ->
 def _start(place: Place | None) -> int | None:
     if isinstance(place, Span):
         return place.start
+    if isinstance(place, Mapping):
+        return _start(place.get(""))
     return place.span.start if isinstance(place, Node) else None

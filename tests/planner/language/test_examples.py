@@ -40,22 +40,19 @@ def test_a_plan_step_has_its_fields_and_hands_on_those_that_it_does_not_know() -
             "name": "generate-execution-plan",
             "label": "Generate execution plan",
             "binding": "mission",
-            "agent": "llm",
-            "task": "{task}",
-            "context": "{codebase_summary.text}",
-            "tools": ["file_read", "grep", "shell_exec", "file_write"],
-            "model": "gpt-4o",
+            "inputs": {"task": "{task}", "context": "{codebase_summary.text}", "model": "gpt-4o"},
+            "agents": ["file_read", "grep", "shell_exec", "file_write"],
             "max_steps": 10,
             "strict": True,
         }
     ]
     (form,) = steps("plan-form")
-    assert form["inputs"] == {"field": "{expr}", "field2": "{expr}"}
+    assert form["inputs"] == {"task": "Label", "field": "{expr}", "field2": "{expr}"}
 
 
 def test_a_run_is_named_after_what_it_binds() -> None:
     assert steps("run") == [
-        {"kind": "run", "name": "run-execution-result", "binding": "execution_result", "plan": "mission"}
+        {"kind": "run", "name": "run-execution-result", "binding": "execution_result", "document": "mission"}
     ]
     (with_inputs,) = steps("run-with-inputs")
     assert (with_inputs["mode"], with_inputs["retries"]) == ("safe", 2)
@@ -64,16 +61,20 @@ def test_a_run_is_named_after_what_it_binds() -> None:
 def test_an_agent_has_its_task_and_tools() -> None:
     (agent,) = steps("agent")
 
-    assert agent["task"] == "Research topic: {topic}."
-    assert agent["tools"] == ["web_search", "fetch_url"]
-    assert (agent["max_iterations"], agent["temperature"]) == (8, 0.4)
+    assert agent["permissions"] == {"tools": ["web_search", "fetch_url"]}
+    assert agent["inputs"] == {
+        "system": "You are a thorough research analyst.",
+        "task": "Research topic: {topic}.",
+        "max_iterations": 8,
+        "temperature": 0.4,
+    }
 
 
 def test_questions_have_types_options_and_times() -> None:
     (review,) = steps("ask-options")
     threshold, enabled = steps("ask-number-and-boolean")
 
-    assert (review["options"], review["timeout_s"], review["max_retries"]) == (["approve", "revise", "reject"], 7200, 2)
+    assert (review["options"], review["sla_s"], review["max_retries"]) == (["approve", "revise", "reject"], 7200, 2)
     assert (threshold["type"], threshold["default"]) == ("number", 80)
     assert (enabled["type"], enabled["default"]) == ("boolean", True)
     assert enabled["after"] == ["set-threshold"]

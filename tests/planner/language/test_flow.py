@@ -66,6 +66,19 @@ def test_an_emit_waits_for_all_that_is_above_it_and_around_it() -> None:
     assert ran(text, x=2) == (PlanStatus.COMPLETED, {"a", "e"})
 
 
+def test_an_emit_waits_for_what_control_has_left_behind() -> None:
+    text = (
+        'decide "d" with rules\n  when x == 1 -> "One"\n  otherwise -> "Two"\n"One":\n'
+        + do("a", indent=2)
+        + '  decide "e" with rules\n    when x == 1 -> "Two"\n    otherwise -> "Three"\n  "Three":\n'
+        + do("b", indent=4)
+        + '"Two":\n  emit "end"\n'
+    )
+    assert "a" in waits(text)["end"]
+    assert ran(text, x=1) == (PlanStatus.COMPLETED, {"a"})
+    assert ran(text, x=2) == (PlanStatus.COMPLETED, set())
+
+
 def test_what_follows_branches_waits_for_the_end_of_the_one_that_was_taken() -> None:
     text = (
         'decide "d" with rules\n  when x == 1 -> "One"\n  otherwise -> "Two"\n"One":\n'

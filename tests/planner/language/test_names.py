@@ -187,9 +187,21 @@ def test_the_body_of_an_each_keeps_its_names_to_itself() -> None:
     text = 'each x in xs\n  do "Inside" with worker\n    -> inner\n-> all\ndo "After" with worker\n  a = {read}\n'
 
     assert document(text.format(read="all"))["inputs"] == {"xs": {}}
-    assert document(text.format(read="inner"))["inputs"] == {"xs": {}, "inner": {}}
+    for name, line in (("inner", 3), ("x", 1)):
+        (one,) = problems(text.format(read=name))
+        assert (one.line, one.column, one.code) == (6, 7, "unknown_name")
+        assert one.message == f"'{name}' is bound inside of an each, on line {line}, and is known only there"
     assert said("input\n  xs : list\n" + text.format(read="inner")) == [(8, 7, "unknown_name")]
     assert said("let x = 1\n" + text.format(read="all")) == [(2, 6, "name_taken")]
+    assert said(f"{DO}  -> inner\n" + text.format(read="all")) == [(5, 8, "name_taken")]
+    assert said(f"{DO}  -> x\n" + text.format(read="all")) == [(3, 6, "name_taken")]
+
+
+def test_two_bodies_may_use_the_same_names() -> None:
+    body = 'each x in {items}\n  do "{label}" with worker\n    of = x\n    -> inner\n-> {to}\n'
+    text = body.format(items="xs", label="One", to="ones") + body.format(items="ones", label="Two", to="twos")
+
+    assert [step["value"] for step in steps(text)] == ["inner", "inner"]
 
 
 # --- let -------------------------------------------------------------------------------------------------------
