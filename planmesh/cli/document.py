@@ -22,7 +22,7 @@ from planmesh.planner.problems import Problems
 from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import MAX_PLAN_BYTES, Plan, Task
+from planmesh.schemas.plan import MAX_PLAN_BYTES, Each, Plan, Task
 
 STANDARD_INPUT: Final = Path("-")
 _LOCATED_BYTES: Final = 256 * 1024  # finding lines takes a second for each MiB
@@ -228,7 +228,8 @@ def validate(
     if session.output != "table":
         print(*as_rows([], session.output), sep="\n")
         return COMPLETED
-    names = sorted({step.agent for step in plan.steps if isinstance(step, Task)})
+    bodies = (inner for step in plan.steps if isinstance(step, Each) for inner in step.steps)
+    names = sorted({step.agent for step in (*plan.steps, *bodies) if isinstance(step, Task)})
     line = Text().append("✓ ", "green").append(f"{file} is a plan: ").append(one_line(plan.name), "bold")
     session.say(line.append(f", {counted(len(plan.steps), 'step')}"))
     if names:

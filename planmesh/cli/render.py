@@ -29,7 +29,7 @@ from planmesh.cli.text import (
 )
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
-from planmesh.schemas.plan import Ask, Check, Decide, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Each, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Usage
@@ -136,8 +136,8 @@ def places(document: Plan) -> tuple[Place, ...]:
     return layout(needs(document))
 
 
-def needs(document: Plan) -> dict[str, tuple[str, ...]]:
-    """For each step, what must be settled before it."""
+def needs(document: Plan | Each) -> dict[str, tuple[str, ...]]:
+    """For each step of a plan, or of the body of an `each`, what must be settled before it."""
     return {
         step.name: step.after
         if step.branch is None or step.branch.step in step.after

@@ -451,9 +451,9 @@ class Flow:
             if len(entries) > 1:
                 ways = [entry.chain for entry in entries]
                 self._scope.join(ways, ways, len(parent), chain)
-            broad, earlier, last = path.open_ends()
+            broad, earlier, latest = path.open_ends()
             left = dict.fromkeys(name for entry in entries for name in entry.behind)
-            inner = self._block(branch.body, guard, chain, (*above, broad, earlier, last | left))
+            inner = self._block(branch.body, guard, chain, (*above, broad, earlier, latest | left))
             if not inner.closed:
                 last = tuple(name for names in inner.open_ends() for name in names)
                 is_exact = bool(inner.last) and not (inner.earlier or inner.broad)

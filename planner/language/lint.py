@@ -7,6 +7,7 @@ from typing import Final
 from planmesh.planner.language.findings import Findings, quoted
 from planmesh.planner.language.tree import (
     Constant,
+    Entries,
     Field,
     Formula,
     Item,
@@ -21,7 +22,8 @@ from planmesh.planner.language.tree import (
 )
 
 _SECRET: Final = re.compile(
-    r"(?i)\b(?:pass(?:word|phrase|code)|api[ _-]?key|access[ _-]?key|private[ _-]?key|secret|token|credentials?)s?\b"
+    r"(?i)\b(?:pass(?:word|phrase|code)|secret|token|credential|bearer|pin"
+    r"|(?:api|access|account|private|secret|service|signing|ssh|encryption|licen[cs]e|recovery)[ _-]?key)s?\b"
 )
 
 
@@ -33,7 +35,6 @@ def lint(script: Script, read: Set[str], findings: Findings) -> None:
     """
     steps = list(_steps(script.body))
     plans = {step.binding.text for step in steps if step.head.kind == "plan" and step.binding is not None}
-    bound = {step.binding.text for step in steps if step.binding is not None}
     routes = _Routes(steps)
     for step in steps:
         fields = {field.name.text: field.value for field in step.each(Field)}
@@ -44,8 +45,8 @@ def lint(script: Script, read: Set[str], findings: Findings) -> None:
                 _agent(step, fields, findings)
             case "ask":
                 _ask(step, fields, read, routes, findings)
-            case "run" if (target := step.head.target) is not None and target.text in bound - plans:
-                said = f"{quoted(target.text)} is not the plan of a `plan` step, which has been checked before it runs"
+            case "run" if (target := step.head.target) is not None and target.text not in plans:
+                said = f"{quoted(target.text)} is no plan of a `plan` step, which has been checked before it is run"
                 findings.advise("run_of_other", said, target.span, "run what a `plan` step has bound")
 
 
@@ -60,7 +61,9 @@ def _plan(step: Step, fields: dict[str, Value], findings: Findings) -> None:
 
 
 def _agent(step: Step, fields: dict[str, Value], findings: Findings) -> None:
-    if "tools" not in fields:
+    permissions = fields.get("permissions")
+    known = {entry.key for entry in permissions.entries} if isinstance(permissions, Entries) else set()
+    if "tools" not in fields and "tools" not in known:
         said = "this agent names no tools, so it has none"
         findings.advise("agent_without_tools", said, step.head.span, 'name them: tools = ["…"], or tools = []')
     if "max_iterations" not in fields:
