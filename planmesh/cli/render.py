@@ -29,7 +29,7 @@ from planmesh.cli.text import (
 )
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
-from planmesh.schemas.plan import Ask, Check, Decide, Each, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Usage
@@ -271,6 +271,12 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
             return Text(f"→ {one_line(row.branch, 60)}")
         case Check() | Decide():
             return Text(document.__struct_config__.tag, style="dim")  # type: ignore[arg-type]
+        case Draft():
+            return Text("a plan" if done else "writes a plan", style="" if done else "dim")
+        case Run():
+            return Text(f"runs {one_line(document.document, 60)}", style="dim")
+        case Each():
+            return Text(f"each {document.item} in {one_line(document.items, 60)}", style="dim")
         case Emit():
             return Text(f"→ {one_line(document.outcome, 60)}", style="" if done else "dim")
     return None
