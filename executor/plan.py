@@ -15,7 +15,7 @@ from planmesh.executor.children import drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
 from planmesh.executor.gates import review, vote
 from planmesh.executor.reviewers import Standing, escalate
-from planmesh.executor.revision import propose, redirect, revise
+from planmesh.executor.revision import may_request, propose, redirect, revise
 from planmesh.executor.turn import PLANMESH, Turn, described
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
@@ -432,14 +432,14 @@ def _retry(turn: Turn, command: asks.RetryStep) -> None:
         reason = f"step {command.step} does for item {item.number} what {item.each} says of each: retry it as it is"
         turn.refuse("of_an_item", reason, command.step)
     elif command.agent is not None or command.inputs is not None:
-        if turn.refuse_taken_id():
-            return
         if not isinstance(turn.state.graph.steps[command.step], Task):
             turn.refuse("not_a_task", f"step {command.step} has no agent and no inputs to change", command.step)
             return
         if step.status is StepStatus.OUTCOME_UNKNOWN:
             reason = f"step {command.step} may have been done as it was; say first whether it was (resolve)"
             turn.refuse("outcome_unknown", reason, command.step)
+            return
+        if not may_request(turn, command.inputs, command.step):
             return
         turn.record(
             events.RevisionRequested(

@@ -36,6 +36,28 @@ _SAYS_NOTHING: Final = {"label": "", "optional": False, "on_error": "halt"}
 """What does not change what a step does, by what it is unless given."""
 
 
+def may_request(turn: Turn, document: object, step: str = "") -> bool:
+    """Whether the planner can be asked about *document*, and its answer told apart; if not, the command is refused.
+
+    Args:
+        document: What is to take the place of the plan, or of the inputs of *step*.
+    """
+    others = turn.state.answered.get(turn.asked.cause.id, ())
+    size_bytes = len(encode(document)) + len(encode(turn.state.plan))
+    if others:
+        # The answer names the request by nothing else.
+        turn.refuse("id_taken", f"its id is that of something that {others[0]} has asked; give it another", step)
+    elif size_bytes > REQUEST_BYTES:
+        turn.refuse(
+            "too_large",
+            f"the plan and what is to change it have {size_bytes:,} bytes; together, {REQUEST_BYTES:,} are allowed",
+            step,
+        )
+    else:
+        return True
+    return False
+
+
 def revise(turn: Turn, command: RevisePlan) -> None:
     """Ask the planner for what the plan is to be from here on."""
     if not turn.state.graph.steps or turn.state.status in ENDED:
@@ -44,13 +66,7 @@ def revise(turn: Turn, command: RevisePlan) -> None:
         turn.refuse("stale", f"the plan is at revision {turn.state.revision}, not {command.base}")
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a revision takes either a document or an instruction")
-    elif turn.refuse_taken_id():
-        return
-    elif (size_bytes := len(encode(command.document)) + len(encode(turn.state.plan))) > REQUEST_BYTES:
-        turn.refuse(
-            "too_large", f"the plan and the document have {size_bytes:,} bytes; together, {REQUEST_BYTES:,} are allowed"
-        )
-    else:
+    elif may_request(turn, command.document):
         turn.record(
             RevisionRequested(
                 request=command.id,
@@ -75,7 +91,7 @@ def redirect(turn: Turn, command: RedirectPlan, standing: Standing = OPERATOR) -
         turn.refuse("stale", f"the answer quotes another digest than gate {command.step} has now", command.step)
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a redirection takes either a document or an instruction", command.step)
-    elif not turn.refuse_taken_id():
+    elif may_request(turn, command.document, command.step):
         turn.record(
             RevisionRequested(
                 request=command.id,

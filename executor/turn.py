@@ -72,16 +72,6 @@ class Turn:
         else:
             self.refuse("unknown_step", f"the plan has no step {name}")
 
-    def refuse_taken_id(self) -> bool:
-        """Refuse what is to be worked out by a planner, whose answer names its id, if somebody else has used the id.
-
-        Returns: whether it was refused.
-        """
-        actors = self.state.answered.get(self.asked.cause.id, ())
-        if actors:
-            self.refuse("id_taken", f"its id is that of something that {actors[0]} has asked; give it another")
-        return bool(actors)
-
     def names(self, step: str, output: Payload | None = None) -> Names:
         """What the expressions of *step* read; with *output*, once it has given that."""
         return Names(self.state, self.blobs, step, output)

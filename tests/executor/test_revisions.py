@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from plays import AGENT, Play, gate, plan, task
 
+from planmesh.executor.revision import REQUEST_BYTES
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
@@ -432,3 +433,20 @@ def test_a_request_by_an_id_that_is_somebody_elses_is_refused() -> None:
 
     assert [refused.code for refused in refusals] == ["id_taken"] * 3
     assert [request.by for request in play.state.requests.values()] == ["ada"]
+
+
+def test_a_request_that_is_larger_than_a_planner_can_be_sent_is_refused() -> None:
+    play = Play(plan(task("a"), gate("g"), task("b", "g")))
+    play.fails("a", retryable=False)
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    large = {"text": "長" * (REQUEST_BYTES // 3)}
+
+    refusals = [
+        play.ask(asks.RevisePlan(id="1", base=1, document=large)),
+        play.ask(asks.RedirectPlan(id="2", step="g", digest=opened.digest, document=large)),
+        play.ask(asks.RetryStep(id="3", step="a", attempt=1, inputs=large)),
+    ]
+
+    assert [refused.code for (refused,) in refusals] == ["too_large"] * 3
+    assert not play.state.requests
