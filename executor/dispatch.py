@@ -101,12 +101,9 @@ class Dispatcher:
                     if future is not None:
                         sent.append(future)
                 whole = True
-        except (codec.DecodeError, NeedsBlob, _TakesLonger):
-            pass  # what was sent already is sent again under the same id
         except Exception as error:
-            _forget(sent)
-            self._spawn(give_up(self._core, SERVICE, message, error))
-            return
+            # What it is, is found out the other way; what was sent already is sent again under the same id.
+            log.debug("commit.slow", subject=message.subject, error=type(error).__name__)
         if whole:
             _ack_when_stored(self, message, sent)
         else:
@@ -140,12 +137,22 @@ class Dispatcher:
                 # The log has been read past it, and it was not the next commit.
                 _skip(message, "it is no commit of this plan, or does not continue it")
                 return
+            failures: list[Exception] = []
             for index, event in enumerate(commit.events):
-                await self._send_slowly(recorded.state, commit, index, event)
+                try:
+                    await self._send_slowly(recorded.state, commit, index, event)
+                except Exception as error:  # of one event; the others must not suffer for it
+                    failures.append(error)
+            if failures:
+                raise failures[0]
         except Exception as error:
-            await give_up(self._core, SERVICE, message, error)
+            await self._give_back(message, error)
         else:
             message.ack()
+
+    async def _give_back(self, message: Message, error: BaseException) -> None:
+        """It comes back until it can be handed out: what a line of the log asks for is asked nowhere else."""
+        await give_up(self._core, SERVICE, message, error, keep=True)
 
     async def _send_slowly(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> None:
         blobs: dict[str, object] = {}
@@ -156,9 +163,18 @@ class Dispatcher:
                 try:
                     blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
                 except Poison as error:
-                    if not isinstance(event, events.StepDispatched):
+                    if isinstance(event, events.StepDispatched):
+                        sent = self._unfit(commit, index, event, error)
+                    elif isinstance(event, events.PlanCompleted):
+                        # The end of a plan is news without its result as well.
+                        log.error("result.not_told", plan=str(commit.address), error=str(error))
+                        try:
+                            sent = self._announce(state, commit, index, event, event.result)
+                        except _TakesLonger as longer:
+                            await longer.work()
+                            return
+                    else:
                         raise
-                    sent = self._unfit(commit, index, event, error)
                 else:
                     continue
             except _TakesLonger as longer:
@@ -448,7 +464,7 @@ def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[async
         if message.answered:
             return
         if error is not None:
-            dispatcher._spawn(give_up(dispatcher._core, SERVICE, message, error))
+            dispatcher._spawn(dispatcher._give_back(message, error))
             return
         left -= 1
         if left == 0:

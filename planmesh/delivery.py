@@ -602,6 +602,8 @@ async def give_up(
     message: Message,
     error: BaseException,
     hopeless: tuple[type[Exception], ...] = _HOPELESS,
+    *,
+    keep: bool = False,
 ) -> None:
     """Answer for a message that could not be done: what becomes of it is in the table of `consume`.
 
@@ -611,9 +613,13 @@ async def give_up(
         message: The message, not yet answered.
         error: Why.
         hopeless: The kinds of error that mean that it will never work.
+        keep: Never set it aside: what must not be lost comes back, after a minute at most, until it can be done.
     """
     times = message.num_delivered
-    if isinstance(error, hopeless):
+    if keep and not isinstance(error, _LATER):
+        log.error("message.kept", **_told(service, message), exc_info=error)
+        message.nak(_grown(_BUG_S, times, _BUG_MOST_S))
+    elif isinstance(error, hopeless):
         await _set_aside_or_nak(connection, service, message, error)
     elif isinstance(error, _LATER):
         delay_s = _grown(_BUSY_S, times, _BUSY_MOST_S)

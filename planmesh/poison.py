@@ -94,8 +94,8 @@ async def replay(mesh: Mesh, one: SetAside) -> None:
         raise Poison(f"message {one.number} cannot be replayed: it was too large to keep, and its end is missing")
     if one.stream == PLANS:
         raise Poison(
-            f"message {one.number} cannot be replayed: it is a line of the log, and stands there still. When the "
-            f"{one.service} can handle it, start that anew, and drop this"
+            f"message {one.number} cannot be replayed: it is a line of the log, and stands there still. Only the "
+            f"{one.service} has passed it over: look at the plan itself (`planmesh show`), and drop this"
         )
     user = next((user.name for user in access.admins() if user.account == one.account), None)
     if user is None:

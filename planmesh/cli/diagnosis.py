@@ -20,7 +20,7 @@ from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
 from planmesh.schemas import subjects
 from planmesh.schemas.queries import GatesQuery, PositionAnswer
-from planmesh.schemas.subjects import PLANS, POISON, TIMERS, WORK
+from planmesh.schemas.subjects import DISPATCH, PLANS, POISON, TIMERS, WORK
 from planmesh.settings import Settings
 
 FULL: Final = 0.8
@@ -275,6 +275,14 @@ def _service(service: str, reads: Mapping[tuple[str, str], ConsumerInfo | None])
     timers = reads.get((WORK, TIMERS))
     waiting -= timers.num_ack_pending if timers is not None else 0
     backlog = f"{counted(waiting, 'message')} to handle"
+    lines = reads.get((PLANS, DISPATCH))
+    if not unread and lines is not None and lines.num_redelivered:
+        return Finding(
+            what=service,
+            level="warning",
+            found=f"at work; {counted(lines.num_redelivered, 'line')} of the log could not be handed out yet",
+            advice="if this stays so: `message.later` and `message.kept` in the log of the executor say why",
+        )
     if not unread:
         return Finding(what=service, level="ok", found=f"at work; {backlog}")
     found = f"nobody reads {listed(unread)}; {backlog}"

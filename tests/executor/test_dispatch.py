@@ -1,13 +1,16 @@
 """What the dispatcher makes of the log: nothing of what is not in it, and nothing against what is in it since."""
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 from plays import plan
 
 from planmesh import agent
+from planmesh.errors import Poison
 from planmesh.eventlog import EventLog
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.dispatch import Dispatcher
@@ -16,9 +19,9 @@ from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ProposeRevision, RevisePlan
 from planmesh.schemas.events import AnyEvent, Commit
-from planmesh.schemas.payload import NOTHING
+from planmesh.schemas.payload import NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan, Task
-from planmesh.schemas.subjects import OUTCOMES, PLANS, Address
+from planmesh.schemas.subjects import OUTCOMES, PLANS, POISON, Address
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,7 +46,7 @@ class Delivered:
         self.how = self.how or "nak"
 
 
-async def hand_out(house: Any, message: Delivered) -> str:
+async def handed_out(house: Any, message: Delivered) -> str:
     """What becomes of *message*, at an executor that knows nothing yet."""
     core, agents = await house.connected("executor"), await house.connected("executor-agents")
     dispatcher = Dispatcher(core, agents, EventLog(core), BlobStore(core), Plans())
@@ -79,7 +82,7 @@ async def test_a_step_that_came_back_is_not_taken_back_when_its_cancellation_is_
         cancelled = next(one for one in lines if any(isinstance(e, events.StepsCancelled) for e in one.commit.events))
         await asyncio.sleep(0.5)  # until all of it is handed out
 
-        how = await hand_out(house, Delivered(address, encode(cancelled.commit), cancelled.sequence))
+        how = await handed_out(house, Delivered(address, encode(cancelled.commit), cancelled.sequence))
 
         assert how == "ack"
         await house.worker(work)
@@ -109,7 +112,7 @@ async def test_what_does_not_continue_the_log_is_told_to_nobody(opened: Any) -> 
         junk = forged(address, 7, events.PlanCompleted(outcome="Forged", result=NOTHING))
 
         ack = await admin.publish(subjects.plan_log(address), junk)
-        how = await hand_out(house, Delivered(address, junk, ack.sequence))
+        how = await handed_out(house, Delivered(address, junk, ack.sequence))
 
         assert how == "ack"
         await asyncio.sleep(0.3)
@@ -129,7 +132,7 @@ async def test_a_commit_of_a_later_version_is_left_to_an_executor_that_can_read_
 
         ack = await admin.publish(subjects.plan_log(address), later)
 
-        assert await hand_out(house, Delivered(address, later, ack.sequence)) == "nak"
+        assert await handed_out(house, Delivered(address, later, ack.sequence)) == "nak"
 
 
 async def test_inputs_that_are_larger_than_a_blob_may_be_fail_their_step(opened: Any) -> None:
@@ -151,3 +154,65 @@ async def test_inputs_that_are_larger_than_a_blob_may_be_fail_their_step(opened:
 
         assert state.steps["c"].failure is not None
         assert (state.steps["c"].status, state.steps["c"].failure.code) == ("failed", "inputs")
+
+
+async def test_a_line_that_cannot_be_handed_out_is_never_set_aside_and_keeps_nothing_else_back(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = plan(*(Task(name=name, agent="work", idempotent=True) for name in ("first", "second")))
+    async with opened("work") as house:
+        running = await house.executor(loops=frozenset({"decide"}))
+        address = await house.create(document)
+        await house.until(address, lambda state: state.running == 2)
+        await running.stop()
+        (line,) = [one async for one in EventLog(await house.connected("executor")).lines(address)]
+        hand_out, failures = Dispatcher._hand_out, list[Exception]()
+
+        def broken(self: Dispatcher, *arguments: Any) -> Any:
+            if arguments[3].step == "first":
+                raise failures[-1]
+            return hand_out(self, *arguments)
+
+        monkeypatch.setattr(Dispatcher, "_hand_out", broken)
+        admin = await house.connected("admin")
+        for failure in (RuntimeError("a bug"), Poison("too large")):
+            failures.append(failure)
+            delivered = Delivered(address, encode(line.commit), line.sequence)
+            delivered.num_delivered = 99
+
+            assert await handed_out(house, delivered) == "nak"
+
+        assert await admin.direct_get(POISON, batch=10) == []
+        work = json.loads(await admin.request("$JS.API.STREAM.INFO.WORK", b'{"subjects_filter": ">"}'))
+        assert list(work["state"]["subjects"]) == [subjects.agent_work("work", address, "second")]
+
+        monkeypatch.setattr(Dispatcher, "_hand_out", hand_out)
+        await house.executor()
+        await house.worker(work_quickly)
+        assert (await house.ended(address)).status == "completed"
+
+
+@agent(name="work", idempotent=True)
+def work_quickly() -> str:
+    return "done"
+
+
+async def test_the_end_of_a_plan_whose_result_is_gone_is_told_all_the_same(opened: Any) -> None:
+    async with opened("work") as house:
+        core = await house.connected("executor")
+        address = Address("tester", "plan-1")
+        gone = Payload(blob=Blob(sha256="0" * 64, size_bytes=10_000))
+        created = events.PlanCreated(
+            plan=plan(Task(name="w", agent="work", idempotent=True)), requester="tester", goal_digest="d"
+        )
+        happened = (created, events.PlanStarted(by="tester"), events.PlanCompleted(outcome="Done", result=gone))
+        commit = msgspec.structs.replace(codec.commit.decode(forged(address, 1, *happened)), previous=events.GENESIS)
+        ack = await core.publish(subjects.plan_log(address), encode(commit))
+
+        assert await handed_out(house, Delivered(address, encode(commit), ack.sequence)) == "ack"
+
+        told = [
+            codec.outcome.decode(one.data)
+            for one in await (await house.connected("admin")).direct_get(OUTCOMES, batch=10)
+        ]
+        assert told[-1].result == gone
