@@ -23,8 +23,8 @@ from planmesh.executor.limits import AgentLimits
 from planmesh.executor.news import OUTCOME_BYTES, latest
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S, NO_LIMITS, decide, refuse
 from planmesh.executor.plans import Plans
+from planmesh.executor.telling import tell
 from planmesh.schemas import codec, subjects
-from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import (
     VERBS,
     Asked,
@@ -340,7 +340,7 @@ class Decider:
             result = Payload(value=await self._blobs.value(blob.sha256))
         outcome = latest(state, result)
         if outcome is not None:
-            await self._core.publish(subjects.outcome(state.address), encode(outcome))
+            await tell(self._core, outcome)
 
     def _tell(self, address: Address, recorded: Recorded, proposal: _Proposal) -> None:
         log.debug(

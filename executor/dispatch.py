@@ -22,13 +22,13 @@ from planmesh.executor.children import PLANNING_BYTES, SAYS_STATUS, errands, pla
 from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
 from planmesh.executor.revision import wanted
+from planmesh.executor.telling import tell
 from planmesh.executor.timers import utc_now
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ReportUnfit, verb_of
 from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
-from planmesh.schemas.goals import Outcome
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
 from planmesh.schemas.plan import Draft, Permissions, Run, Task
 from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, apply
@@ -168,11 +168,8 @@ class Dispatcher:
                     elif isinstance(event, events.PlanCompleted):
                         # The end of a plan is news without its result as well.
                         log.error("result.not_told", plan=str(commit.address), error=str(error))
-                        try:
-                            sent = self._announce(state, commit, index, event, event.result)
-                        except _TakesLonger as longer:
-                            await longer.work()
-                            return
+                        await self._announce_slowly(state, commit, index, event, event.result)
+                        return
                     else:
                         raise
                 else:
@@ -216,11 +213,10 @@ class Dispatcher:
                 value = (blobs or {}).get(blob.sha256) if blob is not None else None
                 if blob is not None and blob.size_bytes <= OUTCOME_BYTES and value is None:
                     raise NeedsBlob(Unloaded(blob.sha256, blob.size_bytes))
-                return self._announce(
-                    state, commit, index, event, event.result if value is None else Payload(value=value)
-                )
+                result = event.result if value is None else Payload(value=value)
+                return self._announce(state, commit, index, event, result, slowly=blobs is not None)
             case _:
-                return self._announce(state, commit, index, event, NOTHING)
+                return self._announce(state, commit, index, event, NOTHING, slowly=blobs is not None)
 
     def _hand_out(
         self,
@@ -344,23 +340,28 @@ class Dispatcher:
         )
 
     def _announce(
-        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, result: Payload
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, result: Payload, *, slowly: bool
     ) -> "asyncio.Future[Ack] | None":
         outcome = news(commit, event, result)
-        if isinstance(event, SAYS_STATUS) and (state.parent is not None or state.away):
-            raise _TakesLonger(partial(self._announce_in_the_family, state, commit, index, event, outcome))
-        return None if outcome is None else self._publish_news(commit, index, outcome)
-
-    def _publish_news(self, commit: Commit, index: int, outcome: Outcome) -> "asyncio.Future[Ack]":
+        if _is_family(state, event) or (slowly and outcome is not None):
+            raise _TakesLonger(partial(self._announce_slowly, state, commit, index, event, result))
+        if outcome is None:
+            return None
         return self._core.publish_soon(
             subjects.outcome(commit.address), encode(outcome), message_id=_message_id(commit, index)
         )
 
-    async def _announce_in_the_family(
-        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, outcome: Outcome | None
+    async def _announce_slowly(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent, result: Payload
     ) -> None:
-        """The same to the plan that this one runs for, and to those that run for it."""
-        sent = [] if outcome is None else [self._publish_news(commit, index, outcome)]
+        """The same, unless something newer has been told; and to the plan that this one runs for, and to those that run
+        for it."""
+        outcome = news(commit, event, result)
+        if outcome is not None:
+            await tell(self._core, outcome, message_id=_message_id(commit, index))
+        if not _is_family(state, event):
+            return
+        sent: list[asyncio.Future[Ack]] = []
         heard = told(state, commit, index)
         if heard is not None:
             parent, report = heard
@@ -430,6 +431,11 @@ def _gone(state: PlanState, name: str) -> StepState | None:
     if step is None:
         return state.superseded.get(name)
     return step if step.status is StepStatus.CANCELLED else None
+
+
+def _is_family(state: PlanState, event: AnyEvent) -> bool:
+    """Whether *event* is news for other plans: the one that this one runs for, or those that run for it."""
+    return isinstance(event, SAYS_STATUS) and (state.parent is not None or bool(state.away))
 
 
 class _TakesLonger(Exception):

@@ -154,6 +154,7 @@ def services() -> tuple[User, ...]:
                 *_read_leader(PLANS),
                 *_read(BLOBS),
                 *_read_leader(BLOBS),
+                *_read_leader(OUTCOMES),  # what has been told already
                 *_pull(COMMANDS, DECIDE),
                 *_pull(PLANS, DISPATCH),
                 *_pull(WORK, TIMERS),

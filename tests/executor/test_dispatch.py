@@ -7,20 +7,24 @@ from typing import Any
 
 import msgspec
 import pytest
-from plays import plan
+from plays import gate, plan
 
 from planmesh import agent
 from planmesh.errors import Poison
 from planmesh.eventlog import EventLog
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.dispatch import Dispatcher
+from planmesh.executor.news import latest
 from planmesh.executor.plans import Plans
+from planmesh.executor.telling import tell
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import ProposeRevision, RevisePlan
+from planmesh.schemas.commands import CancelPlan, ProposeRevision, RevisePlan
 from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.goals import Accepted, Completed
 from planmesh.schemas.payload import NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan, Task
+from planmesh.schemas.state import fold, open_gates
 from planmesh.schemas.subjects import OUTCOMES, PLANS, POISON, Address
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -197,6 +201,46 @@ def work_quickly() -> str:
     return "done"
 
 
+async def test_news_that_come_late_or_are_told_again_never_go_back(opened: Any) -> None:
+    async with opened("work") as house:
+        core, admin = await house.connected("executor"), await house.connected("admin")
+        running = await house.executor(loops=frozenset({"decide"}))
+        address = await house.create(plan(gate("g")))
+        await house.until(address, open_gates)
+        await house.ask(address, CancelPlan(id="c"))
+        await house.ended(address)
+        await running.stop()
+        first, last = [one async for one in EventLog(core).lines(address)]
+
+        for line in (last, first, last, first):
+            assert await handed_out(house, Delivered(address, encode(line.commit), line.sequence)) == "ack"
+        stale = fold(address, [(first.commit, first.hash)])
+        again = latest(stale, NOTHING)
+        assert again is not None
+        await tell(core, again)
+
+        told = [codec.outcome.decode(one.data) for one in await admin.direct_get(OUTCOMES, batch=10)]
+        assert {type(one).__name__ for one in told} == {"Cancelled"}
+
+
+async def test_of_the_news_of_one_commit_the_final_one_stays_the_last(opened: Any) -> None:
+    async with opened() as house:
+        core = await house.connected("executor")
+        about: dict[str, Any] = {"space": "tester", "goal": "plan-1", "at": AT, "number": 1}
+        accepted = Accepted(**about, name="A plan", steps=1)
+        completed = Completed(**about, name="Done", result=NOTHING)
+
+        for outcome in (accepted, completed, accepted):
+            await tell(core, outcome)
+
+        stored = [codec.outcome.decode(one.data) for one in await core_outcomes(house)]
+        assert stored == [accepted, completed]
+
+
+async def core_outcomes(house: Any) -> Any:
+    return await (await house.connected("admin")).direct_get(OUTCOMES, batch=10)
+
+
 async def test_the_end_of_a_plan_whose_result_is_gone_is_told_all_the_same(opened: Any) -> None:
     async with opened("work") as house:
         core = await house.connected("executor")
@@ -211,8 +255,5 @@ async def test_the_end_of_a_plan_whose_result_is_gone_is_told_all_the_same(opene
 
         assert await handed_out(house, Delivered(address, encode(commit), ack.sequence)) == "ack"
 
-        told = [
-            codec.outcome.decode(one.data)
-            for one in await (await house.connected("admin")).direct_get(OUTCOMES, batch=10)
-        ]
+        told = [codec.outcome.decode(one.data) for one in await core_outcomes(house)]
         assert told[-1].result == gone
