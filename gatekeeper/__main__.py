@@ -52,7 +52,13 @@ async def _run(configured: settings.Settings) -> None:
     who = read_credentials(configured.credentials_dir, SERVICE, configured.server)
     async with await connect(who.server, who.user, who.password, name=SERVICE) as core:
         gatekeeper = Gatekeeper(
-            core, channels, reach=reach, links=links, letters=letters, with_outputs=configured.notices.outputs
+            core,
+            channels,
+            reach=reach,
+            links=links,
+            letters=letters,
+            with_outputs=configured.notices.outputs,
+            news_every_s=configured.notices.operators_news_every_s if configured.notices.operators_news else None,
         )
         if keys is None or configured.pages_url is None or configured.web_port is None:
             await gatekeeper.run(stop)

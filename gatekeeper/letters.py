@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec.structs import asdict, replace
 
 from planmesh.errors import PlanmeshError
+from planmesh.gatekeeper.news import Aside, NewsFacts, Trouble, tell
 from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Facts, Notice, defuse, facts
 from planmesh.gatekeeper.rounds import Ending, Kind, Reviews, Round
 from planmesh.schemas.events import GateOpened, Release, Upstream
@@ -61,7 +62,7 @@ class Letters:
         if directory is not None:
             self._own = _environment(ChoiceLoader([FileSystemLoader(directory), built_in]))
 
-    def write(self, said: Facts) -> Notice:
+    def write(self, said: Facts | NewsFacts) -> Notice:
         """Word a notice; with the built-in template, if the operator's does not work."""
         if self._own is not None:
             try:
@@ -78,7 +79,8 @@ class Letters:
         if not directory.is_dir():
             return [f"there is no directory {directory}"]
         found = [*_strangers(directory), *_too_large(directory)]
-        for sample in samples():
+        tried: list[Facts | NewsFacts] = [*samples(), *news_samples()]
+        for sample in tried:
             try:
                 _render(environment, sample)
             except Broken as error:
@@ -106,7 +108,7 @@ def _quoted(text: str, indent: int = 2) -> str:
     return "\n".join(f"{' ' * indent}| {line}" for line in text.split("\n"))
 
 
-def _render(environment: ImmutableSandboxedEnvironment, said: Facts) -> Notice:
+def _render(environment: ImmutableSandboxedEnvironment, said: Facts | NewsFacts) -> Notice:
     """Raises: Broken."""
     try:
         text = environment.get_template(f"{said.kind}{SUFFIX}").render(asdict(said))
@@ -139,7 +141,7 @@ def _explained(kind: str, error: Exception) -> str:
 def _names() -> frozenset[str]:
     root = files(_PACKAGE[0]).joinpath(_PACKAGE[1])
     parts = (f"parts/{one.name}" for one in root.joinpath("parts").iterdir())
-    return frozenset((*(f"{kind}{SUFFIX}" for kind in KINDS), *parts))
+    return frozenset((*(f"{kind}{SUFFIX}" for kind in (*KINDS, "news")), *parts))
 
 
 def _strangers(directory: Path) -> Iterable[str]:
@@ -174,6 +176,20 @@ def sample(kind: Kind, *, with_outputs: bool = True) -> Facts:
     """A made-up notice, to be looked at."""
     asked = next(one for found, one in _rounds() if found == kind and one.opened.upstream)
     return facts(_ADDRESS, _REVIEWS, asked, kind, link=_LINK, is_personal=True, with_outputs=with_outputs)
+
+
+def news_samples() -> tuple[NewsFacts, ...]:
+    """Made-up news for operators: of everything, and of one thing each."""
+    troubles: list[Trouble] = [
+        *(Trouble("paused", Address("shop", f"order-{at}"), "charge", "http_error", "503") for at in range(1, 201)),
+        Trouble("unknown", _ADDRESS, "pay", "", "the worker is gone"),
+        Trouble("failed", Address("shop", "refund-4"), "check", "check_failed", "the sums differ"),
+        Trouble("rejected", Address("billing", "invoice-9"), "approve", "", "Not before Friday"),
+        Trouble("overdue", Address("billing", "invoice-3"), "approve", "", ""),
+    ]
+    aside = Aside("executor", "RESULTS", "expected a result, found an array")
+    single = (tell([one], [], _AT) for one in troubles[-5:])
+    return tuple(filter(None, (tell(troubles, [aside], _AT), *single, tell([], [aside], None))))
 
 
 def _rounds() -> Iterator[tuple[Kind, Round]]:

@@ -26,9 +26,19 @@ decide it any more."""
 _OUTPUT_BYTES: Final = 2_048
 _MOST_OUTPUTS: Final = 40
 
-# Whatever opens, reminds of or closes a gate, as `planmesh.schemas.codec.encode` writes it. Text that reads like this
-# has its quotes escaped; an object that has such a key costs a needless decoding, no more.
-_WORDS: Final = (b'"type":"gate.', b'"type":"steps.cancelled"', b'"type":"step.skipped"', b'"type":"plan.revised"')
+# Whatever opens, reminds of or closes a gate, or stops a plan, as `planmesh.schemas.codec.encode` writes it. Text
+# that reads like this has its quotes escaped; an object that has such a key costs a needless decoding, no more.
+_WORDS: Final = (
+    b'"type":"gate.',
+    b'"type":"steps.cancelled"',
+    b'"type":"step.skipped"',
+    b'"type":"plan.revised"',
+    b'"type":"plan.paused"',
+    b'"type":"plan.failed"',
+    b'"type":"step.outcome_unknown"',
+)
+_MOST_FAILURES: Final = 20
+_FAILURE_CHARACTERS: Final = 500
 
 _replace = msgspec.structs.replace
 
@@ -69,6 +79,13 @@ class Round(Struct, frozen=True, kw_only=True):
     told: Map[tuple[str, str], bool] = Map()
 
 
+class Reason(Struct, frozen=True):
+    """Why a step has failed: as much of it as somebody is told."""
+
+    code: str
+    message: str
+
+
 class Reviews(Struct, frozen=True, kw_only=True):
     """A plan as far as its log has been read, and as far as its reviewers care.
 
@@ -80,6 +97,10 @@ class Reviews(Struct, frozen=True, kw_only=True):
         labels: What the steps around gates are called for people, where the plan says so.
         outputs: What the steps right before gates have given, where it is short.
         rounds: The latest round of each gate that has been opened.
+        standstill: Why the plan is paused, if nobody has paused it.
+        failed: How it failed, if it has.
+        failures: Why steps have failed, and attempts were given up.
+        unknown: The steps that nobody knows the end of, and why.
     """
 
     chain: PlanState
@@ -92,14 +113,19 @@ class Reviews(Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     outputs: Map[str, Payload] = Map()
     rounds: Map[str, Round] = Map()
+    standstill: events.PlanPaused | None = None
+    failed: events.PlanFailed | None = None
+    failures: Map[str, Reason] = Map()
+    unknown: Map[str, str] = Map()
 
     @classmethod
     def nothing(cls, address: Address) -> "Reviews":
         return cls(chain=PlanState(address=address))
 
 
-def concerns_gates(commit: bytes) -> bool:
-    """Whether a stored commit may be about gates: a look at its bytes, for all those that are not."""
+def concerns_people(commit: bytes) -> bool:
+    """Whether a stored commit may be about gates, or news for operators: a look at its bytes, for all those that are
+    not."""
     return any(word in commit for word in _WORDS)
 
 
@@ -139,6 +165,7 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
     """The reviews after the events of *commit*."""
     rounds = reviews.rounds
     for event in commit.events:
+        reviews = _stand(reviews, event)
         match event:
             case events.PlanCreated(plan=plan):
                 reviews = _replace(
@@ -182,6 +209,34 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
             case events.NoticeSent():
                 rounds = told(rounds, event.step, event.round, event.notice, event.channel, event.delivered)
     return _replace(reviews, rounds=rounds)
+
+
+def _stand(reviews: Reviews, event: events.AnyEvent) -> Reviews:
+    """Whether the plan stands still after *event*, and why."""
+    match event:
+        case events.PlanPaused():
+            return _replace(reviews, standstill=None if event.held else event)
+        case events.PlanResumed() | events.PlanCompleted() | events.PlanCancelled() if reviews.standstill is not None:
+            return _replace(reviews, standstill=None)
+        case events.PlanFailed():
+            return _replace(reviews, standstill=None, failed=event)
+        case events.StepFailed(step=step, failure=failure):
+            known = reviews.unknown.delete(step) if step in reviews.unknown else reviews.unknown
+            reason = Reason(failure.code, failure.message[:_FAILURE_CHARACTERS])
+            found = reviews.failures
+            if step in found or len(found) < _MOST_FAILURES:
+                found = found.set(step, reason)
+            return _replace(reviews, failures=found, unknown=known)
+        case events.StepOutcomeUnknown(step=step, reason=why):
+            return _replace(reviews, unknown=reviews.unknown.set(step, why[:_FAILURE_CHARACTERS]))
+        case events.StepCompleted(step=step) | events.StepReopened(step=step) | events.StepSkipped(step=step):
+            if step in reviews.unknown:
+                return _replace(reviews, unknown=reviews.unknown.delete(step))
+        case events.StepsCancelled(steps=steps):
+            gone = [step for step in steps if step in reviews.unknown]
+            if gone:
+                return _replace(reviews, unknown=Map({k: v for k, v in reviews.unknown.items() if k not in gone}))
+    return reviews
 
 
 def told(rounds: Map[str, Round], step: str, number: int, kind: str, channel: str, delivered: bool) -> Map[str, Round]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -18,20 +18,24 @@ import msgspec
 import structlog
 
 from planmesh.connection import Connection
-from planmesh.delivery import Keeper, Message, give_up, subscribe
+from planmesh.delivery import Keeper, Message, Subscription, give_up, subscribe
 from planmesh.directory import Directory
 from planmesh.errors import Busy, Unusable
 from planmesh.gatekeeper import rounds
+from planmesh.gatekeeper.bulletin import Bulletin
 from planmesh.gatekeeper.letters import Letters
+from planmesh.gatekeeper.news import Aside, happened
 from planmesh.gatekeeper.notice import facts
 from planmesh.gatekeeper.notify import Channel, Delivery
 from planmesh.gatekeeper.reach import Links, Reach
-from planmesh.gatekeeper.rounds import Kind, Reviews, Round, concerns_gates, due, gates_of
+from planmesh.gatekeeper.rounds import Kind, Reviews, Round, concerns_people, due, gates_of
 from planmesh.readiness import notify_ready
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.commands import ReportNotice
-from planmesh.schemas.subjects import GATEKEEPER, PLANS, Address, BadSubject
+from planmesh.schemas.events import Commit
+from planmesh.schemas.plan import OPERATORS
+from planmesh.schemas.subjects import GATEKEEPER, PLANS, POISON, Address, BadSubject
 
 SERVICE: Final = "gatekeeper"
 RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
@@ -63,6 +67,7 @@ class Gatekeeper:
         links: What leads from a notice to its gate; None: nothing does.
         letters: How notices are worded; unless given, as the built-in templates do.
         with_outputs: Whether what steps gave may leave in a notice.
+        news_every_s: How long news for operators waits for more; None: there is none.
         retry_pauses_s: See `RETRY_PAUSES_S`.
     """
 
@@ -75,6 +80,7 @@ class Gatekeeper:
         links: Links | None = None,
         letters: Letters | None = None,
         with_outputs: bool = True,
+        news_every_s: float | None = None,
         retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
     ) -> None:
         self._core = core
@@ -85,6 +91,19 @@ class Gatekeeper:
         self._letters = letters or Letters()
         self._with_outputs = with_outputs
         self._pauses_s = retry_pauses_s
+        self._bulletins = [
+            Bulletin(
+                channel,
+                self._letters,
+                self._read_patiently,
+                every_s=news_every_s,
+                retry_pauses_s=retry_pauses_s,
+                with_outputs=with_outputs,
+            )
+            for channel in self._operators()
+            if news_every_s is not None
+        ]
+        self._telling = 0
         self._plans: OrderedDict[Address, Reviews] = OrderedDict()
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,26 +121,41 @@ class Gatekeeper:
             await self._until(stop)
             return
         keeper = Keeper(_ACK_WAIT_S)
-        async with await subscribe(self._core, PLANS, GATEKEEPER, keeper=keeper) as commits:
+        async with (
+            await subscribe(self._core, PLANS, GATEKEEPER, keeper=keeper) as commits,
+            await subscribe(self._core, POISON, GATEKEEPER, keeper=keeper) as aside,
+        ):
 
             async def end() -> None:
                 await stop.wait()
+                await aside.close()
                 await commits.close()
 
-            ending = asyncio.create_task(end())
+            besides = [asyncio.create_task(one) for one in (end(), self._follow_aside(aside))]
+            besides += [asyncio.create_task(bulletin.run()) for bulletin in self._bulletins]
             notify_ready()
             log.info("gatekeeper.ready", channels=[channel.name for channel in self._channels])
             try:
                 async for messages in commits:
                     for message in messages:
-                        if concerns_gates(message.data):
-                            self._spawn(message)
+                        if concerns_people(message.data):
+                            self._spawn(self._take(message))
                         else:
                             message.ack()
             finally:
-                ending.cancel()
+                for task in besides:
+                    task.cancel()
                 await self._finish()
                 keeper.close()
+
+    async def _follow_aside(self, aside: Subscription) -> None:
+        """Have operators told of what is set aside."""
+        async for messages in aside:
+            for message in messages:
+                if self._bulletins:
+                    self._spawn(self._take_aside(message))
+                else:
+                    message.ack()
 
     async def _until(self, stop: asyncio.Event) -> None:
         waits = [asyncio.create_task(event.wait()) for event in (stop, self._core.closed)]
@@ -142,8 +176,8 @@ class Gatekeeper:
             if late:
                 await asyncio.wait(late)
 
-    def _spawn(self, message: Message) -> None:
-        task = asyncio.create_task(self._take(message))
+    def _spawn(self, taking: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(taking)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -156,10 +190,13 @@ class Gatekeeper:
         try:
             # Before it is decoded: what a later version has written is no junk, and stops this one at this plan.
             reviews = await self._read(address, message.sequence)
-            gates = [name for name in _gates_of(message.data) if name in reviews.rounds]
-            telling = (
-                self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])
-            )
+            commit = _decoded(message.data)
+            gates = [name for name in gates_of(commit) if name in reviews.rounds] if commit is not None else []
+            news = happened(address, commit) if commit is not None else []
+            telling = [
+                *(self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])),
+                *(bulletin.tell(news) for bulletin in self._bulletins if news),
+            ]
             for failure in await asyncio.gather(*telling, return_exceptions=True):
                 if failure is not None:
                     raise failure
@@ -172,6 +209,26 @@ class Gatekeeper:
         else:
             with contextlib.suppress(Unusable):
                 message.ack()
+
+    async def _take_aside(self, message: Message) -> None:
+        """Tell of a message that was set aside. What goes wrong with that is not set aside in its turn."""
+        _, service, stream = (*message.subject.split("."), "", "")[:3]
+        news = Aside(service, stream, (message.headers or {}).get("Planmesh-Error", ""))
+        try:
+            await asyncio.gather(*(bulletin.tell([news]) for bulletin in self._bulletins))
+        except (Busy, asyncio.CancelledError):
+            with contextlib.suppress(Unusable):
+                message.nak()
+            raise
+        with contextlib.suppress(Unusable):
+            message.ack()
+
+    def _operators(self) -> Sequence[Channel]:
+        """The channels that reach whoever runs the mesh."""
+        if self._reach is None:
+            return self._channels
+        names = self._reach.channels_for([OPERATORS])
+        return [channel for channel in self._channels if channel.name in names]
 
     def _whom(self, asked: Round) -> Sequence[Channel]:
         """The channels that reach those who are asked."""
@@ -187,7 +244,7 @@ class Gatekeeper:
             Busy: The gatekeeper stops.
         """
         failed: tuple[_News, Delivery] | None = None
-        async with self._lock(channel.name, address, gate):
+        async with self._counted(), self._lock(channel.name, address, gate):
             for tries, pause_s in enumerate((*self._pauses_s, None), 1):
                 async with channel.room:
                     reviews = await self._patiently(lambda: self._read(address))
@@ -211,7 +268,7 @@ class Gatekeeper:
 
     async def _send(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery:
         if self._is_in_the_way(channel) and channel.since_failure_s() < _FAILED_LATELY_S:
-            return Delivery(False, f"not tried: the channel failed a moment ago, and {len(self._tasks)} others wait")
+            return Delivery(False, f"not tried: the channel failed a moment ago, and {self._telling} others wait")
         link = "" if self._links is None else self._links.to(address, news.gate, channel.person)
         asked = reviews.rounds[news.gate]
         said = facts(
@@ -227,7 +284,7 @@ class Gatekeeper:
         return await channel.send(self._letters.write(said))
 
     def _is_in_the_way(self, channel: Channel) -> bool:
-        return len(self._tasks) > _CROWDED and channel.failures >= _FAILING
+        return self._telling > _CROWDED and channel.failures >= _FAILING
 
     async def _report(self, address: Address, channel: Channel, news: "_News", delivery: Delivery) -> None:
         """Have the log say what became of a notice, and believe it at once."""
@@ -292,11 +349,23 @@ class Gatekeeper:
             if len(stored) < _BATCH:
                 return reviews
 
+    async def _read_patiently(self, address: Address) -> Reviews:
+        return await self._patiently(lambda: self._read(address))
+
     def _keep(self, reviews: Reviews) -> None:
         self._plans[reviews.chain.address] = reviews
         self._plans.move_to_end(reviews.chain.address)
         if len(self._plans) > _PLANS_KEPT:
             self._plans.popitem(last=False)
+
+    @contextlib.asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """How many notices are to be sent, or wait for their next try."""
+        self._telling += 1
+        try:
+            yield
+        finally:
+            self._telling -= 1
 
     def _lock(self, *key: object) -> asyncio.Lock:
         """One for each key, for as long as somebody has it."""
@@ -319,11 +388,11 @@ class _News(msgspec.Struct, frozen=True):
     kind: Kind
 
 
-def _gates_of(commit: bytes) -> tuple[str, ...]:
+def _decoded(commit: bytes) -> Commit | None:
     try:
-        return gates_of(codec.commit.decode(commit))
+        return codec.commit.decode(commit)
     except DecodeError:
-        return ()
+        return None
 
 
 def _news(reviews: Reviews, gate: str, channel: Channel) -> _News | None:

@@ -209,6 +209,7 @@ def services() -> tuple[User, ...]:
                 *_ask("person", "*"),  # as whom it has identified
                 subjects.query("gates"),  # what somebody's inbox shows
                 *_pull(PLANS, GATEKEEPER),
+                *_pull(POISON, GATEKEEPER),  # what operators are told of
                 *_read(PLANS),
                 *_read(BLOBS),
                 *_inspect(PLANS, GATEKEEPER),

@@ -10,7 +10,7 @@ from plays import HERE, Play, gate, plan, task
 
 from planmesh.errors import Unusable
 from planmesh.gatekeeper import rounds
-from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_gates, due, gates_of
+from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_people, due, gates_of
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Case, Decide, Emit, Plan
@@ -174,7 +174,7 @@ def test_an_open_gate_closes_when_a_revision_takes_it_out() -> None:
     commit = play.log[-1][0]
     assert round_of(play).ending == Ending(how="closed", by=("ada",), reason="a revision took the gate out: Ask once")
     assert due(round_of(play), "mail") == "cancelled"
-    assert concerns_gates(encode(commit))
+    assert concerns_people(encode(commit))
     assert {"ok", "other"} <= set(gates_of(commit))
     assert round_of(play, "other").opened.round == 2
 
@@ -204,7 +204,7 @@ def test_junk_in_the_log_is_counted_and_changes_nothing() -> None:
 def test_only_commits_about_gates_are_decoded() -> None:
     play = waiting(optional=True)
     play.ask(asks.CancelPlan(id="c"))
-    found = [(concerns_gates(encode(commit)), gates_of(commit)) for commit, _ in play.log]
+    found = [(concerns_people(encode(commit)), gates_of(commit)) for commit, _ in play.log]
 
     assert [about for about, _ in found] == [False, True, True]
     assert [gates for _, gates in found] == [(), ("ok",), ("ok", "after")]
@@ -214,7 +214,7 @@ def test_words_in_an_output_are_not_taken_for_a_gate() -> None:
     play = Play(plan(task("a", idempotent=True), task("b", "a")))
     play.completes("a", output='{"type":"gate.opened"} "steps.cancelled"')
 
-    assert [concerns_gates(encode(commit)) for commit, _ in play.log] == [False, False]
+    assert [concerns_people(encode(commit)) for commit, _ in play.log] == [False, False]
 
 
 def test_what_a_newer_version_has_written_is_not_skipped() -> None:

@@ -22,7 +22,7 @@ from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import answered
 from planmesh.schemas.subjects import COMMANDS, DECIDE, Address
-from planmesh.schemas.work import AttemptCompleted
+from planmesh.schemas.work import AttemptCompleted, AttemptFailed, Failure
 from planmesh.testing import MeshServer
 
 
@@ -97,6 +97,19 @@ class Clerk:
         )
         await self.ask(address, ReportResult(result), state.steps[step].agent)
 
+    async def fail(self, address: Address, step: str, message: str = "503") -> None:
+        state = (await self.log.read(address)).state
+        result = AttemptFailed(
+            space=address.space,
+            plan=address.plan,
+            step=step,
+            attempt=state.steps[step].attempt,
+            failure=Failure(code="http_error", message=message, retryable=False),
+            started_at=datetime.now(UTC),
+            duration_s=0.5,
+        )
+        await self.ask(address, ReportResult(result), state.steps[step].agent)
+
     async def vote(self, address: Address, step: str, decision: Any = "approve", by: str = "ada") -> None:
         opened = (await self.log.read(address)).state.steps[step].opened
         assert opened is not None
@@ -128,9 +141,17 @@ class Running:
         self.mesh = mesh
         self._running: list[tuple[asyncio.Task[None], asyncio.Event, Connection]] = []
 
-    async def start(self, *channels: Channel, retry_pauses_s: tuple[float, ...] = (0.05, 0.05)) -> None:
+    async def start(
+        self,
+        *channels: Channel,
+        retry_pauses_s: tuple[float, ...] = (0.05, 0.05),
+        news_every_s: float | None = None,
+        with_outputs: bool = True,
+    ) -> None:
         core, stop = await connected(self.mesh, "gatekeeper"), asyncio.Event()
-        gatekeeper = Gatekeeper(core, channels, retry_pauses_s=retry_pauses_s)
+        gatekeeper = Gatekeeper(
+            core, channels, retry_pauses_s=retry_pauses_s, news_every_s=news_every_s, with_outputs=with_outputs
+        )
         self._running.append((asyncio.create_task(gatekeeper.run(stop)), stop, core))
 
     async def stop(self) -> None:
