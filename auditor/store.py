@@ -46,6 +46,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 
 from planmesh.auditor import tables
 from planmesh.auditor.project import Row, Rows
+from planmesh.credentials import private_directory, private_file
 from planmesh.errors import Busy, Conflict, PlanmeshError, Unusable
 from planmesh.schemas.codec import encode
 from planmesh.schemas.subjects import Address
@@ -388,9 +389,9 @@ def _file(url: URL, shown: str) -> Path:
         raise Unusable(f"the auditor's database is a file, such as sqlite:////var/lib/planmesh/auditor.db, not {shown}")
     path = Path(str(url.database)).absolute()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(path.parent)
         # It holds what plans hold: nobody else's business.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(private_file(path, os.O_RDWR | os.O_CREAT))
     except OSError as error:
         raise Unusable(f"cannot make the database {path}: {error.strerror or error}") from error
     return path

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from itsdangerous import BadData, URLSafeSerializer
 
+from planmesh.credentials import private_directory
 from planmesh.directory import Directory
 from planmesh.errors import PlanmeshError, Unusable
 from planmesh.schemas.subjects import Address
@@ -298,7 +299,7 @@ def read_keys(path: Path) -> Keys:
 
 
 def _make(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_directory(path.parent)
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
     try:
         with os.fdopen(number, "w") as file:

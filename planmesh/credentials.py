@@ -98,10 +98,25 @@ def write_connection(data_dir: Path, connection: Connection) -> Path:
     return path
 
 
+def private_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for the owner alone. One that is there stays as it is.
+
+    Raises: OSError.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would make those above with the usual mode
+
+
+def private_file(path: str | Path, flags: int) -> int:
+    """Open a file with `os.open`; one that is new is for the owner alone. To be used as an `opener`."""
+    return os.open(path, flags, 0o600)
+
+
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step; nobody but the owner can read it at any moment. Raises: Unusable."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(path.parent)
         number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # made with mode 0600
         try:
             with os.fdopen(number, "w", encoding="utf-8") as file:

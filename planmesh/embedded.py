@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 from planmesh.access import SYSTEM
-from planmesh.credentials import write_private
+from planmesh.credentials import private_directory, private_file, write_private
 from planmesh.errors import Unusable
 
 ACCOUNTS_FILE: Final = "accounts.conf"
@@ -88,6 +88,7 @@ async def embedded_server(
             stderr=stderr,
             # The lock is held for as long as the server has it open, even if we are killed.
             pass_fds=(lock,),
+            umask=0o077,  # its log may quote what is nobody else's business
             # A Ctrl-C in the terminal is for us: the server has to outlive the services.
             start_new_session=True,
             preexec_fn=end_with_parent(),
@@ -119,7 +120,7 @@ def _prepare(directory: Path, config: str) -> int:
         raise Unusable(f"there is no {directory / ACCOUNTS_FILE}: `planmesh init` writes it")
     write_private(directory / _CONFIG_FILE, config)
     shutil.rmtree(directory / "ports", ignore_errors=True)
-    (directory / "ports").mkdir()
+    private_directory(directory / "ports")
     log = directory / "server.log"
     return log.stat().st_size if log.exists() else 0
 
@@ -147,14 +148,14 @@ def _config(directory: Path, port: int, sync_interval: str, max_payload_bytes: i
 
 
 def _fresh(path: Path) -> BinaryIO:
-    return path.open("wb")
+    return open(path, "wb", opener=private_file)
 
 
 @contextlib.contextmanager
 def _lock(directory: Path) -> Iterator[int]:
     """Two servers on one store would destroy it, and nats-server does not look."""
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(directory)
         number = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise Unusable(f"cannot use {directory}: {error.strerror or error}") from error

@@ -33,7 +33,14 @@ from msgspec.structs import replace
 from planmesh import access
 from planmesh.administration import DEFAULT_CONCURRENCY, Mesh
 from planmesh.agents import ENTRY_POINT
-from planmesh.credentials import CONNECTION_FILE, Connection, read_connection, write_connection
+from planmesh.credentials import (
+    CONNECTION_FILE,
+    Connection,
+    private_directory,
+    private_file,
+    read_connection,
+    write_connection,
+)
 from planmesh.embedded import MAX_PAYLOAD_BYTES, EmbeddedServer, embedded_server, end_with_parent
 from planmesh.errors import PlanmeshError, Unusable
 from planmesh.readiness import NOTIFY_SOCKET
@@ -245,14 +252,14 @@ class Output:
         self._last: dict[str, deque[str]] = {}
         self._width = 0
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_directory(directory)
 
     def open(self, name: str) -> "contextlib.AbstractContextManager[IO[bytes] | None]":
         """The file of a service, if it writes to one."""
         self._width = max(self._width, len(name))
         if self._directory is None:
             return contextlib.nullcontext()
-        return (self._directory / f"{name}.log").open("ab", buffering=0)
+        return open(self._directory / f"{name}.log", "ab", buffering=0, opener=private_file)
 
     async def copy(self, name: str, stream: asyncio.StreamReader) -> None:
         """Write the lines of *stream* to standard error, until it ends."""

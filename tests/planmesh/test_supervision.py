@@ -239,6 +239,22 @@ async def test_a_mesh_goes_on_when_its_processes_are_killed(agents: str, tmp_pat
     assert not set(psutil.Process().children(recursive=True)) - before
 
 
+async def test_nobody_else_can_read_what_a_mesh_keeps(agents: str, tmp_path: Path) -> None:
+    data = tmp_path / "above" / "data"
+    umask = os.umask(0o022)
+    try:
+        async with local_mesh(
+            data, agents=[agents], sync_interval="2m", log_dir=data / "log", environment=environment(tmp_path)
+        ):
+            kept = [data.parent, *data.parent.rglob("*")]
+            readable = [str(one.relative_to(tmp_path)) for one in kept if one.exists() and one.stat().st_mode & 0o077]
+    finally:
+        os.umask(umask)
+
+    assert {"auditor.db", "accounts.conf", "server.log", "worker.log"} <= {one.name for one in kept}
+    assert readable == []
+
+
 def chain(steps: int) -> dict[str, object]:
     return {
         "version": 1,
