@@ -125,10 +125,12 @@ def drafted(turn: Turn, command: ReportDraft) -> None:
         return
     if command.document is not None:
         output = Payload(value=command.document)
-        turn.record(events.StepCompleted(step=command.step, attempt=command.attempt, output=output, by=""))
+        turn.record(
+            events.StepCompleted(step=command.step, attempt=command.attempt, output=output, calls=command.calls)
+        )
         return
     failure = command.failure or Failure(code="no_draft", message="the planner gave neither a plan nor a reason")
-    turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
+    turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure, calls=command.calls))
     failed(turn, command.step)
 
 

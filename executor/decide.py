@@ -369,6 +369,7 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
                 goal=create.goal,
                 name=create.plan.name,
                 goal_digest=create.goal_digest,
+                origin=create.origin,
                 traceparent=create.traceparent,
             )
             return part._replace(asked=asked._replace(what=refusal))

@@ -145,6 +145,7 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
             owners=command.owners,
             inputs=command.inputs,
             goal_digest=command.goal_digest,
+            origin=command.origin,
             traceparent=command.traceparent,
             parent=command.parent,
         )
@@ -164,6 +165,7 @@ def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
             name=command.name,
             requester=turn.state.address.space,
             goal_digest=command.goal_digest,
+            origin=command.origin,
             traceparent=command.traceparent,
             parent=command.parent,
         )

@@ -19,7 +19,7 @@ from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Gate, Permissions, Plan, Step, Task
 from planmesh.schemas.revision import abridged, difference
 from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_asks, open_gates
@@ -32,6 +32,7 @@ LOOSENS: Final = "loosens"
 """The code of what a planner may not do by itself, and a person may."""
 
 _CHANGES_BYTES: Final = 256 * 1024
+_TROUBLE_CHARACTERS: Final = 1_000
 _SAYS_NOTHING: Final = {"label": "", "optional": False, "on_error": "halt"}
 """What does not change what a step does, by what it is unless given."""
 
@@ -123,6 +124,7 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
                 by=request.by,
                 problems=problems,
                 plan=command.plan if for_a_person else None,
+                origin=command.origin,
             )
         )
         gate = turn.state.graph.steps.get(request.step)
@@ -130,7 +132,7 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
             why = "; ".join(problem.message for problem in problems[:3])
             open_gate(turn, gate, because=f"the redirection by {request.by} cannot be: {why}"[:1_000])
         return
-    _carry_out(turn, request, command.plan)
+    _carry_out(turn, request, command.plan, command.origin)
 
 
 def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
@@ -155,10 +157,22 @@ def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
         inputs=event.inputs,
         running=running,
         cancellable=running if event.cancel_running else (),
+        trouble=_trouble(state) if event.instruction else {},
     )
 
 
-def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
+def _trouble(state: PlanState) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in state.graph.steps:
+        step = state.steps[name]
+        if step.status is StepStatus.FAILED and step.failure is not None:
+            found[name] = f"{step.failure.code}: {step.failure.message}"[:_TROUBLE_CHARACTERS]
+        elif step.status in (StepStatus.REJECTED, StepStatus.OUTCOME_UNKNOWN):
+            found[name] = step.reason[:_TROUBLE_CHARACTERS]
+    return found
+
+
+def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan, origin: Origin | None) -> None:
     before = turn.state
     asks_again = to_ask_again(before, revised, StepStatus.COMPLETED)
     revised = behind_again(before, revised, asks_again)
@@ -181,6 +195,7 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan) -> None:
         plan=revised,
         changes=abridged(changes, _CHANGES_BYTES),
         asks_again=asks_again,
+        origin=origin,
     )
     turn.record(event)
     for name in dict.fromkeys(anew):

@@ -31,6 +31,7 @@ from planmesh.tools import MARK, Tool
 ENTRY_POINT: Final = "planmesh.agents"
 """A distribution that ships agents names their modules under this group of entry points."""
 
+_TYPE_CHARACTERS: Final = 100
 _MARK: Final = "__planmesh_agent__"
 
 __all__ = ["Agent", "Context", "Rejected", "agent", "find"]
@@ -75,6 +76,7 @@ def agent(
     idempotent: bool | None = None,
     permissions: Permissions | None = None,
     uses_tools: bool = False,
+    destructive: bool = False,
 ) -> Callable[[F], F]: ...
 def agent(
     function: F | None = None,
@@ -86,6 +88,7 @@ def agent(
     idempotent: bool | None = None,
     permissions: Permissions | None = None,
     uses_tools: bool = False,
+    destructive: bool = False,
 ) -> F | Callable[[F], F]:
     """Make a function an agent. It stays a plain function.
 
@@ -98,13 +101,14 @@ def agent(
         permissions: What it needs; a step that names none gets these.
         uses_tools: Whether its steps may name tools (`permissions.tools`). It finds those that a step permits in
             `Context.tools`, and calls them by `Context.call`.
+        destructive: Whether what it does cannot be undone: in a plan that a model has written, a person is asked first.
 
     Raises:
         ValueError: The name is not one that a plan could use.
     """
 
     def mark(function: F) -> F:
-        described = _describe(function, name, version, description, idempotent, permissions, uses_tools)
+        described = _describe(function, name, version, description, idempotent, permissions, uses_tools, destructive)
         setattr(function, _MARK, described)
         return function
 
@@ -119,6 +123,7 @@ def _describe(
     idempotent: bool | None,
     permissions: Permissions | None,
     uses_tools: bool,
+    destructive: bool,
 ) -> Agent:
     called = name if name is not None else function.__name__.replace("_", "-")
     try:
@@ -129,6 +134,7 @@ def _describe(
             f"found {called[:80]!a}"
         ) from None
     parameters, any_parameters, context_parameter = [], False, None
+    types: dict[str, str] = {}
     for parameter in inspect.signature(function).parameters.values():
         if parameter.annotation in (Context, "Context"):
             context_parameter = parameter.name
@@ -136,6 +142,8 @@ def _describe(
             any_parameters = True
         elif parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             parameters.append(AgentParameter(name=parameter.name, required=parameter.default is parameter.empty))
+            if parameter.annotation is not parameter.empty:
+                types[parameter.name] = inspect.formatannotation(parameter.annotation).strip("'")[:_TYPE_CHARACTERS]
         else:
             raise ValueError(f"agent {called}: inputs arrive by name, so `{parameter}` cannot be one of its parameters")
     first_line = (inspect.getdoc(function) or "").partition("\n")[0]
@@ -148,6 +156,8 @@ def _describe(
         parameters=tuple(parameters),
         any_parameters=any_parameters,
         tools=() if uses_tools else None,
+        types=types,
+        destructive=destructive,
     )
     return Agent(described, function, context_parameter, {} if uses_tools else None)
 

@@ -175,6 +175,45 @@ class Model(BaseModel):
         return key
 
 
+class Planner(BaseModel):
+    """How plans are made of goals that come without one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    templates: Path | None = None
+    """A directory with plans that a goal may name: ``NAME.plan``, ``NAME.yaml`` or ``NAME.json``."""
+    rounds: int = Field(default=3, ge=1, le=20)
+    """How many drafts a model may make of one plan: after the first, it is told what is wrong with the one before."""
+    drafts_at_once: int = Field(default=4, ge=1, le=100)
+    """How many plans a model works on at the same time; other goals do not wait for them."""
+    max_steps: int = Field(default=50, ge=1, le=1_000)
+    """The steps of a plan that a model writes."""
+    tight: bool = False
+    """Whether a model may choose neither the names of steps nor a wrong order: for small models."""
+    destructive: Literal["gate", "draft", "allow"] = "gate"
+    """What becomes of a model's plan in which a step that writes, uses the network or secrets, or cannot be undone does
+    not stand behind a gate. ``gate``: the planner puts one before it. ``draft``: somebody has to start the plan."""
+    reviewers: Annotated[tuple[str, ...], NoDecode] = ("role:operator",)
+    """Who decides at the gates that the planner puts in, and at those that count as one of them."""
+
+    @field_validator("templates")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("reviewers", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @field_validator("reviewers")
+    @classmethod
+    def _somebody(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("expected at least one reviewer, such as role:operator")
+        return value
+
+
 def _data_dir() -> Path:
     home = os.environ.get("XDG_DATA_HOME") or ""
     # The specification says to ignore a path that is not absolute.
@@ -229,6 +268,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     """Who works out plans from goals in words, and revisions from instructions."""
     notices: Notices = Notices()
+    planner: Planner = Planner()
     limits: Limits = Limits()
     storage: Storage = Storage()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -308,6 +348,7 @@ _TABLES: Final[Mapping[str, type[BaseModel]]] = {
     "sign_in": SignIn,
     "model": Model,
     "notices": Notices,
+    "planner": Planner,
 }
 
 
@@ -343,6 +384,7 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
         raise Unusable(f"cannot read {file}: {error.strerror or error}") from error
     except SettingsError as error:
         said_whole = [table for table in _TABLES if any(name.upper() == _variable(table) for name in os.environ)]
+        assert said_whole  # lists in tables take any text, and nothing else is written as JSON
         key = next(iter(_TABLES[said_whole[0]].model_fields))
         raise Unusable(
             f"{' or '.join(map(_variable, said_whole))} in the environment: expected JSON; or set one key of it, as "

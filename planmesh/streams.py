@@ -180,7 +180,7 @@ def consumers() -> tuple[Consumer, ...]:
         _consumer(PLANS, AUDITOR, ack_wait_s=30, ack_policy="all", max_ack_pending=20_000),
         _consumer(PLANS, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
         _consumer(POISON, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
-        _consumer(GOALS, PLANNER, ack_wait_s=5, max_ack_pending=1_000),
+        _consumer(GOALS, PLANNER, ack_wait_s=5, max_ack_pending=-1),
         # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
         _consumer(WORK, PLANNER, filter_subject="work.planner.>", ack_wait_s=5),
         _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=5, max_ack_pending=-1),

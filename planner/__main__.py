@@ -11,7 +11,9 @@ from planmesh import credentials, settings, telemetry
 from planmesh.connection import Connection, connect
 from planmesh.errors import PlanmeshError
 from planmesh.planner.document import Limits
+from planmesh.planner.drafting import Drafter
 from planmesh.planner.service import plan_goals
+from planmesh.planner.templates import Templates
 from planmesh.readiness import notify_ready
 
 
@@ -47,7 +49,20 @@ async def _run(configured: settings.Settings) -> None:
             steps=configured.limits.steps,
             concurrency=configured.limits.concurrency,
         )
-        await plan_goals(core, edge, stop, limits=limits, directory=configured.directory, on_ready=notify_ready)
+        drafter = await stack.enter_async_context(
+            Drafter(configured.model, configured.planner, limits=limits, directory=configured.directory)
+        )
+        await plan_goals(
+            core,
+            edge,
+            stop,
+            limits=limits,
+            directory=configured.directory,
+            drafter=drafter,
+            templates=Templates(configured.planner.templates),
+            drafts_at_once=configured.planner.drafts_at_once,
+            on_ready=notify_ready,
+        )
 
 
 if __name__ == "__main__":

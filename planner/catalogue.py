@@ -47,6 +47,11 @@ def undescribed(agent: str) -> AgentDescription:
     return AgentDescription(name=agent, any_parameters=True)
 
 
+def described(agents: Mapping[str, AgentDescription]) -> dict[str, AgentDescription]:
+    """Those that have said something of themselves: the others, no worker has ever hosted."""
+    return {name: agent for name, agent in agents.items() if agent != undescribed(name)}
+
+
 class Catalogue:
     """The agents of a mesh.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,6 +21,8 @@ from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import MAX_STEPS, OPERATORS, Draft, Gate, Plan, Task
 from planmesh.schemas.subjects import is_token
 from planmesh.schemas.work import AgentDescription
+
+UNKNOWN_AGENT: Final = "unknown_agent"
 
 Agents = Mapping[str, AgentDescription]
 
@@ -118,7 +120,7 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                 add = f"add it with `planmesh agents add {agent}`"
                 hint = f"{near} If not, {add}" if near else add
                 problems.add(
-                    "unknown_agent",
+                    UNKNOWN_AGENT,
                     f"the mesh has no agent called {quoted(agent)}",
                     "steps",
                     one.index,

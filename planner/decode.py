@@ -309,7 +309,7 @@ def _expected(kind: Any, notes: list[Meta]) -> str:
     if kind in (int, float):
         return " ".join(["a whole number" if kind is int else "a number", *map(_range, notes)])
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join(_expected(*_plain(other)) for other in get_args(kind))
+        return " or ".join(_expected(*_plain(other)) for other in get_args(kind) if other is not NoneType)
     return {bool: "true or false", dict: "an object", tuple: "a list"}.get(get_origin(kind) or kind, "an object")
 
 

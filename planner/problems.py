@@ -16,7 +16,12 @@ RULES: Final[Mapping[str, str]] = {
     "too_deep": "A document is nested no deeper than the limits say.",
     # Revisions
     "started": "A revision changes only what has not started.",
-    "no_model": "An instruction in words takes a model to work it out.",
+    # Models
+    "no_model": "A goal or an instruction in words takes a model to make a plan of it.",
+    "model_unavailable": "The model answers, sooner or later.",
+    "model_failed": "The model's endpoint takes the request, and gives an answer.",
+    "cut_short": "A model's answer has an end.",
+    "widened": "A model's plan permits a step what its agent declares, and no more.",
     # The form
     "unknown_version": "A document says a version that this planmesh reads, or none.",
     "unknown_kind": "A step is of one of the kinds that there are.",
@@ -59,6 +64,10 @@ RULES: Final[Mapping[str, str]] = {
     "wrong_value": "A value has the type that its input declares.",
     "secret": "A plan holds no secret: its log keeps every word for good.",
     # The goal
+    "nothing_wanted": "A goal says what is wanted: in words, by a plan, or by the name of a template.",
+    "no_agents": "There is an agent that a model could use in a plan.",
+    "unknown_template": "A template that a goal names is there.",
+    "bad_template": "A template can be read.",
     "more_problems": "A list of problems ends where it would be too long to store.",
 }
 """Every code that a `Problem` of the planner can have, and the rule that it stands for. What is wrong with a script by

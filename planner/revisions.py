@@ -11,9 +11,8 @@ from typing import Any, Final
 import msgspec
 
 from planmesh.directory import Directory
-from planmesh.planner.compile import Agents, compile_plan
+from planmesh.planner.compile import UNKNOWN_AGENT, Agents, compile_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
-from planmesh.planner.goals import UNKNOWN_AGENT
 from planmesh.planner.problems import Problems
 from planmesh.schemas.commands import ProposeRevision
 from planmesh.schemas.goals import Problem
@@ -22,6 +21,11 @@ from planmesh.schemas.work import AgentDescription, PlannerWork
 
 _STEP: Final = re.compile(r"/steps/([0-9]+)")
 _SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent"})
+
+
+def is_for_a_model(work: PlannerWork) -> bool:
+    """Whether *work* says in words what is wanted."""
+    return work.document is None and work.kind != "retry"
 
 
 def propose(
@@ -44,7 +48,7 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Direc
         return [
             Problem(
                 code="no_model",
-                message="there is no model configured that could work out an instruction",
+                message="an instruction takes a model to work it out; what it comes to is seen when it is done",
                 hint="send the edited plan itself: planmesh revise PLAN FILE",
             )
         ]

@@ -8,21 +8,25 @@ from typing import Final
 import msgspec
 import structlog
 
+from planmesh import settings
 from planmesh.connection import Connection
 from planmesh.delivery import Message, consume
 from planmesh.directory import Directory
-from planmesh.planner.catalogue import Catalogue
+from planmesh.planner.catalogue import Catalogue, described
 from planmesh.planner.compile import Agents
+from planmesh.planner.desk import WAITING, Desk
 from planmesh.planner.document import LIMITS, Limits
-from planmesh.planner.goals import consider, lacks_an_agent
+from planmesh.planner.drafting import Drafter, Wish, allowed, draft_for_step
+from planmesh.planner.goals import NO_TEMPLATES, InWords, consider, drafted, lacks_an_agent
 from planmesh.planner.proposals import serve
-from planmesh.planner.revisions import propose
+from planmesh.planner.revisions import is_for_a_model, propose
 from planmesh.planner.runs import consider_run
+from planmesh.planner.templates import Templates
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import CreatePlan, RefuseGoal, ReportDraft, verb_of
+from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft, verb_of
 from planmesh.schemas.subjects import GOALS, PLANNER, WORK
-from planmesh.schemas.work import DraftWork, Failure, RunWork
+from planmesh.schemas.work import DraftWork, RunWork
 
 ACTOR: Final = "planner"
 
@@ -41,21 +45,30 @@ async def plan_goals(
     *,
     limits: Limits = LIMITS,
     directory: Directory | None = None,
+    drafter: Drafter | None = None,
+    templates: Templates = NO_TEMPLATES,
+    drafts_at_once: int = 4,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer goals until *stop*; then finish those that have been begun.
+    """Answer goals until *stop*; then finish those that have been begun, but for what a model is at.
 
     Args:
         core: The connection as `planner`: reads the catalogue, publishes commands.
         edge: The connection as `planner-edge`: receives goals.
         directory: Who can be asked to decide.
+        drafter: Makes plans of words; None: there is no model.
+        templates: The plans that the mesh keeps.
+        drafts_at_once: How many goals a model works on at the same time, and as many revisions and steps.
         on_ready: Called when goals are about to be received.
 
     Raises:
         Unusable: A connection is gone for good.
     """
     catalogue = Catalogue(core)
-    planner = Planner(core, catalogue, limits, directory)
+    drafter = drafter or Drafter(settings.Model(), settings.Planner(), limits=limits, directory=directory)
+    goals = Desk[CreatePlan | RefuseGoal](drafts_at_once, stop)
+    at_work = Desk[ProposeRevision | ReportDraft](drafts_at_once, stop)
+    planner = Planner(core, catalogue, drafter, goals, at_work, templates, limits, directory)
     log.info("planner.ready")
     on_ready()
     await asyncio.gather(
@@ -66,7 +79,7 @@ async def plan_goals(
             planner.answer,
             service=ACTOR,
             batch=4 * _CONCURRENCY,
-            concurrency=_CONCURRENCY,
+            concurrency=_CONCURRENCY + drafts_at_once + WAITING,
             ack_wait_s=_ACK_WAIT_S,
             stop=stop,
             poison_to=core,
@@ -78,7 +91,7 @@ async def plan_goals(
             planner.work,
             service=ACTOR,
             batch=_REVISIONS,
-            concurrency=_REVISIONS,
+            concurrency=_REVISIONS + drafts_at_once + WAITING,
             ack_wait_s=_ACK_WAIT_S,
             stop=stop,
         ),
@@ -90,10 +103,22 @@ class Planner:
     """Answers goals, one at a time or several at once."""
 
     def __init__(
-        self, core: Connection, catalogue: Catalogue, limits: Limits = LIMITS, directory: Directory | None = None
+        self,
+        core: Connection,
+        catalogue: Catalogue,
+        drafter: Drafter,
+        goals: Desk[CreatePlan | RefuseGoal],
+        at_work: Desk[ProposeRevision | ReportDraft],
+        templates: Templates,
+        limits: Limits = LIMITS,
+        directory: Directory | None = None,
     ) -> None:
         self._core = core
         self._catalogue = catalogue
+        self._drafter = drafter
+        self._goals = goals
+        self._at_work = at_work
+        self._templates = templates
         self._limits = limits
         self._directory = directory
 
@@ -108,8 +133,14 @@ class Planner:
         address = subjects.read_goal(message.subject)
         traceparent = (message.headers or {}).get("traceparent")
         command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
-        if lacks_an_agent(command):
+        if isinstance(command, InWords) or lacks_an_agent(command):
             command = await self._consider(message.data, await self._catalogue.agents_now(), traceparent)
+        if isinstance(command, InWords):
+            key = (address, command.goal_digest)
+            made = await self._goals.work(message, key, partial(self._in_words, command))
+            if made is None:
+                return
+            command = made
         if isinstance(command, CreatePlan) and self._directory is not None:
             command = msgspec.structs.replace(command, owners=self._directory.owners_of(address.space))
         await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
@@ -119,6 +150,10 @@ class Planner:
             case RefuseGoal(problems=problems):
                 codes = sorted({problem.code for problem in problems})
                 log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
+
+    async def _in_words(self, wanted: InWords) -> CreatePlan | RefuseGoal:
+        wish = Wish(goal=wanted.goal.goal, agents=wanted.agents, inputs=wanted.goal.inputs)
+        return drafted(wanted, await self._drafter.draft(wish))
 
     async def work(self, message: Message) -> None:
         """Do what the executor wants done. Raises: as for `answer`; DecodeError, if it is nothing of that kind."""
@@ -130,7 +165,7 @@ class Planner:
             case RunWork():
                 await self._run(work)
             case DraftWork():
-                await self._draft(work)
+                await self._draft(message, work)
 
     async def _run(self, work: RunWork) -> None:
         agents = await self._catalogue.agents_now()
@@ -139,16 +174,12 @@ class Planner:
         await self._core.publish(subjects.command(child, verb_of(command), ACTOR), encode(command))
         log.info("run.considered", space=work.space, plan=work.plan, step=work.step, child=work.child)
 
-    async def _draft(self, work: DraftWork) -> None:
-        failure = Failure(
-            code="no_model",
-            message="there is no model configured that could write a plan",
-            retryable=False,
-        )
-        command = ReportDraft(
-            id=f"d-{work.step[:40]}-{work.attempt}", step=work.step, attempt=work.attempt, failure=failure
-        )
-        await self._core.publish(subjects.command(work.address, "drafted", ACTOR), encode(command))
+    async def _draft(self, message: Message, work: DraftWork) -> None:
+        agents = allowed(described(await self._catalogue.agents_now()), work.agents)
+        key = (work.address, work.step, work.attempt)
+        command = await self._at_work.work(message, key, partial(draft_for_step, self._drafter, work, agents))
+        if command is not None:
+            await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
 
     async def _revise(self, message: Message) -> None:
         """Publish the command that answers a request for a revision, and wait until it is stored.
@@ -157,11 +188,29 @@ class Planner:
         """
         work = codec.planner_work.decode(message.data)
         agents = await self._catalogue.agents_now()
-        command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._directory)
+        if is_for_a_model(work):
+            key = (work.address, work.request)
+            made = await self._at_work.work(message, key, partial(self._drafter.revise, work, described(agents)))
+            if made is None:
+                return
+            assert isinstance(made, ProposeRevision)  # the key of a draft is another
+            command = made
+        else:
+            command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._directory)
         await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
         log.info("revision.proposed", space=work.space, plan=work.plan, kind=work.kind, problems=len(command.problems))
 
-    async def _consider(self, data: bytes, agents: Agents, traceparent: str | None) -> CreatePlan | RefuseGoal:
-        work = partial(consider, data, agents, traceparent=traceparent, limits=self._limits, directory=self._directory)
+    async def _consider(
+        self, data: bytes, agents: Agents, traceparent: str | None
+    ) -> CreatePlan | RefuseGoal | InWords:
+        work = partial(
+            consider,
+            data,
+            agents,
+            traceparent=traceparent,
+            limits=self._limits,
+            directory=self._directory,
+            templates=self._templates,
+        )
         # A thread lets the loop keep the deliveries alive while a large plan takes a second.
         return work() if len(data) <= _SMALL_BYTES else await asyncio.to_thread(work)

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas import events
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import SERVICE, Level, Line, Name, Plan, Text, Token
-from planmesh.schemas.work import ChildStep, Failure, Parent, Result
+from planmesh.schemas.work import Calls, ChildStep, Failure, Parent, Result
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=4_096)]
 
@@ -34,6 +34,7 @@ class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
     goal_digest: str
     owners: Annotated[tuple[Token, ...], Meta(max_length=1_000)] = ()
     """The people who own the space that asks."""
+    origin: Origin | None = None
     start: bool = True
     traceparent: str | None = None
     parent: Parent | None = None
@@ -47,6 +48,7 @@ class RefuseGoal(Command, frozen=True, kw_only=True, tag="refuse"):
     goal: Text = ""
     name: Line = ""
     goal_digest: str
+    origin: Origin | None = None
     traceparent: str | None = None
     parent: Parent | None = None
 
@@ -194,6 +196,7 @@ class ProposeRevision(Command, frozen=True, kw_only=True, tag="propose"):
     problems: tuple[Problem, ...] = ()
     by_planner: bool = False
     """Whether the planner wrote it, and not the person who asked: then it may loosen nothing by itself."""
+    origin: Origin | None = None
 
 
 class ReportDraft(Command, frozen=True, kw_only=True, tag="drafted"):
@@ -203,6 +206,8 @@ class ReportDraft(Command, frozen=True, kw_only=True, tag="drafted"):
     attempt: int
     document: dict[str, Any] | None = None
     failure: Failure | None = None
+    calls: Calls = ()
+    """Of the model."""
 
 
 class ReportChild(Command, frozen=True, kw_only=True, tag="child"):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas.answers import AnswerType
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Escalation, Level, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
@@ -41,6 +41,8 @@ class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
     inputs: dict[str, Any] = {}
     goal_digest: str
     """SHA-256 of the goal's content: the same id with another digest is another goal."""
+    origin: Origin | None = None
+    """None: whoever asked has written the plan."""
     traceparent: str | None = None
     parent: Parent | None = None
     """The step that it runs for."""
@@ -54,6 +56,7 @@ class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):
     name: str = ""
     requester: str
     goal_digest: str
+    origin: Origin | None = None
     traceparent: str | None = None
     parent: Parent | None = None
 
@@ -488,6 +491,8 @@ class PlanRevised(Event, frozen=True, kw_only=True, tag="plan.revised"):
     changes: tuple[Change, ...] = ()
     asks_again: tuple[str, ...] = ()
     """completed -> pending: gates that had released what is now another thing"""
+    origin: Origin | None = None
+    """None: whoever asked has written it."""
 
 
 class RevisionRefused(Event, frozen=True, kw_only=True, tag="revision.refused"):
@@ -498,6 +503,7 @@ class RevisionRefused(Event, frozen=True, kw_only=True, tag="revision.refused"):
     problems: tuple[Problem, ...]
     plan: Plan | None = None
     """What the planner had worked out, where all that is wrong with it is that a person has to want it."""
+    origin: Origin | None = None
 
 
 # --- answers -----------------------------------------------------------------------------------------------

@@ -10,17 +10,19 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct
 
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Document, Text
+from planmesh.schemas.plan import Document, Line, Text, Token
 
 
 class Goal(Document, frozen=True, kw_only=True):
-    """A wish, with the plan that fulfils it."""
+    """A wish: with the plan that fulfils it, or with the name of one, or in words, for a model to make a plan of."""
 
     version: Literal[1] = 1
     goal: Text = ""
-    """The goal in words."""
-    plan: dict[str, Any] | str
+    """The goal in words. A plan is made of them where there is neither `plan` nor `template`."""
+    plan: dict[str, Any] | str | None = None
     """The plan document: as JSON, or as a string that holds YAML (or JSON)."""
+    template: Token | None = None
+    """In place of it, the name of a plan that the mesh keeps."""
     inputs: dict[str, Any] = {}
     """Values for the plan's inputs."""
     start: bool = True
@@ -46,6 +48,32 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """In the script that the document was made of, from 1; 0 if there is none, or all of it is meant."""
     column: int = 0
     """In that line, in characters from 1."""
+
+
+class Try(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer of a model that was to write a plan."""
+
+    at: datetime
+    """When it was asked."""
+    duration_s: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+    problems: tuple[Problem, ...] = ()
+    """What was wrong with it; the first of them. None: it is the plan."""
+
+
+class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Who has written a plan, or was to, where that is not whoever asked for it."""
+
+    author: Literal["model", "template"]
+    model: Line = ""
+    """The model's name, as the settings of the planner have it."""
+    template: Line = ""
+    sha256: str = ""
+    """Of the template's text."""
+    tries: tuple[Try, ...] = ()
+    gates: tuple[str, ...] = ()
+    """Gates that the planner has put in front of steps of a model's plan that could do harm."""
 
 
 class OutcomeBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):

@@ -70,6 +70,8 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Steps among them that run: a document says what becomes of each, unless"""
     cancellable: tuple[str, ...] = ()
     """those that it leaves out are to be cancelled."""
+    trouble: dict[str, str] = {}
+    """Steps that have failed or were rejected, and why."""
 
     @property
     def address(self) -> Address:
@@ -289,6 +291,10 @@ class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
     parameters: tuple[AgentParameter, ...] = ()
     any_parameters: bool = False
     """Whether it takes inputs under any name."""
+    types: dict[str, str] = {}
+    """How its parameters are annotated, by name, such as `list[str]`: for whoever writes plans to read."""
+    destructive: bool = False
+    """Whether what it does cannot be undone. A model's plan asks a person first."""
     tools: Annotated[tuple[ToolDescription, ...], Meta(max_length=MAX_TOOLS)] | None = None
     """The tools that a step of it may name in `permissions.tools`. None: it uses none by name."""
 

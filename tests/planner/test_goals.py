@@ -1,5 +1,8 @@
 """A goal becomes a command: always the same one."""
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -8,13 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planmesh.planner.catalogue import undescribed
-from planmesh.planner.goals import consider, lacks_an_agent
+from planmesh.planner.goals import InWords, consider, lacks_an_agent
 from planmesh.planner.problems import RULES
+from planmesh.planner.templates import Templates
 from planmesh.schemas import codec
 from planmesh.schemas.commands import CreatePlan, RefuseGoal
 from planmesh.schemas.goals import Problem
+from planmesh.schemas.work import AgentDescription
 
 AGENTS = {"echo": undescribed("echo")}
+DESCRIBED = {"echo": AgentDescription(name="echo", description="Says what it hears", any_parameters=True)}
 PLAN = {
     "name": "Demo",
     "goal": "Say it",
@@ -131,17 +137,21 @@ def test_a_goal_that_is_none_is_refused_with_all_that_can_be_told() -> None:
     ]
     command = refused(data)
     assert (command.goal, command.name) == ("Say", "Demo")
-    assert told(b"{}") == [("missing_field", "", "expected the field 'plan' in a goal; it is missing")]
+    assert told(b"{}") == [("nothing_wanted", "/goal", "this goal does not say what is wanted")]
     assert told(b'{"plan": 3}') == [("wrong_type", "/plan", "expected an object or a text; found the number 3")]
 
 
 @pytest.mark.parametrize(
     ("data", "code", "said"),
     [
-        (b"", "malformed", "expected a goal: an object with `plan`, in JSON; not JSON in UTF-8"),
-        (b"{", "malformed", "expected a goal: an object with `plan`, in JSON; not JSON in UTF-8"),
+        (b"", "malformed", "expected a goal: an object with `goal`, `plan` or `template`, in JSON; not JSON in UTF-8"),
+        (b"{", "malformed", "expected a goal: an object with `goal`, `plan` or `template`, in JSON; not JSON in UTF-8"),
         (b"\xff\xfe", "malformed", "expected a goal"),
-        (b"[]", "malformed", "expected a goal: an object with `plan`, in JSON; Expected `object`, got `array`"),
+        (
+            b"[]",
+            "malformed",
+            "expected a goal: an object with `goal`, `plan` or `template`, in JSON; Expected `object`, got `array`",
+        ),
         (b"null", "malformed", "expected a goal"),
         (b'{"plan": 1e999}', "malformed", "expected a goal"),
         (b'{"plan": "\\ud800"}', "malformed", "expected a goal"),
@@ -222,3 +232,92 @@ def test_no_message_raises_and_every_answer_can_be_read(data: bytes) -> None:
     assert consider(data, AGENTS) == command
     if isinstance(command, RefuseGoal):
         assert all(one.code in RULES for one in command.problems)
+
+
+# --- goals without a plan ----------------------------------------------------------------------------------
+
+
+def in_words(agents: Mapping[str, AgentDescription] = DESCRIBED, **fields: Any) -> InWords:
+    wanted = consider(msgspec.json.encode(fields), agents)
+    assert isinstance(wanted, InWords), wanted
+    return wanted
+
+
+def test_a_goal_in_words_is_for_a_model() -> None:
+    wanted = in_words(goal="Say hello twice", inputs={"topic": "hello"})
+
+    assert (wanted.goal.goal, wanted.goal.inputs) == ("Say hello twice", {"topic": "hello"})
+    assert wanted.agents == DESCRIBED
+    assert wanted.goal_digest == in_words(goal="Say hello twice", inputs={"topic": "hello"}).goal_digest
+    assert wanted.goal_digest != in_words(goal="Say hello", inputs={"topic": "hello"}).goal_digest
+
+
+def test_a_model_hears_of_no_agent_that_has_said_nothing() -> None:
+    agents = {**DESCRIBED, "silent": undescribed("silent")}
+
+    assert in_words(agents, goal="Say hello").agents == DESCRIBED
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({}, "nothing_wanted"),
+        ({"goal": " \n"}, "nothing_wanted"),
+        ({"plan": None}, "nothing_wanted"),
+        ({"goal": "Use ghp_" + "a1" * 18}, "secret"),
+        ({"goal": "Say", "inputs": {"no-name": 1}}, "invalid_value"),
+        ({"goal": "Say", "inputs": {"in": 1}}, "reserved_name"),
+        ({"goal": "Say", "template": "../plans"}, "invalid_value"),
+        ({"goal": "x" * 70_000}, "invalid_value"),
+    ],
+)
+def test_what_a_model_need_not_be_asked_is_refused_at_once(fields: dict[str, Any], code: str) -> None:
+    assert code in [problem.code for problem in refused(msgspec.json.encode(fields)).problems]
+
+
+def test_a_mesh_without_agents_has_nothing_to_make_a_plan_of() -> None:
+    command = consider(msgspec.json.encode({"goal": "Say"}), {"silent": undescribed("silent")})
+
+    assert isinstance(command, RefuseGoal)
+    assert lacks_an_agent(command)
+
+
+def test_a_goal_with_a_plan_is_the_same_goal_as_ever() -> None:
+    assert created(goal()).id == "5cfdbd71bf17e1834b73af459462595c8d0e8d57d34a2588574d581e39d85f00"
+
+
+def test_a_goal_can_name_a_template(tmp_path: Path) -> None:
+    (tmp_path / "say.json").write_bytes(msgspec.json.encode(PLAN))
+    templates = Templates(tmp_path)
+    data = msgspec.json.encode({"template": "say", "inputs": {"topic": "hello"}})
+
+    command = created(data, templates=templates)
+
+    assert (command.plan.name, command.inputs["topic"], command.goal) == ("Demo", "hello", "Say it")
+    assert command.origin is not None
+    assert (command.origin.author, command.origin.template) == ("template", "say")
+    assert command.origin.sha256 == hashlib.sha256(msgspec.json.encode(PLAN)).hexdigest()
+    assert command.id != created(goal()).id
+
+
+def test_a_goal_that_names_a_template_and_has_a_plan_is_refused(tmp_path: Path) -> None:
+    found = refused(goal(template="say"), templates=Templates(tmp_path))
+
+    assert [problem.code for problem in found.problems] == ["nothing_wanted"]
+
+
+def test_a_template_that_is_not_there_is_told_with_the_ones_that_are(tmp_path: Path) -> None:
+    (tmp_path / "audit.plan").write_text('do "Say" with echo')
+
+    (problem,) = refused(msgspec.json.encode({"template": "audti"}), templates=Templates(tmp_path)).problems
+
+    assert (problem.code, problem.pointer, problem.hint) == ("unknown_template", "/template", "did you mean audit?")
+
+
+def test_what_is_wrong_with_a_template_is_told_as_of_any_plan(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("name: Bad\nsteps: []\n")
+
+    found = refused(msgspec.json.encode({"template": "bad"}), templates=Templates(tmp_path))
+
+    assert [problem.code for problem in found.problems] == ["invalid_value"]
+    assert found.origin is not None
