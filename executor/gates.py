@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from planmesh.executor.quorum import is_enough
 from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalations, groups_of, may_answer, same
 from planmesh.executor.turn import Turn
 from planmesh.schemas.commands import CastVote, Reply, ReviewGate
@@ -11,6 +10,7 @@ from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, Plan
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
 from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Task
+from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import SATISFIED, Names, PlanState
 from planmesh.schemas.templates import compile_template

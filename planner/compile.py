@@ -14,12 +14,12 @@ from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.flow import read_flow, refuse_work
 from planmesh.planner.inputs import check_defaults, fill
 from planmesh.planner.problems import Problems, listed, quoted
+from planmesh.planner.reviewers import check_asked
 from planmesh.planner.scope import read_scope
 from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import MAX_STEPS, OPERATORS, Draft, Gate, Plan, Task
-from planmesh.schemas.subjects import is_token
+from planmesh.schemas.plan import MAX_STEPS, Ask, Draft, Gate, Plan, Task
 from planmesh.schemas.work import AgentDescription
 
 UNKNOWN_AGENT: Final = "unknown_agent"
@@ -133,8 +133,8 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                     said = f"the mesh has no agent called {quoted(agent)}"
                     hint = problems.nearest(agent, agents)
                     problems.add("unknown_agent", said, "steps", one.index, "agents", index, hint=hint)
-        case Gate() as gate:
-            _check_reviewers(one, gate, directory, problems)
+        case Gate() | Ask():
+            check_asked(one, directory, problems)
 
 
 def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:
@@ -174,33 +174,3 @@ def _check_tools(one: StepDraft, task: Task, agent: AgentDescription, problems: 
                 *at,
                 hint="permit that as well; or name nothing but tools, and what they use is permitted",
             )
-
-
-def _check_reviewers(one: StepDraft, gate: Gate, directory: Directory | None, problems: Problems) -> None:
-    known = None if directory is None or directory.is_empty else directory
-    unknown = False
-    for index, reviewer in enumerate(gate.reviewers):
-        if known is not None and known.knows(reviewer):
-            continue
-        kind, _, name = reviewer.partition(":")
-        if known is None and (reviewer == OPERATORS or (kind == "person" and is_token(name))):
-            continue
-        unknown = True
-        hint = "write person:NAME, or role:operator for everyone with an operator's credentials"
-        if known is not None:
-            hint = problems.nearest(reviewer, known.reviewers, "`planmesh reviewers list` shows who there is")
-        at = ("reviewers",) if "reviewers" in one.unread else ("reviewers", index)
-        problems.add(
-            "unknown_reviewer",
-            f"nobody is found under the reviewer {quoted(reviewer)}",
-            "steps",
-            one.index,
-            *at,
-            hint=hint,
-        )
-    people = len(set(gate.reviewers) if known is None else known.everybody(gate.reviewers))
-    if known is not None and unknown:
-        return  # how many there are is not known before they are
-    if OPERATORS not in gate.reviewers and not one.unread & {"reviewers", "quorum"} and gate.quorum > people:
-        said = f"this gate takes {gate.quorum} approvals and has {people} who can give one, so it could never open"
-        problems.add("too_few_reviewers", said, "steps", one.index, "quorum", hint="name more reviewers, or lower it")

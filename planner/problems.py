@@ -44,8 +44,13 @@ RULES: Final[Mapping[str, str]] = {
     "tool_not_permitted": "A step permits what the tools use that it permits.",
     "unknown_input": "A task gives its agent the inputs that the agent declares.",
     "missing_input": "A task gives its agent every input that the agent requires.",
-    "unknown_reviewer": "A reviewer is a person or the role of operators.",
-    "too_few_reviewers": "A gate has as many reviewers as its quorum takes.",
+    "unknown_reviewer": "A reviewer is somebody: a person, a role, a team, the operators, or a service.",
+    "too_few_reviewers": "A gate has as many reviewers as its quorum and its shares take.",
+    "not_a_reviewer": "A share is of one of the gate's reviewers.",
+    "bad_escalation": "Of several escalations, each comes later than the one before.",
+    "bad_options": "The options of an ask are texts, each another one.",
+    "no_default": "An ask that the default may answer has one.",
+    "secret_answer": "An ask asks for nothing secret: there is no store for it yet.",
     # Expressions
     "bad_expression": "An expression or a template can be read.",
     # Order
@@ -58,7 +63,7 @@ RULES: Final[Mapping[str, str]] = {
     "never_bound": "A step that reads a binding can run together with a step that gives it.",
     "emits_together": "Of two emits, only one can be reached.",
     # Values
-    "wrong_default": "A default has the type of its input.",
+    "wrong_default": "A default has the type of its input, or is an answer to its ask.",
     "unknown_value": "A goal gives values for inputs that the plan declares.",
     "missing_value": "A goal gives a value for every input that has no default.",
     "wrong_value": "A value has the type that its input declares.",

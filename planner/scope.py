@@ -11,7 +11,7 @@ from planmesh.planner.document import Limits, place
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas import templates
 from planmesh.schemas.expressions import KEYWORDS, Expression, ExpressionError, evaluate, parse
-from planmesh.schemas.plan import Check, Decide, Draft, Each, Emit, Gate, Parameter, Run, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Parameter, Run, Task
 
 _HYPHENATED: Final = re.compile(r"\b[a-z0-9_]+-[a-z0-9_-]+")
 _EXPRESSION_IN_TEXT: Final = re.compile(r"\{[^}]*")
@@ -217,6 +217,8 @@ def _texts(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
             yield from _templates(prompt, (*at, "prompt"))
             if "show" not in one.unread:
                 yield from _templates(list(show), (*at, "show"))
+        case Ask(prompt=prompt):
+            yield from _templates(prompt, (*at, "prompt"))
         case Emit(result=value):
             yield from _templates(value, (*at, "result"))
         case Check(condition=text) if "condition" not in one.unread:

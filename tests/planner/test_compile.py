@@ -519,17 +519,28 @@ def test_inputs_are_those_that_the_agent_declares() -> None:
 
 
 def test_reviewers_are_people_or_the_role_of_operators() -> None:
-    good = ["person:ada", "role:operator", "person:Ada-2_x"]
-    bad = ["ada", "ada@example.com", "role:cfo", "team:finance", "person:", "person:a.b", "person:*", "person:a b"]
+    good = ["person:ada", "role:operator", "person:Ada-2_x", "service:billing"]
+    bad = [
+        "service:",
+        "service:a.b",
+        "ada",
+        "ada@example.com",
+        "role:cfo",
+        "team:finance",
+        "person:",
+        "person:a.b",
+        "person:*",
+        "person:a b",
+    ]
 
     assert isinstance(compile_plan(plan({"name": "g", "kind": "gate", "reviewers": good}), AGENTS), Compiled)
     found = said(plan({"name": "g", "kind": "gate", "reviewers": bad}))
     assert [pointer for _, pointer, *_ in found] == [f"/steps/0/reviewers/{index}" for index in range(len(bad))]
-    assert found[1] == (
+    assert found[3] == (
         "unknown_reviewer",
-        "/steps/0/reviewers/1",
+        "/steps/0/reviewers/3",
         "nobody is found under the reviewer 'ada@example.com'",
-        "write person:NAME, or role:operator for everyone with an operator's credentials",
+        "write person:NAME, service:SPACE, or role:operator for everyone with an operator's credentials",
     )
 
 
