@@ -292,6 +292,7 @@ def _report(turn: Turn, result: Result) -> None:
     if (
         state.status in ENDED
         or step is None
+        or not isinstance(state.graph.steps[result.step], Task)
         or step.attempt != result.attempt
         or step.agent != turn.by
         or step.status not in (StepStatus.DISPATCHED, StepStatus.OUTCOME_UNKNOWN)

@@ -182,7 +182,9 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan, origin: Or
     changes = difference(before.plan, revised)
     kept = {step.name for step in revised.steps}
     running = tuple(
-        name for name, step in before.steps.items() if name not in kept and step.status is StepStatus.DISPATCHED
+        name
+        for name, step in before.steps.items()
+        if name not in kept and name not in before.graph.items and step.status is StepStatus.DISPATCHED
     )
     if running:
         why = request.reason or "a revision leaves it out"

@@ -296,7 +296,6 @@ class Draft(StepBase, frozen=True, kw_only=True, tag="plan"):
     max_steps: Annotated[int, Meta(ge=1, le=1_000)] = 50
     strict: bool = False
     """Whether lints are errors too."""
-    retry: Retry = Retry()
 
 
 class Run(StepBase, frozen=True, kw_only=True, tag="run"):

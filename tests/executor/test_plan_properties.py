@@ -46,7 +46,7 @@ def test_every_plan_ends_if_agents_and_people_do_what_they_are_asked(document: P
         if play.state.status in ENDED:
             break
         if dispatched := play.in_status(StepStatus.DISPATCHED):
-            play.completes(dispatched[0])
+            play.does(dispatched[0])
         elif asking := open_asks(play.state):
             play.is_answered(asking[0])
         elif gates := play.in_status(StepStatus.WAITING):

@@ -7,7 +7,7 @@ import msgspec
 from planmesh.schemas import events
 from planmesh.schemas.answers import misfit
 from planmesh.schemas.events import AnyEvent, AskOpened, Commit
-from planmesh.schemas.plan import Ask, Gate, Step
+from planmesh.schemas.plan import Ask, Gate, Step, Task
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
 from planmesh.schemas.subjects import Address
 
@@ -106,7 +106,7 @@ class Judge:
         if name in self._open:
             raise Broken(f"{name} is dispatched while attempt {self._open[name]} is open")
         # A revision may allow less than there is; then nothing more begins until there is less.
-        if self.state.running >= self.state.plan.concurrency:
+        if isinstance(self.state.graph.steps[name], Task) and self.state.running >= self.state.plan.concurrency:
             raise Broken(f"{name} is dispatched, and the plan allows no more at once")
         attempts.add(event.attempt)
         self._open[name] = event.attempt
@@ -117,8 +117,16 @@ class Judge:
             approved = self._approved.get(above)
             if approved is None:
                 raise Broken(f"{name} starts behind gate {above}, which nobody has opened")
-            if approved is not ANYTHING and not _is_still(approved.get(name), graph.steps[name]):
+            if approved is not ANYTHING and not self._is_approved(approved, name):
                 raise Broken(f"{name} starts behind gate {above}, which was opened for something else")
+
+    def _is_approved(self, approved: dict[str, Step], name: str) -> bool:
+        graph = self.state.graph
+        item = graph.items.get(name)
+        if item is not None and name not in approved:
+            # The steps of items come of what the `each` says, which was approved.
+            name = item.each
+        return _is_still(approved.get(name), graph.steps[name])
 
     def _above(self, name: str) -> Iterable[str]:
         seen: set[str] = set()
@@ -136,7 +144,7 @@ class Judge:
             raise Broken(f"the plan is {state.status}, and its steps say {standing(state)}")
         if tallies(state) != tallies(counted(state)):
             raise Broken("what is counted as it goes is not what the steps add up to")
-        if state.status is PlanStatus.WAITING and not state.waiting:
+        if state.status is PlanStatus.WAITING and not (state.waiting or state.away):
             raise Broken("the plan waits for nobody")
         if state.status is PlanStatus.PAUSED and not (state.held or state.troubled or state.held_steps):
             raise Broken("the plan stands still, and nobody can say why")
@@ -158,4 +166,11 @@ def tallies(state: PlanState) -> object:
     if state.status in ENDED:
         return None
     queues = (state.ready, state.immediate, state.waiting, state.troubled, state.held_steps)
-    return ([set(queue) for queue in queues], state.running, state.in_hand, state.open, state.unsettled)
+    return (
+        [set(queue) for queue in queues],
+        set(state.away),
+        state.running,
+        state.in_hand,
+        state.open,
+        state.unsettled,
+    )

@@ -21,6 +21,8 @@ from planmesh.schemas.plan import (
     Case,
     Check,
     Decide,
+    Draft,
+    Each,
     Emit,
     Escalation,
     Gate,
@@ -28,6 +30,7 @@ from planmesh.schemas.plan import (
     Plan,
     Policy,
     Retry,
+    Run,
     Step,
     Task,
 )
@@ -47,6 +50,7 @@ from planmesh.schemas.work import (
     AttemptNotStarted,
     AttemptUnknown,
     Call,
+    ChildStep,
     Denial,
     Failure,
 )
@@ -167,6 +171,39 @@ class Play:
             ),
             AGENT,
         )
+
+    def does(self, step: str) -> list[AnyEvent]:
+        """Let whoever works on a step do what is asked of them."""
+        match self.state.graph.steps[step]:
+            case Draft():
+                return self.is_drafted(step, {"name": "written"})
+            case Run():
+                return self.hears(step, "completed", number=10)
+            case _:
+                return self.completes(step)
+
+    def is_drafted(self, step: str, document: dict[str, Any] | None) -> list[AnyEvent]:
+        """Answer a `plan` step as the planner."""
+        failure = None if document is not None else Failure(code="no_model", message="there is none")
+        attempt = self.attempt(step)
+        draft = asks.ReportDraft(id=self.id(), step=step, attempt=attempt, document=document, failure=failure)
+        return self.ask(draft, "planner")
+
+    def hears(self, step: str, status: Any, number: int, **said: Any) -> list[AnyEvent]:
+        """What the plan says that a `run` step runs."""
+        known = self.state.steps[step]
+        if status == "paused" and not said:
+            said = {"troubled": (ChildStep(step="inner", attempt=1),)}
+        report = asks.ReportChild(
+            id=self.id(),
+            step=step,
+            attempt=known.attempt,
+            child=known.child or "none",
+            number=number,
+            status=status,
+            **said,
+        )
+        return self.ask(report, "executor")
 
     def loses(self, step: str, **told: Any) -> list[AnyEvent]:
         result = AttemptUnknown(
@@ -314,7 +351,9 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
             branch = Branch(step=of, label=draw(st.sampled_from(labels[of])))
             after = (*after, of) if of not in after else after
         about: dict[str, Any] = {"name": name, "after": after, "branch": branch, "optional": draw(st.booleans())}
-        kind = draw(st.sampled_from(["task", "task", "task", "task", "gate", "ask", "decide", "check"]))
+        kind = draw(
+            st.sampled_from(["task", "task", "task", "task", "gate", "ask", "decide", "check", "each", "run", "plan"])
+        )
         if kind == "task":
             retry = Retry(attempts=draw(st.integers(1, 3)), backoff_s=draw(st.sampled_from([0.0, 1.0])))
             step: Step = Task(
@@ -338,6 +377,12 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
             if draw(st.booleans()):
                 step = Decide(**about, cases=step.cases, otherwise="none")
             labels[name] = step.labels
+        elif kind == "each":
+            step = each_of(draw, **about)
+        elif kind == "run":
+            step = Run(**about, document="{name: n}", retries=draw(st.integers(0, 2)))
+        elif kind == "plan":
+            step = Draft(**about, inputs={"task": "{n}"})
         else:
             step = Check(**about, condition="n > 0", on_fail=draw(st.sampled_from(["fail", "continue"])))
             labels[name] = step.labels
@@ -353,6 +398,19 @@ def plans(draw: st.DrawFn, most: int = 12) -> Plan:
     )
 
 
+def each_of(draw: Any, **about: Any) -> Each:
+    """An `each` over no, some or unknown items, whose body may have a gate in it."""
+    name = about["name"]
+    body: list[Any] = [Task(name=f"{name}-a", agent=AGENT, inputs={"of": "{item}"}, optional=draw(st.booleans()))]
+    if draw(st.booleans()):
+        body.append(Gate(name=f"{name}-g", after=(f"{name}-a",)))
+        body.append(Task(name=f"{name}-b", after=(f"{name}-g",), agent=AGENT, on_error="ignore"))
+    if draw(st.booleans()):
+        body.append(Task(name=f"{name}-c", agent=AGENT, retry=Retry(attempts=2, backoff_s=0.0)))
+    items = draw(st.sampled_from(["[]", "[n]", "[n, 2, 3]", "[1, 2, 3, 4]", "n"]))
+    return Each(**about, items=items, steps=tuple(body), parallel=draw(st.sampled_from([None, 1, 2])))
+
+
 def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
     """Random moves: results in any order, late and repeated ones, failures, votes, timers, people."""
     for _ in range(most_moves):
@@ -363,8 +421,15 @@ def play_on(draw: Any, play: Play, most_moves: int = 60) -> None:
         waiting = play.in_status(StepStatus.WAITING)
         troubled = list(play.state.troubled)
         anyone = draw(st.sampled_from(sorted(play.state.graph.steps)))
-        if move < 9 and dispatched:
+        if move < 8 and dispatched:
             play.completes(draw(st.sampled_from(dispatched)), output={"n": move}, **(TOLD if move == 0 else {}))
+        elif move == 8 and play.state.away:
+            step = draw(st.sampled_from(play.state.away))
+            if isinstance(play.state.graph.steps[step], Draft):
+                play.is_drafted(step, draw(st.sampled_from([None, {"name": "written"}])))
+            else:
+                statuses = ["running", "waiting", "paused", "completed", "failed", "cancelled", "refused", "draft"]
+                play.hears(step, draw(st.sampled_from(statuses)), number=draw(st.integers(1, 5)))
         elif move == 9 and dispatched:
             play.fails(draw(st.sampled_from(dispatched)), retryable=draw(st.booleans()), **TOLD)
         elif move == 10 and dispatched:

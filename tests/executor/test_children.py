@@ -1,0 +1,241 @@
+"""Steps that others work on: plans that the planner writes, plans that run for a step; and what passes between them."""
+
+from typing import Any
+
+import pytest
+from plays import AGENT, HERE, Play, gate, plan, task
+
+from planmesh.executor.children import MAX_DEPTH, errands, told
+from planmesh.executor.plan import decide
+from planmesh.schemas import commands as asks
+from planmesh.schemas import events
+from planmesh.schemas.commands import Asked
+from planmesh.schemas.events import Commit
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Draft, Run
+from planmesh.schemas.state import PlanState, PlanStatus
+from planmesh.schemas.subjects import Address
+from planmesh.schemas.work import ChildStep, Parent
+
+STUCK = {"troubled": (ChildStep(step="tests", attempt=2),), "reason": "tests failed"}
+
+
+def run(name: str = "execute", *after: str, **fields: Any) -> Run:
+    return Run(name=name, after=after, document="{name: 'x'}", **fields)
+
+
+def child_of(play: Play, step: str = "execute") -> str:
+    return play.state.steps[step].child
+
+
+def wanted(play: Play, happened: list[Any]) -> list[tuple[str, str]]:
+    """The commands for other plans that follow from events."""
+    return [
+        (to.plan, type(command).__name__)
+        for index, event in enumerate(happened)
+        for to, command in errands(play.state, event, f"c1-{index}")
+    ]
+
+
+# --- plan ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_planner_writes_is_the_output_of_the_step() -> None:
+    play = Play(plan(Draft(name="mission", inputs={"task": "tidy up"}), task("use", "mission")))
+    assert play.state.status is PlanStatus.RUNNING
+
+    play.is_drafted("mission", {"name": "written"})
+
+    assert play.state.steps["mission"].output == Payload(value={"name": "written"})
+    assert play.status("use") == "dispatched"
+
+
+def test_without_a_draft_the_step_has_failed_and_says_why() -> None:
+    play = Play(plan(Draft(name="mission")))
+    play.is_drafted("mission", None)
+
+    failure = play.state.steps["mission"].failure
+    assert failure is not None
+    assert failure.code == "no_model"
+    assert play.state.status is PlanStatus.PAUSED
+
+
+def test_a_draft_takes_no_room() -> None:
+    play = Play(plan(Draft(name="mission"), run(), task("a"), concurrency=1))
+
+    assert play.status("a") == "dispatched"
+
+
+def test_no_agent_can_answer_for_the_planner_or_for_a_plan() -> None:
+    play = Play(plan(Draft(name="mission"), run()))
+
+    assert play.completes("mission", by="planner") == []
+    assert play.completes("execute", by=AGENT) == []
+    assert play.completes("execute", by="") == []
+
+
+# --- run ----------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_completes_gives_the_step_its_outcome_and_result() -> None:
+    play = Play(plan(run(), task("use", "execute")))
+    play.hears("execute", "running", 1)
+    play.hears("execute", "completed", 9, outcome="Done", result=Payload(value={"n": 1}))
+
+    assert play.state.steps["execute"].output == Payload(
+        value={"plan": child_of(play), "status": "completed", "outcome": "Done", "result": {"n": 1}}
+    )
+    assert play.status("use") == "dispatched"
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "refused"])
+def test_a_plan_that_ends_otherwise_fails_the_step(status: str) -> None:
+    play = Play(plan(run(), task("use", "execute")))
+    play.hears("execute", status, 3, reason="no room")
+
+    failure = play.state.steps["execute"].failure
+    assert failure is not None
+    assert failure.code == f"child_{status}"
+    assert failure.message.endswith(": no room")
+    play.retries("execute")
+    assert play.state.steps["execute"].attempt == 2
+    assert child_of(play) not in failure.message  # another attempt is another plan
+
+
+def test_a_plan_that_stands_still_lets_its_parent_wait_and_says_why() -> None:
+    play = Play(plan(run()))
+    play.hears("execute", "waiting", 2)
+    assert play.state.status is PlanStatus.WAITING
+    assert play.of_type(events.PlanWaiting)[-1].plans == (child_of(play),)
+
+    play.hears("execute", "running", 3)
+    assert play.state.status is PlanStatus.RUNNING
+
+    play.hears("execute", "paused", 4, **STUCK)
+    assert play.state.status is PlanStatus.WAITING
+    assert play.state.steps["execute"].reason == "tests failed"
+
+
+def test_what_a_plan_says_late_changes_nothing() -> None:
+    play = Play(plan(run()))
+    play.hears("execute", "waiting", 5)
+
+    assert play.hears("execute", "running", 4) == []
+    assert play.state.status is PlanStatus.WAITING
+
+
+def test_failed_steps_of_the_plan_are_tried_again_as_often_as_the_step_says() -> None:
+    play = Play(plan(run(retries=1)))
+
+    happened = play.hears("execute", "paused", 3, **STUCK)
+    assert wanted(play, happened) == [(child_of(play), "RetryStep")]
+    play.hears("execute", "running", 4)
+    assert wanted(play, play.hears("execute", "paused", 5, **STUCK)) == []
+    assert play.state.status is PlanStatus.WAITING
+
+
+def test_what_a_person_has_paused_is_not_tried_again() -> None:
+    play = Play(plan(run(retries=1)))
+
+    assert wanted(play, play.hears("execute", "paused", 3, held=True, **STUCK)) == []
+
+
+def test_pause_resume_and_cancel_reach_the_plan() -> None:
+    play = Play(plan(run(), task("other")))
+    play.hears("execute", "running", 1)
+    child = child_of(play)
+
+    assert wanted(play, play.ask(asks.PausePlan(id="pause"))) == [(child, "PausePlan")]
+    assert wanted(play, play.ask(asks.ResumePlan(id="resume"))) == [(child, "ResumePlan")]
+    assert wanted(play, play.ask(asks.PausePlan(id="pause-it", step="execute"))) == [(child, "PausePlan")]
+    assert wanted(play, play.ask(asks.ResumePlan(id="resume-it", step="execute"))) == [(child, "ResumePlan")]
+    assert wanted(play, play.ask(asks.CancelPlan(id="cancel"))) == [(child, "CancelPlan")]
+
+
+def test_a_plan_that_begins_while_its_parent_is_being_paused_is_paused_as_well() -> None:
+    play = Play(plan(run()))
+    play.ask(asks.PausePlan(id="pause"))
+
+    assert wanted(play, play.hears("execute", "running", 1)) == [(child_of(play), "PausePlan")]
+
+
+def test_a_plan_that_nobody_waits_for_any_more_is_recalled() -> None:
+    play = Play(plan(run(), task("other")))
+    child = child_of(play)
+    play.ask(asks.CancelPlan(id="cancel", step="execute"))
+
+    happened = play.hears("execute", "running", 1)
+
+    assert wanted(play, happened) == [(child, "CancelPlan")]
+    assert play.hears("execute", "cancelled", 2) == []
+
+
+def test_in_mode_draft_the_step_is_done_once_the_plan_is_recorded() -> None:
+    play = Play(plan(run(mode="draft")))
+    play.hears("execute", "draft", 1)
+
+    assert play.state.status is PlanStatus.COMPLETED
+    assert play.state.steps["execute"].output == Payload(value={"plan": child_of(play), "status": "draft"})
+
+
+def test_a_gate_shows_what_a_plan_may_do_and_holds_it_back() -> None:
+    play = Play(plan(gate("look"), run("execute", "look", inputs={"topic": "x"}, retries=2)))
+
+    opened = play.state.steps["look"].opened
+    assert opened is not None
+    assert [(one.step, one.kind, one.inputs) for one in opened.releases] == [("execute", "run", {"topic": "x"})]
+    assert play.of_type(events.StepDispatched) == []
+
+
+# --- the plan that runs ---------------------------------------------------------------------------------------
+
+
+def begun(depth: int = 1) -> tuple[PlanState, Commit]:
+    """A plan that runs for step `execute` of plan `above`, after its first commit."""
+    create = asks.CreatePlan(
+        id="create",
+        plan=plan(task("a"), run()),
+        goal_digest="digest",
+        parent=Parent(plan="above", step="execute", attempt=1, depth=depth),
+    )
+    play = Play(plan(task("a")))
+    decision = decide(PlanState(address=HERE), Asked(create, "planner", play.at))
+    commit = Commit(
+        space=HERE.space, plan=HERE.plan, number=1, at=play.at, causes=(), events=tuple(decision.events), previous=""
+    )
+    return decision.state, commit
+
+
+def test_it_tells_its_parent_once_a_commit_where_it_is() -> None:
+    state, commit = begun()
+
+    heard = [told(state, commit, index) for index in range(len(commit.events))]
+
+    said = [one for one in heard if one is not None]
+    assert len(said) == 1
+    parent, report = said[0]
+    assert parent.plan == "above"
+    assert (report.step, report.attempt, report.child, report.status) == ("execute", 1, HERE.plan, "running")
+
+
+def test_a_plan_without_a_parent_tells_nobody() -> None:
+    play = Play(plan(task("a")))
+    commit, _ = play.log[0]
+
+    assert [told(play.state, commit, index) for index in range(len(commit.events))] == [None] * len(commit.events)
+
+
+def test_plans_run_inside_of_one_another_only_so_deep() -> None:
+    state, _ = begun(depth=MAX_DEPTH)
+
+    failure = state.steps["execute"].failure
+    assert failure is not None
+    assert failure.code == "too_deep"
+
+
+def test_every_attempt_of_every_step_has_a_plan_of_its_own_with_a_name_that_fits() -> None:
+    play = Play(plan(run("a" * 63), run("b"), run("b" * 40 + "2")))
+    children = [event.child for event in play.of_type(events.StepDispatched)]
+
+    assert len(set(children)) == 3
+    assert all(Address("space", child) and len(child) <= 64 for child in children)

@@ -1,0 +1,218 @@
+"""`each`: its steps once for every item, items under way at once, what the items give."""
+
+from typing import Any
+
+import pytest
+from plays import AGENT, Play, gate, plan, task
+
+from planmesh.schemas import commands as asks
+from planmesh.schemas import events
+from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Branch, Case, Check, Decide, Each, Gate, Task
+from planmesh.schemas.state import Names, PlanStatus, StepStatus
+
+
+def each(name: str, items: str, *steps: Any, after: tuple[str, ...] = (), **fields: Any) -> Each:
+    return Each(name=name, items=items, steps=steps, after=after, **fields)
+
+
+def audit(**fields: Any) -> Task:
+    return Task(name="audit", agent=AGENT, inputs={"of": "{item.name}", "n": "{n}"}, **fields)
+
+
+def listing(*names: str) -> dict[str, Any]:
+    return {"found": [{"name": name} for name in names]}
+
+
+def test_the_steps_are_there_once_for_every_item_and_their_outputs_in_the_order_of_the_items() -> None:
+    play = Play(plan(task("list"), each("audits", "list.found", audit(), after=("list",)), task("report", "audits")))
+    play.completes("list", output=listing("a", "b", "c"))
+
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_1", "audit_2", "audit_3"]
+    play.completes("audit_3", output="third")
+    play.completes("audit_1", output="first")
+    assert play.status("audits") == "pending"
+    play.completes("audit_2", output="second")
+
+    assert play.state.steps["audits"].output == Payload(value=["first", "second", "third"])
+    assert play.in_status(StepStatus.DISPATCHED) == ["report"]
+    play.completes("report")
+    play.finish()
+
+
+def test_a_step_of_an_item_reads_its_item_the_steps_of_the_item_and_what_is_around() -> None:
+    weigh = Task(name="weigh", agent=AGENT, after=("audit",), inputs={"audit": "{audit}", "of": "{item.name} of {n}"})
+    play = Play(plan(task("list"), each("audits", "list.found", audit(), weigh, after=("list",))), inputs={"n": 7})
+    play.completes("list", output=listing("a", "b"))
+    play.completes("audit_2", output="B")
+
+    graph = play.state.graph
+    step = graph.steps["weigh_2"]
+    assert isinstance(step, Task)
+    assert graph.inputs(step).render(Names(play.state, step="weigh_2")) == {"audit": "B", "of": "b of 7"}
+    assert Names(play.state, step="weigh_1")["audit"] is None
+    with pytest.raises(KeyError):
+        Names(play.state, step="list")["audit"]
+
+
+def test_an_item_gives_what_the_plan_says() -> None:
+    play = Play(plan(each("audits", "[1, 2]", Task(name="double", agent=AGENT), value="item + double.more")))
+    play.completes("double_1", output={"more": 10})
+    play.completes("double_2", output={"more": 20})
+
+    assert play.state.result == Payload(value={"audits": [11, 22]})
+
+
+def test_without_items_it_is_done_at_once() -> None:
+    play = Play(plan(each("audits", "[]", audit()), task("report", "audits")))
+
+    assert play.state.steps["audits"].output == Payload(value=[])
+    assert play.in_status(StepStatus.DISPATCHED) == ["report"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [({"a": 1}, "an object"), ("text", "a text"), (None, "null"), (3, "a number")]
+)
+def test_what_is_no_list_is_said(value: object, kind: str) -> None:
+    play = Play(plan(task("list"), each("audits", "list.found", audit(), after=("list",))))
+    play.completes("list", output={"found": value})
+
+    failure = play.state.steps["audits"].failure
+    assert failure is not None
+    assert (failure.code, failure.message) == ("not_a_list", f"expected a list from `list.found`; found {kind}")
+    assert play.state.status is PlanStatus.PAUSED
+
+
+def test_no_more_items_than_a_plan_may_have_steps() -> None:
+    play = Play(plan(task("list"), each("audits", "list.found", audit(), after=("list",))))
+    play.completes("list", output={"found": [0] * 10_000})
+
+    failure = play.state.steps["audits"].failure
+    assert failure is not None
+    assert failure.code == "too_many_items"
+
+
+def test_only_so_many_items_are_under_way_as_the_plan_says() -> None:
+    second = Task(name="weigh", agent=AGENT, after=("audit",))
+    play = Play(plan(each("audits", "[1, 2, 3, 4]", audit(), second, parallel=2)))
+
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_1", "audit_2"]
+    play.completes("audit_1")
+    assert play.in_status(StepStatus.DISPATCHED) == ["weigh_1", "audit_2"]
+    play.completes("weigh_1")
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_2", "audit_3"]
+
+
+def test_an_item_that_has_failed_is_under_way_until_somebody_deals_with_it() -> None:
+    play = Play(plan(each("audits", "[1, 2, 3]", audit(optional=True), parallel=1)))
+    play.fails("audit_1", retryable=False)
+    assert play.state.status is PlanStatus.PAUSED
+
+    play.ask(asks.SkipStep(id="skip", step="audit_1"))
+
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_2"]
+
+
+def test_one_failed_item_does_not_run_the_others_again() -> None:
+    play = Play(plan(each("audits", "[1, 2, 3]", audit()), task("report", "audits")))
+    play.completes("audit_1", output=1)
+    play.fails("audit_2", retryable=False)
+    play.completes("audit_3", output=3)
+    assert play.state.troubled == ("audit_2",)
+
+    play.retries("audit_2")
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_2"]
+    play.completes("audit_2", output=2)
+
+    assert play.state.steps["audits"].output == Payload(value=[1, 2, 3])
+    assert [event.step for event in play.of_type(events.StepDispatched)].count("audit_1") == 1
+
+
+def test_a_gate_in_it_asks_once_for_every_item_and_holds_back_that_item_alone() -> None:
+    body = (audit(), Gate(name="look", after=("audit",)), Task(name="publish", agent=AGENT, after=("look",)))
+    play = Play(plan(each("audits", "[1, 2]", *body), task("report", "audits")))
+    play.completes("audit_1", output="one")
+    opened = play.state.steps["look_1"].opened
+    assert opened is not None
+    assert [release.step for release in opened.releases] == ["publish_1"]
+
+    play.completes("audit_2", output="two")
+    play.votes("look_2", by="grace")
+    play.votes("look_1", by="ada", digest=opened.digest)
+
+    # What other items have done meanwhile is nothing that the first one would release.
+    assert play.in_status(StepStatus.DISPATCHED) == ["publish_1", "publish_2"]
+
+
+def test_branches_are_taken_for_each_item() -> None:
+    choose = Decide(name="choose", cases=(Case(when="item > 1", then="big"),), otherwise="small")
+    big = Task(name="big", agent=AGENT, after=("choose",), branch=Branch(step="choose", label="big"), binding="done")
+    small = Task(
+        name="small", agent=AGENT, after=("choose",), branch=Branch(step="choose", label="small"), binding="done"
+    )
+    play = Play(plan(each("sizes", "[1, 2]", choose, big, small, value="done")))
+
+    assert play.in_status(StepStatus.DISPATCHED) == ["small_1", "big_2"]
+    play.completes("small_1", output="s")
+    play.completes("big_2", output="b")
+
+    assert play.state.result == Payload(value={"sizes": ["s", "b"]})
+
+
+def test_a_check_in_it_halts_its_item_alone() -> None:
+    play = Play(plan(each("sizes", "[0, 1]", Check(name="positive", condition="item > 0"), audit(after=("positive",)))))
+
+    assert play.state.troubled == ("positive_1",)
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_2"]
+
+
+def test_cancelling_it_cancels_its_items_and_what_is_behind() -> None:
+    play = Play(plan(each("audits", "[1, 2]", audit()), task("report", "audits"), task("other")))
+    play.ask(asks.CancelPlan(id="cancel", step="audits"))
+
+    assert play.in_status(StepStatus.CANCELLED) == ["audits", "report", "audit_1", "audit_2"]
+    assert play.in_status(StepStatus.DISPATCHED) == ["other"]
+
+
+def test_a_revision_leaves_its_items_alone_and_may_change_what_is_behind() -> None:
+    loop = each("audits", "[1, 2]", audit())
+    play = Play(plan(loop, task("report", "audits")))
+    play.completes("audit_1")
+
+    play.revises(plan(loop, task("report", "audits", inputs={"changed": 1}), gate("look", "report")))
+
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_2"]
+    assert play.state.revision == 2
+    play.completes("audit_2")
+    assert play.in_status(StepStatus.DISPATCHED) == ["report"]
+
+
+def test_a_revision_cannot_change_what_has_its_items() -> None:
+    play = Play(plan(each("audits", "[1, 2]", audit()), task("report", "audits")))
+
+    play.revises(plan(each("audits", "[1, 2, 3]", audit()), task("report", "audits")))
+
+    assert [problem.code for problem in play.of_type(events.RevisionRefused)[0].problems] == ["started"]
+
+
+def test_a_gate_before_it_shows_what_its_steps_will_do() -> None:
+    play = Play(plan(gate("look"), each("audits", "[1, 2]", audit(), after=("look",))))
+
+    opened = play.state.steps["look"].opened
+    assert opened is not None
+    assert [(one.step, one.kind, one.inputs) for one in opened.releases] == [
+        ("audits", "each", {"items": "[1, 2]"}),
+        ("audit", "task", {"of": "{item.name}", "n": "{n}"}),
+    ]
+    play.votes("look")
+    assert play.in_status(StepStatus.DISPATCHED) == ["audit_1", "audit_2"]
+
+
+def test_a_step_of_an_item_is_tried_again_as_it_is() -> None:
+    play = Play(plan(each("audits", "[1]", audit())))
+    play.fails("audit_1", retryable=False)
+
+    refused = play.ask(asks.RetryStep(id="again", step="audit_1", attempt=1, inputs={}))[0]
+
+    assert isinstance(refused, events.CommandRefused)
+    assert refused.code == "of_an_item"
