@@ -34,7 +34,7 @@ ENTRY_POINT: Final = "planmesh.agents"
 _TYPE_CHARACTERS: Final = 100
 _MARK: Final = "__planmesh_agent__"
 
-__all__ = ["Agent", "Context", "Rejected", "agent", "find"]
+__all__ = ["Agent", "Context", "Rejected", "agent", "find", "with_tools"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -97,7 +97,8 @@ def agent(
         version: Recorded with every attempt.
         description: For people and for the planner; unless given, the first line of the docstring.
         idempotent: Whether running it twice for one attempt does no harm. Unless true, an attempt is begun at most
-            once, and if its worker dies, a person has to say what became of it.
+            once, and if its worker dies, a person has to say what became of it. Of one that uses tools: whether what it
+            does besides them does no harm; a step of it is idempotent if all tools are that it permits.
         permissions: What it needs; a step that names none gets these.
         uses_tools: Whether its steps may name tools (`permissions.tools`). It finds those that a step permits in
             `Context.tools`, and calls them by `Context.call`.
@@ -191,12 +192,13 @@ def find(modules: Iterable[str] = (), *, entry_point: bool = True) -> dict[str, 
             f"there are tools here ({', '.join(sorted(tools)[:5])}) and no agent that uses tools: "
             "name one as well, such as planmesh.llm"
         )
-    for user in users:
-        described = tuple(tools[name].description for name in sorted(tools))
-        agents[user.name] = replace(
-            user, tools=tools, description=msgspec.structs.replace(user.description, tools=described)
-        )
-    return agents
+    return agents | {user.name: with_tools(user, tools) for user in users}
+
+
+def with_tools(user: Agent, tools: Mapping[str, Tool]) -> Agent:
+    """An agent that uses tools, with all that are here, by name."""
+    described = tuple(tools[name].description for name in sorted(tools))
+    return replace(user, tools=tools, description=msgspec.structs.replace(user.description, tools=described))
 
 
 def _imported(module: str) -> ModuleType:

@@ -1,12 +1,14 @@
 """What an agent, or a tool, may know of the attempt that it works for, and what it may tell of it."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from planmesh.schemas.plan import Permissions
@@ -54,36 +56,71 @@ class Cancellation(threading.Event):
         await heard.wait()
 
 
+@dataclass(eq=False, slots=True)
+class Calling:
+    """A call that is under way. Whoever makes it says how many tokens it took."""
+
+    kind: Literal["model", "tool"]
+    name: str
+    started_at: datetime
+    started: float
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def as_call(self, *, ok: bool) -> Call:
+        return Call(
+            kind=self.kind,
+            name=self.name,
+            started_at=self.started_at,
+            duration_s=time.monotonic() - self.started,
+            ok=ok,
+            input_tokens=min(max(0, self.input_tokens), MAX_TOKENS),
+            output_tokens=min(max(0, self.output_tokens), MAX_TOKENS),
+        )
+
+
 class Journal:
     """What an attempt has called, and what it was denied: the log has it, once the attempt has ended.
 
-    Beyond as many as a message may hold, nothing more is noted.
+    Beyond as many as a message may hold, nothing more is noted. For any thread.
     """
 
     def __init__(self) -> None:
         self._calls: list[Call] = []
+        self._open: dict[Calling, None] = {}
         self._denials: list[Denial] = []
         self._numbers = itertools.count(1)
+        self._changing = threading.Lock()
 
     @property
     def calls(self) -> tuple[Call, ...]:
-        return tuple(self._calls[:MAX_CALLS])
+        """In the order in which they ended; then those that have not, as if they had failed now."""
+        with self._changing:
+            return (*self._calls, *(one.as_call(ok=False) for one in self._open))[:MAX_CALLS]
 
     @property
     def denials(self) -> tuple[Denial, ...]:
-        return tuple(self._denials[:MAX_DENIALS])
+        with self._changing:
+            return tuple(self._denials)
 
     def number(self) -> int:
         """The next number of a call of a tool, from 1."""
         return next(self._numbers)
 
-    def add_call(self, call: Call) -> None:
-        if len(self._calls) < MAX_CALLS:
-            self._calls.append(call)
+    def begin(self, call: Calling) -> None:
+        with self._changing:
+            self._open[call] = None
 
-    def add_denial(self, denial: Denial) -> None:
-        if len(self._denials) < MAX_DENIALS:
-            self._denials.append(denial)
+    def end(self, call: Calling, *, ok: bool) -> None:
+        with self._changing:
+            del self._open[call]
+            if len(self._calls) < MAX_CALLS:
+                self._calls.append(call.as_call(ok=ok))
+
+    def deny(self, denial: Denial) -> None:
+        with self._changing:
+            if len(self._denials) < MAX_DENIALS:
+                self._denials.append(denial)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,38 +165,32 @@ class Context:
         """
         found = self.tools.get(tool)
         if found is None:
-            named = ", ".join(self.tools) or "none"
-            self.denied(f"tool {tool}", f"the tools of this step are: {named}")
-            raise ToolError(f"you have no tool of this name; your tools are: {named}")
+            self.denied_tool(tool)
+            raise ToolError(f"you have no tool of this name; your tools are: {', '.join(self.tools) or 'none'}")
         return await found.call(self, arguments)
+
+    def denied_tool(self, tool: str) -> None:
+        """Note that somebody wanted a tool that is not among `tools`."""
+        self.denied(f"tool {tool}", f"the tools of this step are: {', '.join(self.tools) or 'none'}")
 
     def denied(self, what: str, why: str) -> None:
         """Note that the attempt wanted to do *what*, and was not permitted to: a line of the plan's log."""
-        self.journal.add_denial(Denial(what=line_of(what), why=why[:_WHY_CHARACTERS]))
+        self.journal.deny(Denial(what=line_of(what), why=why[:_WHY_CHARACTERS]))
 
-    def called(
-        self,
-        kind: Literal["model", "tool"],
-        name: str,
-        started_at: datetime,
-        duration_s: float,
-        *,
-        ok: bool = True,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-    ) -> None:
-        """Note a call of a model or a tool: the plan's log counts it, and its trace has a span of it."""
-        self.journal.add_call(
-            Call(
-                kind=kind,
-                name=line_of(name),
-                started_at=started_at,
-                duration_s=max(0.0, duration_s),
-                ok=ok,
-                input_tokens=min(max(0, input_tokens), MAX_TOKENS),
-                output_tokens=min(max(0, output_tokens), MAX_TOKENS),
-            )
-        )
+    @contextlib.contextmanager
+    def calling(self, kind: Literal["model", "tool"], name: str) -> Iterator[Calling]:
+        """Note a call of a model or a tool, which lasts as long as the block and fails if that raises.
+
+        The plan's log counts it, and its trace has a span of it.
+        """
+        call = Calling(kind, line_of(name), datetime.now(UTC), time.monotonic())
+        self.journal.begin(call)
+        ok = False
+        try:
+            yield call
+            ok = True
+        finally:
+            self.journal.end(call, ok=ok)
 
 
 def line_of(text: str) -> str:

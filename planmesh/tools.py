@@ -12,12 +12,10 @@ The docstring and the annotations are what a model is told. A step names the too
 
 import asyncio
 import inspect
-import time
 import typing
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, TypeVar, overload
 
@@ -67,14 +65,8 @@ class Tool:
 
     async def call(self, context: Context, arguments: Mapping[str, Any]) -> object:
         """Call it for the attempt of *context*, whose journal notes the call. Raises: ToolError."""
-        started_at, started = datetime.now(UTC), time.monotonic()
-        ok = False
-        try:
-            value = await self._run(context, self._checked(arguments))
-            ok = True
-            return value
-        finally:
-            context.called("tool", self.name, started_at, time.monotonic() - started, ok=ok)
+        with context.calling("tool", self.name):
+            return await self._run(context, self._checked(arguments))
 
     def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Raises: ToolError."""

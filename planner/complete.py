@@ -14,7 +14,7 @@ from planmesh.planner.flow import Flow
 from planmesh.planner.graph import ALWAYS, behind, exclusive, implies
 from planmesh.planner.scope import Scope
 from planmesh.schemas.plan import Each, Emit, Gate, Permissions, Plan, Step, Task
-from planmesh.schemas.work import AgentDescription
+from planmesh.schemas.work import AgentDescription, ToolDescription
 
 _READ: Final = 20  # what it costs to see whether a gate should wait for a step, in units of `Work`
 
@@ -47,7 +47,10 @@ def complete(
 def _settle_task(task: Task, agent: AgentDescription | None) -> Task:
     declared = agent.permissions if agent is not None else Permissions()
     permissions = declared if task.permissions is None else task.permissions
-    idempotent = (agent is not None and agent.idempotent is True) if task.idempotent is None else task.idempotent
+    idempotent = task.idempotent
+    if idempotent is None:
+        idempotent = agent is not None and agent.idempotent is True
+        idempotent = idempotent and all(tool.idempotent for tool in _tools(permissions, agent))
     if agent is not None:
         permissions = with_what_tools_use(permissions, agent)
     if permissions == task.permissions and idempotent is task.idempotent:
@@ -62,7 +65,7 @@ def with_what_tools_use(permissions: Permissions, agent: AgentDescription) -> Pe
     """
     if not permissions.tools or permissions != Permissions(tools=permissions.tools):
         return permissions
-    used = [tool.permissions for tool in agent.tools or () if tool.name in permissions.tools]
+    used = [tool.permissions for tool in _tools(permissions, agent)]
     return Permissions(
         tools=permissions.tools,
         **{
@@ -70,6 +73,12 @@ def with_what_tools_use(permissions: Permissions, agent: AgentDescription) -> Pe
             for field in ("network", "read", "write", "secrets")
         },
     )
+
+
+def _tools(permissions: Permissions, agent: AgentDescription | None) -> list[ToolDescription]:
+    """Those of the agent's tools that are permitted."""
+    known = () if agent is None else agent.tools or ()
+    return [tool for tool in known if tool.name in permissions.tools]
 
 
 def _fill_gates(plan: Plan, scope: Scope, flow: Flow, needs: list[set[int]]) -> None:

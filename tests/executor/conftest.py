@@ -2,14 +2,14 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from planmesh.agents import _MARK, Agent
+from planmesh.agents import _MARK, Agent, with_tools
 from planmesh.connection import Connection, connect
 from planmesh.eventlog import EventLog
 from planmesh.executor.service import steer, work
@@ -20,6 +20,7 @@ from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import Address
 from planmesh.testing import MeshServer, mesh_server
+from planmesh.tools import MARK
 
 
 class House:
@@ -44,8 +45,10 @@ class House:
         self.running.append(running)
         return running
 
-    async def worker(self, *functions: Callable[..., Any]) -> "Running":
+    async def worker(self, *functions: Callable[..., Any], tools: Sequence[Callable[..., Any]] = ()) -> "Running":
         found: dict[str, Agent] = {one.name: one for one in (getattr(function, _MARK) for function in functions)}
+        here = {one.name: one for one in (getattr(function, MARK) for function in tools)}
+        found |= {name: with_tools(one, here) for name, one in found.items() if one.tools is not None}
         connections = {name: await self.connected(f"agent-{name}") for name in found}
         stop = asyncio.Event()
         return self._run(

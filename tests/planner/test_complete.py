@@ -17,7 +17,7 @@ from planmesh.planner.problems import Problems
 from planmesh.planner.scope import read_scope
 from planmesh.schemas.plan import Check, Decide, Emit, Gate, Permissions, Plan, Task
 from planmesh.schemas.state import Graph
-from planmesh.schemas.work import AgentDescription
+from planmesh.schemas.work import AgentDescription, ToolDescription
 
 CAREFUL = AgentDescription(
     name="careful", any_parameters=True, idempotent=True, permissions=Permissions(read=("/data",))
@@ -215,6 +215,34 @@ def test_permissions_and_idempotence_are_the_steps_own_or_else_what_the_agent_de
         (Permissions(), True),
         (Permissions(), True),
     ]
+
+
+def test_a_step_of_an_agent_that_uses_tools_is_idempotent_if_all_that_it_permits_are() -> None:
+    tools = (ToolDescription(name="look", idempotent=True), ToolDescription(name="buy"))
+    agents = {
+        "thinker": AgentDescription(name="thinker", any_parameters=True, idempotent=True, tools=tools),
+        "doer": AgentDescription(name="doer", any_parameters=True, tools=tools),
+    }
+
+    def step(name: str, agent: str, *tools: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "kind": "task", "agent": agent, "permissions": {"tools": list(tools)}, **more}
+
+    document = {
+        "name": "Demo",
+        "steps": [
+            step("a", "thinker"),
+            step("b", "thinker", "look"),
+            step("c", "thinker", "look", "buy"),
+            step("d", "thinker", "buy", idempotent=True),
+            step("e", "doer", "look"),
+        ],
+    }
+
+    found = compile_plan(document, agents)
+
+    assert isinstance(found, Compiled)
+    settled = [step.idempotent for step in found.plan.steps if isinstance(step, Task)]
+    assert settled == [True, True, False, True, False]
 
 
 def test_a_plan_that_does_not_say_how_many_run_at_once_gets_the_settings_number() -> None:
