@@ -6,6 +6,7 @@ ack the work. Whatever dies in between, the work comes back, and a step that was
 """
 
 import asyncio
+import contextlib
 import contextvars
 import os
 import socket
@@ -48,6 +49,7 @@ _BUNDLE_BYTES: Final = 2 * 1024 * 1024
 _RESULT_DEPTH: Final = 4  # what a message of results puts around an output
 _CLAIMED_S: Final = 29 * 86_400.0  # the stream CLAIMS forgets after 30 days
 _STUCK_S: Final = 30.0
+_LAST_WORDS_S: Final = 0.5
 _TRACEBACK_CHARACTERS: Final = 8_000
 _MESSAGE_CHARACTERS: Final = 4_000
 _LISTED: Final = 20
@@ -301,6 +303,9 @@ class Rooms:
     def __exit__(self, *_: object) -> None:
         # Who is still at work here has been given up on: nobody waits for it, and its thread ends with the process.
         self.threads.shutdown(wait=False, cancel_futures=True)
+        ended = asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop)
+        with contextlib.suppress(TimeoutError):
+            ended.result(2 * _LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -313,6 +318,15 @@ class Rooms:
             )
         here = contextvars.copy_context()
         return await asyncio.wrap_future(self.threads.submit(here.run, called, agent.function, inputs, _WHO))
+
+
+async def _cancel_all() -> None:
+    """Cancel every task of this loop but this one, and let them end, for a moment."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_LAST_WORDS_S)
 
 
 class _AgentTimeout(Exception):

@@ -60,7 +60,7 @@ async def llm(
     temperature: float | None = None,
     max_tokens: int | None = None,
     max_iterations: int = DEFAULT_ITERATIONS,
-    output: dict[str, Any] | None = None,
+    schema: dict[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Let a language model work on a task, with tools.
@@ -72,7 +72,7 @@ async def llm(
         temperature: From 0 to 2.
         max_tokens: The longest answer.
         max_iterations: The most answers of the model, those that call tools included.
-        output: A JSON Schema of an object: the answer has that form, and is held against it.
+        schema: The JSON Schema of an object: the answer has that form, and is held against it.
         more: Whatever else the step gives is told to the model with its name.
 
     Returns:
@@ -95,7 +95,7 @@ async def llm(
         "max_tokens": max_tokens,
         "max_iterations": max_iterations,
     }
-    asked = _read(_prompt(task, more), options, output)
+    asked = _read(_prompt(task, more), options, schema)
     thinking = asyncio.ensure_future(_think(context, asked))
     cancelled = asyncio.ensure_future(context.cancelled.heard())
     try:
@@ -115,18 +115,18 @@ def _prompt(task: Any, more: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _read(prompt: str, options: dict[str, Any], output: dict[str, Any] | None) -> Asked:
+def _read(prompt: str, options: dict[str, Any], schema: dict[str, Any] | None) -> Asked:
     """Raises: Rejected."""
     try:
         asked = msgspec.convert({"prompt": prompt, **options}, Asked)
-        if output is None:
+        if schema is None:
             return asked
-        form = Form(output)
+        form = Form(schema)
     except msgspec.ValidationError as error:
         what, pointer = describe(error)
         raise Rejected(f"input {pointer.removeprefix('/')}: {what}") from None
     except BadSchema as error:
-        raise Rejected(f"input output: {error}") from None
+        raise Rejected(f"input schema: {error}") from None
     return msgspec.structs.replace(asked, form=form)
 
 
@@ -144,7 +144,7 @@ async def _think(context: Context, asked: Asked) -> "Thought":
             thought: Thought = await think(model, configured.structured, context, asked)
             return thought
     except BadSchema as error:
-        raise Rejected(f"input output: {error}") from None
+        raise Rejected(f"input schema: {error}") from None
     except Busy as error:
         effects = sorted(
             {

@@ -138,11 +138,11 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
 
 
 def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:
-    if agent.any_parameters or "inputs" in one.unread:
+    if "inputs" in one.unread:
         return
     parameters = {parameter.name: parameter.required for parameter in agent.parameters}
     for name in task.inputs:
-        if name not in parameters:
+        if name not in parameters and not agent.any_parameters:
             takes = f"it takes {listed(parameters)}" if parameters else "it takes none"
             hint = problems.nearest(name, parameters, takes)
             said = f"the agent {quoted(agent.name)} takes no input {quoted(name)}"
@@ -150,7 +150,14 @@ def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, pro
     missing = [name for name, required in parameters.items() if required and name not in task.inputs]
     if missing:
         said = f"the agent {quoted(agent.name)} requires {listed(map(quoted, missing))}; not given here"
-        problems.add("missing_input", said, "steps", one.index, "inputs", hint=f"it takes {listed(parameters)}")
+        problems.add(
+            "missing_input",
+            said,
+            "steps",
+            one.index,
+            "inputs",
+            hint=f"it takes {listed(parameters)}{', and whatever else' if agent.any_parameters else ''}",
+        )
 
 
 def _check_tools(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:

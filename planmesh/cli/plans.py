@@ -160,7 +160,7 @@ def _table(rows: tuple[StepRow, ...]) -> list[Text]:
     lines = []
     for row in rows:
         look = render.look_of(row)
-        who = f"{row.agent} {row.version}".strip() if row.kind == "task" else row.kind
+        who = f"{row.agent} {row.version}".strip() if row.agent else row.kind
         said = render.failed(row.failure) if row.status is StepStatus.FAILED and row.failure is not None else ""
         lines.append(
             (

@@ -228,7 +228,7 @@ async def test_an_answer_with_a_form_is_held_against_it(
         return calls(("answer", value)) if structured == "tool" else gives(value)
 
     async with room(answer({"score": 11, "by": "eve"}), answer({"score": 9, "by": "ada"})) as here:
-        step = await here.run(thinks(output=FORM))
+        step = await here.run(thinks(schema=FORM))
 
         assert (step.output.value["output"], step.output.value["iterations"]) == ({"score": 9, "by": "ada"}, 2)
         told = here.model.said()
@@ -239,7 +239,7 @@ async def test_an_answer_with_a_form_is_held_against_it(
 
 async def test_a_model_that_never_gives_the_form_leaves_it_empty(room: Any) -> None:
     async with room(gives({"score": "high"})) as here:
-        step = await here.run(thinks(output=FORM, max_iterations=2))
+        step = await here.run(thinks(schema=FORM, max_iterations=2))
 
         given = step.output.value
         assert (given["text"], given["output"], given["exhausted"]) == ('{"score": "high"}', None, True)
@@ -477,14 +477,14 @@ async def test_without_a_model_it_says_what_to_set(room: Any, monkeypatch: pytes
         ({"max_iterations": 101}, "input max_iterations: Expected `int` <= 100"),
         ({"temperature": "hot"}, "input temperature: Expected `float | null`, got `str`"),
         (
-            {"output": {"type": "list"}},
-            'input output: expected the JSON Schema of an object, which has "type": "object"',
+            {"schema": {"type": "list"}},
+            'input schema: expected the JSON Schema of an object, which has "type": "object"',
         ),
         (
-            {"output": {"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}},
-            "input output: /properties/a: 'pattern' is not a word that a schema may have here",
+            {"schema": {"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}},
+            "input schema: /properties/a: 'pattern' is not a word that a schema may have here",
         ),
-        ({"output": {"type": "object", "required": "all"}}, "input output: $.required: 'all' is not of type 'array'"),
+        ({"schema": {"type": "object", "required": "all"}}, "input schema: $.required: 'all' is not of type 'array'"),
     ],
 )
 async def test_inputs_that_are_none_are_refused_before_the_model_is_asked(

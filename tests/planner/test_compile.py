@@ -492,14 +492,17 @@ def test_a_step_that_names_tools_and_nothing_else_permits_what_they_use() -> Non
 
 def test_inputs_are_those_that_the_agent_declares() -> None:
     silent = AgentDescription(name="silent")
+    open_ended = AgentDescription(name="open", parameters=(AgentParameter(name="task"),), any_parameters=True)
     found = said(
         plan(
             task("a", agent="echo", inputs={"txt": 1, "times": 2, "tmes": 3}),
             task("b", agent="silent", inputs={"x": 1}),
             task("c", agent="free", inputs={"whatever": 1}),
             task("d", agent="echo", inputs={"text": 1}),
+            task("e", agent="open", inputs={"whatever": 1}),
+            task("f", agent="open", inputs={"whatever": 1, "task": 2}),
         ),
-        {**AGENTS, "silent": silent},
+        {**AGENTS, "silent": silent, "open": open_ended},
     )
 
     assert found == [
@@ -512,6 +515,12 @@ def test_inputs_are_those_that_the_agent_declares() -> None:
             "it takes text and times",
         ),
         ("unknown_input", "/steps/1/inputs/x", "the agent 'silent' takes no input 'x'", "it takes none"),
+        (
+            "missing_input",
+            "/steps/4/inputs",
+            "the agent 'open' requires 'task'; not given here",
+            "it takes task, and whatever else",
+        ),
     ]
 
 
