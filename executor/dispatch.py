@@ -21,6 +21,7 @@ from planmesh.executor.blobs import BlobStore
 from planmesh.executor.children import PLANNING_BYTES, SAYS_STATUS, errands, planning, told
 from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
+from planmesh.executor.questions import for_services
 from planmesh.executor.revision import wanted
 from planmesh.executor.telling import tell
 from planmesh.executor.timers import utc_now
@@ -203,7 +204,17 @@ class Dispatcher:
             case events.AttemptEnded():
                 return self._wait(state, commit, index, event.step, event.attempt + 1, "retry", event.retry_at)
             case events.GateOpened() | events.AskOpened():
-                return self._wait_for_an_answer(state, commit, index, event)
+                waits = self._wait_for_an_answer(state, commit, index, event)
+                return _all([*waits, *self._tell_services(state, commit, index, event)])
+            case (
+                events.GateEscalated()
+                | events.AskAnswered()
+                | events.GateApproved()
+                | events.GateRejected()
+                | events.StepSkipped()
+                | events.CommandRefused(verb="reply")
+            ):
+                return _all(self._tell_services(state, commit, index, event))
             case events.RevisionRequested():
                 return self._ask_planner(state, commit, index, event)
             case events.StepsCancelled():
@@ -294,14 +305,26 @@ class Dispatcher:
 
     def _wait_for_an_answer(
         self, state: PlanState, commit: Commit, index: int, event: events.GateOpened | events.AskOpened
-    ) -> "asyncio.Future[Any] | None":
+    ) -> "list[asyncio.Future[Ack]]":
         """One timer for when it is overdue, and one for each escalation."""
         about = (state, commit, index, event.step, event.round)
         timers = [] if event.overdue_at is None else [self._wait(*about, "sla", event.overdue_at)]
         for level, escalation in enumerate(event.escalate, 1):
             due_at = commit.at + timedelta(seconds=escalation.after_s)
             timers.append(self._wait(*about, "escalate", due_at, level))
-        return _all([timer for timer in timers if timer is not None])
+        return [timer for timer in timers if timer is not None]
+
+    def _tell_services(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent
+    ) -> "list[asyncio.Future[Ack]]":
+        return [
+            self._core.publish_soon(
+                subjects.question(service, commit.address, question.step),
+                encode(question),
+                message_id=f"{_message_id(commit, index)}.{question.step}.{service}",
+            )
+            for service, question in for_services(state, commit, event)
+        ]
 
     def _wait(
         self,
@@ -399,7 +422,9 @@ class Dispatcher:
             elif isinstance(state.graph.steps.get(name), Draft | Run) and step.attempt:
                 work = subjects.step_planning(commit.address, name)
                 await self._core.request(subjects.purge_work(), encode({"filter": work}))
-        await asyncio.gather(*self._errands(state, commit, index, event))
+        await asyncio.gather(
+            *self._errands(state, commit, index, event), *self._tell_services(state, commit, index, event)
+        )
         if begun:
             self._spawn(self._signal(begun))
 

@@ -210,7 +210,7 @@ def _review(turn: Turn, command: asks.ReviewGate) -> None:
 
 def _reply(turn: Turn, command: asks.Reply) -> None:
     """What a service says. Of a plan that is none of its business it learns nothing, and leaves nothing in its log."""
-    step = turn.state.steps.get(command.step)
+    step = turn.state.steps.get(command.step) or turn.state.superseded.get(command.step)
     its_own = turn.state.exists and turn.by == f"{SERVICE}{turn.state.requester}"
     if not its_own and (step is None or turn.by not in step.reviewers):
         return

@@ -68,9 +68,9 @@ class Turn:
     def refuse_unknown_step(self, name: str) -> None:
         """The plan has ended, or has no such step."""
         if not self.state.exists or self.state.status in ENDED:
-            self.refuse("ended", f"the plan is {described(self.state)}")
+            self.refuse("ended", f"the plan is {described(self.state)}", name)
         else:
-            self.refuse("unknown_step", f"the plan has no step {name}")
+            self.refuse("unknown_step", f"the plan has no step {name}", name)
 
     def names(self, step: str, output: Payload | None = None) -> Names:
         """What the expressions of *step* read; with *output*, once it has given that."""

@@ -147,6 +147,7 @@ def services() -> tuple[User, ...]:
                 "work.planner.*.*",
                 "work.planner.*.*.*",
                 "outcomes.*.*",
+                "questions.*.*.*.*",
                 "blobs.sha256.*",
                 "poison.executor.*",
                 *_ask("executor", "executor"),
@@ -301,6 +302,7 @@ def submitter(space: str) -> User:
             *_ask("service", space),
             subjects.last_outcome(space),  # what it may have missed while its connection was away
             *_pull(OUTCOMES, subjects.outcome_consumer(space)),
+            *_pull(OUTCOMES, subjects.question_consumer(space)),
         ),
         subscribe=(f"outcomes.{space}.*", f"plans.{space}.*"),
     )

@@ -157,7 +157,9 @@ class Mesh:
                 self._make_agent_consumer(servers[CORE], name, (concurrency or {}).get(name)) for name in self.agents()
             )
             of_submitters = (
-                _make_consumer(servers[CORE], streams.outcome_consumer(space)) for space in self.submitters()
+                _make_consumer(servers[CORE], consumer)
+                for space in self.submitters()
+                for consumer in streams.of_submitter(space)
             )
             changed += await asyncio.gather(*of_services, *of_agents, *of_submitters)
         done = tuple(one for one in changed if one is not None)
@@ -185,7 +187,7 @@ class Mesh:
         return credentials
 
     async def add_submitter(self, space: str) -> Credentials:
-        """Make the user of a service that publishes goals, and the consumer of its news.
+        """Make the user of a service that publishes goals, and the consumers of its news, and of what it is asked.
 
         Raises:
             BadToken: Not a name.
@@ -194,7 +196,8 @@ class Mesh:
         """
         credentials = await self._add(access.submitter(space))
         async with self._administrator(CORE) as server:
-            await _make_consumer(server, streams.outcome_consumer(space))
+            for consumer in streams.of_submitter(space):
+                await _make_consumer(server, consumer)
         return credentials
 
     async def add_operator(self, name: str) -> Credentials:

@@ -35,11 +35,12 @@ from planmesh.eventlog import EventLog, Line, Recorded, read_line
 from planmesh.inspection import stream_info
 from planmesh.schemas import codec, goals, queries, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
-from planmesh.schemas.commands import AnyCommand, ProposeRevision, verb_of
+from planmesh.schemas.commands import AnyCommand, ProposeRevision, Reply, verb_of
 from planmesh.schemas.events import CommandRefused, Commit, PlanRevised, RevisionRequested
 from planmesh.schemas.events import RevisionRefused as RevisionRefusedEvent
 from planmesh.schemas.goals import FINAL, Goal, Outcome, Problem
 from planmesh.schemas.payload import Payload
+from planmesh.schemas.questions import Question, Questioned
 from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import BLOBS, OUTCOMES, PLANS, Address, BadSubject
 from planmesh.schemas.work import PlannerWork, Progress
@@ -193,6 +194,17 @@ class News(NamedTuple):
         return Address(self.outcome.space, self.outcome.goal)
 
 
+class Heard(NamedTuple):
+    """What a service is asked, from the durable consumer: `ack` it once it has been dealt with, or it comes again."""
+
+    question: Question
+    ack: Callable[[], None]
+
+    @property
+    def address(self) -> Address:
+        return Address(self.question.space, self.question.plan)
+
+
 class Submitted:
     """A goal that the server has stored, and the news of it as they come.
 
@@ -275,8 +287,8 @@ class Submitted:
         if not self.heard:
             return "nothing was heard of it: is a planner running? (`planmesh doctor`)"
         match self.heard[-1]:
-            case goals.Waiting(gates=gates):
-                return f"it waits at {', '.join(gates)}"
+            case goals.Waiting(gates=gates, asks=asks):
+                return f"it waits at {', '.join((*gates, *asks))}"
             case goals.Paused(reason=reason):
                 return f"it is paused: {reason}"
             case last:
@@ -385,6 +397,73 @@ class Client:
                     else:
                         yield News(outcome, message.ack)
 
+    # --- what others, and one's own plans, ask of this service ---------------------------------------------
+
+    async def questions(self) -> AsyncIterator[Heard]:
+        """What plans ask of this service, as ``service:<space>``, and what becomes of it, from where it was left, at
+        least once, until the caller stops. See `outcomes`, and `planmesh.schemas.questions`.
+
+        Raises:
+            Unusable: The connection is closed.
+        """
+        subscription = await subscribe(self.connection, OUTCOMES, subjects.question_consumer(self.space), batch=64)
+        async with subscription:
+            while messages := await subscription.receive(1):
+                for message in messages:
+                    question = _question(message.subject, message.data)
+                    if question is None:
+                        message.ack()
+                    else:
+                        yield Heard(question, message.ack)
+
+    async def answer(
+        self, question: Questioned, value: str | float | bool, *, reason: str = "", id: str | None = None
+    ) -> str:
+        """Answer an ask: with a text (or one of the options), a number, or true or false.
+
+        The answer is stored when this returns; whether it is taken comes with `questions`. What does not fit is
+        refused, and counted.
+
+        Args:
+            id: An id of your own: the same answer published twice with it counts once.
+
+        Returns:
+            The id.
+
+        Raises:
+            Busy: The server does not take it now; it may have been stored.
+            Unusable: Not allowed, or closed.
+        """
+        return await self._reply(question, "answer", value, reason, id)
+
+    async def approve(self, question: Questioned, *, reason: str = "", id: str | None = None) -> str:
+        """Approve what a gate lets go: exactly what the question says. See `answer`."""
+        return await self._reply(question, "approve", None, reason, id)
+
+    async def reject(self, question: Questioned, *, reason: str = "", id: str | None = None) -> str:
+        """Reject what a gate would let go. See `answer`."""
+        return await self._reply(question, "reject", None, reason, id)
+
+    async def _reply(
+        self,
+        question: Questioned,
+        decision: Literal["approve", "reject", "answer"],
+        value: Any,
+        reason: str,
+        id: str | None,
+    ) -> str:
+        reply = Reply(
+            id=id or new_command_id(),
+            step=question.step,
+            digest=question.digest,
+            decision=decision,
+            value=value,
+            reason=reason,
+        )
+        at = subjects.address(question.space, question.plan)
+        await _publish(self.connection, subjects.command(at, "reply", self.space), encode(reply))
+        return reply.id
+
     async def _listen(self) -> None:
         self.connection.on_close.add(self._wake)
         self.connection.on_reconnect.add(self._start_to_catch_up)
@@ -437,6 +516,19 @@ def _outcome(subject: str, data: bytes) -> Outcome | None:
         log.warning("outcome.misplaced", subject=subject, space=outcome.space, goal=outcome.goal)
         return None
     return outcome
+
+
+def _question(subject: str, data: bytes) -> Question | None:
+    try:
+        question = codec.question.decode(data)
+        found = subjects.read_question(subject)
+    except (DecodeError, BadSubject) as error:
+        log.warning("question.not_understood", subject=subject, error=str(error))
+        return None
+    if (question.space, question.plan, question.step) != (*found.address, found.step):
+        log.warning("question.misplaced", subject=subject, space=question.space, plan=question.plan)
+        return None
+    return question
 
 
 _NAME_LINE: Final = re.compile(r"""^\s*["']?name["']?\s*:\s*["']?([^"'\n#,}]+)""", re.MULTILINE)

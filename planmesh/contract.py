@@ -30,6 +30,7 @@ from planmesh.schemas.goals import Goal, Outcome
 from planmesh.schemas.payload import Blob
 from planmesh.schemas.plan import Plan, Step
 from planmesh.schemas.queries import QUERIES, LogLine, QueryError
+from planmesh.schemas.questions import Question
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import (
     AgentDescription,
@@ -147,6 +148,7 @@ def _queries() -> Iterator[Channel]:
 CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.goal, (Goal,), "What is asked of planmesh."),
     Channel(subjects.outcome, get_args(Outcome), "What becomes of a goal."),
+    Channel(subjects.question, get_args(Question), "What a service is asked that a gate or an ask names."),
     *_commands(),
     Channel(subjects.plan_log, (Commit,), "The log of a plan: one message for each decision."),
     Channel(subjects.agent_work, (StepWork,), "Steps for an agent to run."),
@@ -178,7 +180,8 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "step": "The step's name.",
     "attempt": "The attempt, from 1.",
     "agent": "The agent's name.",
-    "actor": "Who asks: `planner`, `executor`, `gatekeeper`, or the person.",
+    "actor": "Who asks: `planner`, `executor`, `gatekeeper`, the person, or the space of the service.",
+    "asked": "The space of the service that is asked.",
     "sha256": "The SHA-256 of the bytes, in hex.",
     "service": "Who could not handle it.",
     "stream": "The stream it came from.",
@@ -509,7 +512,7 @@ def consumers() -> tuple[streams.Consumer, ...]:
     found = (
         *streams.consumers(),
         _of_agent(streams.agent_consumer(_placed("agent"), 1)),
-        streams.outcome_consumer(_placed("space")),
+        *streams.of_submitter(_placed("space")),
     )
     return tuple(
         streams.Consumer(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from planmesh.errors import PlanmeshError
 from planmesh.schemas import events
 from planmesh.schemas.commands import (
+    AnswerAsk,
     AnyCommand,
     CancelPlan,
     CastVote,
@@ -189,6 +190,30 @@ class Steering(ABC):
         """Reject what a gate would let go. *digest*: as for `approve`."""
         vote = CastVote(id=id or new_command_id(), step=gate, digest=digest, decision="reject", reason=reason)
         return await self.command(address, vote)
+
+    async def answer(
+        self,
+        address: Address,
+        step: str,
+        value: str | float | bool,
+        *,
+        digest: str | None = None,
+        reason: str = "",
+        id: str | None = None,
+    ) -> Answer:
+        """Answer an ask.
+
+        Args:
+            value: A text (or one of the options), a number, or true or false, as the ask takes it. Anything else is
+                refused, and counted.
+            digest: Of the question that was read: if it has changed since, the answer is refused. None: the one that
+                is asked now.
+        """
+        if digest is None:
+            found = (await self.state(address)).steps.get(step)
+            digest = "" if found is None or found.opened is None else found.opened.digest
+        command = AnswerAsk(id=id or new_command_id(), step=step, digest=digest, value=value, reason=reason)
+        return await self.command(address, command)
 
     async def revise(
         self,

@@ -138,7 +138,14 @@ def _streams(replicas: int) -> tuple[Stream, ...]:
             retention="workqueue",
             max_consumers=10_000,
         ),
-        _stream(OUTCOMES, ["outcomes.*.*"], replicas, max_consumers=10_000, allow_direct=True, max_age=30 * _DAY_NS),
+        _stream(
+            OUTCOMES,
+            ["outcomes.*.*", "questions.*.*.*.*"],
+            replicas,
+            max_consumers=10_000,
+            allow_direct=True,
+            max_age=30 * _DAY_NS,
+        ),
         # A blob's subject is its digest: whoever stores it again learns that it is there.
         _stream(
             BLOBS,
@@ -203,12 +210,28 @@ def agent_consumer(agent: str, concurrency: int) -> Consumer:
     )
 
 
+def of_submitter(space: str) -> tuple[Consumer, ...]:
+    """Every consumer of one submitter."""
+    return outcome_consumer(space), question_consumer(space)
+
+
 def outcome_consumer(space: str) -> Consumer:
     """The news for one submitter."""
     return _consumer(
         OUTCOMES,
         subjects.outcome_consumer(space),
         filter_subject=f"outcomes.{space}.*",
+        ack_wait_s=30,
+        max_ack_pending=1_000,
+    )
+
+
+def question_consumer(space: str) -> Consumer:
+    """What one submitter, as a service, is asked."""
+    return _consumer(
+        OUTCOMES,
+        subjects.question_consumer(space),
+        filter_subject=f"questions.{space}.*.*.*",
         ack_wait_s=30,
         max_ack_pending=1_000,
     )

@@ -12,6 +12,7 @@ import msgspec
 from planmesh.schemas.commands import AnyCommand
 from planmesh.schemas.events import Commit
 from planmesh.schemas.goals import Goal, Outcome
+from planmesh.schemas.questions import Question
 from planmesh.schemas.work import (
     AgentDescription,
     PlannerWork,
@@ -122,6 +123,7 @@ description: Final = Codec[AgentDescription](AgentDescription)
 progress: Final = Codec[Progress](Progress)
 commit: Final = Codec[Commit](Commit, trusted=True)
 outcome: Final = Codec[Outcome](Outcome, trusted=True)
+question: Final = Codec[Question](Question, trusted=True)
 step_work: Final = Codec[StepWork](StepWork, trusted=True)
 timer_work: Final = Codec[TimerWork](TimerWork, trusted=True)
 planner_work: Final = Codec[PlannerWork](PlannerWork, trusted=True)

@@ -106,6 +106,11 @@ def outcome(at: Address) -> str:
     return f"outcomes.{at.space}.{at.plan}"
 
 
+def question(asked: str, at: Address, step: str) -> str:
+    """What the service *asked* hears of a gate or an ask."""
+    return f"questions.{token('service', asked)}.{at.space}.{at.plan}.{token('step', step)}"
+
+
 def agent_work(agent: str, at: Address, step: str) -> str:
     return f"work.agent.{token('agent', agent)}.{at.space}.{at.plan}.{token('step', step)}"
 
@@ -214,6 +219,10 @@ def agent_consumer(agent: str) -> str:
     return f"agent-{token('agent', agent)}"
 
 
+def question_consumer(space: str) -> str:
+    return f"asked-{token('space', space)}"
+
+
 def outcome_consumer(space: str) -> str:
     return f"submitter-{token('space', space)}"
 
@@ -265,6 +274,18 @@ def read_outcome(subject: str) -> Address:
     """Raises: BadSubject."""
     _, space, plan = _split(subject, "outcomes.<space>.<goal>")
     return Address(space, plan)
+
+
+class QuestionSubject(NamedTuple):
+    asked: str
+    address: Address
+    step: str
+
+
+def read_question(subject: str) -> QuestionSubject:
+    """Raises: BadSubject."""
+    _, asked, space, plan, step = _split(subject, "questions.<asked>.<space>.<plan>.<step>")
+    return QuestionSubject(asked, Address(space, plan), step)
 
 
 def read_command(subject: str) -> CommandSubject:

@@ -101,7 +101,7 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     infos = {one.name: info for one, info in zip(wanted, there, strict=True)}
     yield _as_wanted("streams", [_pair(one, infos[one.name]) for one in wanted])
 
-    spaces = (streams.outcome_consumer(space) for space in mesh.submitters())
+    spaces = (consumer for space in mesh.submitters() for consumer in streams.of_submitter(space))
     wants = [*streams.consumers(), *spaces]
     found = await asyncio.gather(*(consumer_info(connection, one.stream, one.name) for one in wants))
     consumers = {(one.stream, one.name): info for one, info in zip(wants, found, strict=True)}

@@ -73,7 +73,7 @@ async def test_everything_is_made_at_once(mesh_server: MeshServer) -> None:
     assert made["PLANS"] == {"dispatch", "auditor", "gatekeeper"}
     assert made["COMMANDS"] == {"decide"}
     assert made["WORK"] == {"planner", "timers"}
-    assert made["OUTCOMES"] == {"submitter-tester"}
+    assert made["OUTCOMES"] == {"submitter-tester", "asked-tester"}
 
 
 async def test_preparing_again_changes_nothing(mesh_server: MeshServer) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from planmesh.agents import Context, agent, find
@@ -30,8 +31,9 @@ from planmesh.planner.service import plan_goals
 from planmesh.schemas import goals, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnyCommand, CancelPlan, CastVote, PausePlan, ResumePlan
-from planmesh.schemas.events import Commit, GateApproved
+from planmesh.schemas.events import AskAnswered, Commit, GateApproved
 from planmesh.schemas.payload import canonical
+from planmesh.schemas.questions import NotTaken, Questioned, Settled
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address
 from planmesh.testing import MeshServer
@@ -108,6 +110,17 @@ async def client(mesh: Running) -> AsyncIterator[Client]:
 async def operator(mesh: Running) -> AsyncIterator[Operator]:
     async with Operator.connect(data_dir=mesh.server.data_dir) as operator:
         yield operator
+
+
+ASKING = {
+    "version": 1,
+    "name": "Ask a number",
+    "steps": [
+        {"kind": "ask", "name": "q", "type": "number", "prompt": "How many?", "reviewers": ["service:helper"]},
+        {"kind": "gate", "name": "release", "reviewers": ["service:helper"], "after": ["q"]},
+        {"kind": "emit", "name": "end", "outcome": "Done", "result": "{q.value}", "after": ["release"]},
+    ],
+}
 
 
 def echoing(**inputs: Any) -> dict[str, Any]:
@@ -572,3 +585,104 @@ async def test_with_several_credentials_it_asks_which(mesh_server: MeshServer) -
     with pytest.raises(Unusable, match=r"operator-ada, operator-tester: say which"):
         find_credentials("operator", data_dir=mesh_server.data_dir)
     assert find_credentials("operator", data_dir=mesh_server.data_dir, user="ada").user == "operator-ada"
+
+
+# --- answering ---------------------------------------------------------------------------------------------
+
+
+async def test_an_operator_answers_a_question(client: Client, operator: Operator) -> None:
+    document = {"name": "Ask", "steps": [{"kind": "ask", "name": "q", "options": ["yes", "no"]}]}
+    submitted = await client.submit(document)
+    await anext(one async for one in submitted.outcomes() if isinstance(one, goals.Waiting))
+
+    with pytest.raises(Refused, match="expected one of yes, no"):
+        await operator.answer(submitted.address, "q", "maybe")
+    answer = await operator.answer(submitted.address, "q", "no", reason="not now")
+
+    assert any(isinstance(event, AskAnswered) and event.by == operator.name for event in answer.events)
+    assert (await submitted.result(10)).result.value["q"]["value"] == "no"
+
+
+async def test_whoever_waits_hears_of_questions(client: Client) -> None:
+    submitted = await client.submit({"name": "Ask", "steps": [{"kind": "ask", "name": "q"}]})
+
+    waiting = await anext(one async for one in submitted.outcomes() if isinstance(one, goals.Waiting))
+
+    assert (waiting.gates, waiting.asks) == ((), ("q",))
+    with pytest.raises(TimeoutError, match="it waits at q"):
+        await submitted.result(0.01)
+
+
+async def test_a_service_answers_what_plans_of_others_ask_it(client: Client, mesh: Running) -> None:
+    await mesh.server.add_submitter("helper")
+    submitted = await client.submit(ASKING)
+    async with (
+        Client.connect(data_dir=mesh.server.data_dir, user="helper") as helper,
+        contextlib.aclosing(helper.questions()) as questions,
+    ):
+        asked = await told(questions, Questioned)
+        assert (asked.space, asked.plan, asked.step, asked.answer) == (*submitted.address, "q", "number")
+        sent = await helper.answer(asked, "many")
+        refused = await told(questions, NotTaken)
+        assert (refused.command, refused.code) == (sent, "invalid_answer")
+        await helper.answer(asked, 42, reason="counted")
+        assert (await told(questions, Settled)).by == ("service:helper",)
+        gate = await told(questions, Questioned)
+        assert (gate.kind, gate.step) == ("gate", "release")
+        await helper.approve(gate)
+        assert (await told(questions, Settled)).how == "approved"
+
+    completed = await submitted.result(10)
+    assert completed.result.value == 42
+
+
+async def test_a_service_answers_what_its_own_plan_asks_whoever_asked(client: Client) -> None:
+    submitted = await client.submit({"name": "Ask", "steps": [{"kind": "ask", "name": "q", "type": "boolean"}]})
+
+    async with contextlib.aclosing(client.questions()) as questions:
+        await client.answer(await told(questions, Questioned), False)
+        assert isinstance(await told(questions, Settled), Settled)
+
+    answered = (await submitted.result(10)).result.value["q"]
+    assert (answered["value"], answered["provided_by"]) == (False, f"service:{client.space}")
+
+
+async def test_a_service_that_is_not_asked_changes_nothing(client: Client, operator: Operator, mesh: Running) -> None:
+    await mesh.server.add_submitter("stranger")
+    submitted = await client.submit({"name": "Ask", "steps": [{"kind": "ask", "name": "q"}]})
+    await anext(one async for one in submitted.outcomes() if isinstance(one, goals.Waiting))
+    before = await operator.state(submitted.address)
+    opened = before.steps["q"].opened
+    assert opened is not None
+    fake = Questioned(
+        space=before.address.space,
+        plan=before.address.plan,
+        step="q",
+        at=NOW,
+        number=1,
+        kind="ask",
+        round=1,
+        digest=opened.digest,
+    )
+    async with Client.connect(data_dir=mesh.server.data_dir, user="stranger") as stranger:
+        await stranger.answer(fake, "mine")
+        nowhere = msgspec.structs.replace(fake, plan="no-such-plan")
+        await stranger.answer(nowhere, "mine")
+
+    await operator.answer(submitted.address, "q", "ours")
+
+    after = await operator.state(submitted.address)
+    assert after.steps["q"].output.value["value"] == "ours"
+    assert not any("stranger" in actors for actors in after.answered.values())
+    with pytest.raises(QueryRefused):
+        await operator.find("no-such-plan")
+
+
+async def told(questions: Any, kind: type[Any]) -> Any:
+    """The next of this kind that the service hears."""
+    async with asyncio.timeout(20):
+        async for heard in questions:
+            heard.ack()
+            if isinstance(heard.question, kind):
+                return heard.question
+    raise AssertionError("the questions have ended")

@@ -241,6 +241,11 @@ class Play:
         reply = asks.Reply(id=self.id(), step=step, digest=digest, decision=decision, value=value)
         return self.ask(reply, asks.actor_of("reply", space))
 
+    def replies_late(self, step: str, space: str) -> list[AnyEvent]:
+        """A service answers what is not asked any more."""
+        reply = asks.Reply(id=self.id(), step=step, digest="of old", decision="answer", value="so")
+        return self.ask(reply, asks.actor_of("reply", space))
+
     def is_due(self, step: str, attempt: int | None = None, purpose: Any = "retry", level: int = 0) -> list[AnyEvent]:
         number = self.attempt(step) + (purpose == "retry") if attempt is None else attempt
         due = asks.TimerDue(id=self.id(), step=step, attempt=number, purpose=purpose, level=level)
