@@ -9,8 +9,11 @@ from typing import Final
 from planmesh.planner.language.findings import Findings, quoted
 from planmesh.planner.language.source import Span
 from planmesh.planner.language.tree import Field, Item, Let, Step, Text
+from planmesh.schemas.plan import MAX_STEPS
 
 LONGEST_NAME: Final = 63
+LONGEST_NAME_IN_EACH: Final = LONGEST_NAME - len(f"_{MAX_STEPS}")
+"""There the number of the item comes behind it."""
 _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9]+")
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _OF_ITEM: Final = re.compile(r"_[0-9]+\Z")
@@ -64,7 +67,7 @@ def name_steps(items: Iterable[Item], findings: Findings) -> Names:
 def _name_steps(items: Iterable[Item], each: str, names: Names, findings: Findings) -> None:
     for item in items:
         if isinstance(item, Step):
-            name = _name_step(item, names, findings)
+            name = _name_step(item, names, findings, LONGEST_NAME_IN_EACH if each else LONGEST_NAME)
             if each:
                 names.within[name] = each
             _name_steps(item.body, each or name, names, findings)
@@ -72,8 +75,9 @@ def _name_steps(items: Iterable[Item], each: str, names: Names, findings: Findin
             _name_steps(item.body, each, names, findings)
 
 
-def _name_step(step: Step, names: Names, findings: Findings) -> str:
+def _name_step(step: Step, names: Names, findings: Findings, longest: int) -> str:
     name, at = _name(step, findings)
+    name = name[:longest].rstrip("-")
     if not name:
         name = names.free(f"step-{len(names.taken) + 1}", at)
     elif name in names.taken:

@@ -14,6 +14,6 @@ async def flow(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Flow]:
     A test that uses it runs in the loop of the session.
     """
     directory = tmp_path_factory.mktemp("flows")
-    async with running_flow(directory, agents=["planmesh.demo.agents", "hello_agents"]) as running:
+    async with running_flow(directory, agents=["planmesh.demo.agents", "hello_agents", "scripted_model"]) as running:
         yield running
         assert set(running.starts().values()) == {1}, "a service has ended"

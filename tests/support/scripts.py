@@ -8,9 +8,13 @@ from plays import AGENT, Play
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.language.recognise import Script
 from planmesh.planner.language.translate import translate
+from planmesh.schemas.commands import ReportChild, ReportDraft
+from planmesh.schemas.events import StepDispatched
+from planmesh.schemas.expressions import evaluate, parse
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Plan, Task
-from planmesh.schemas.state import PlanStatus, StepStatus
+from planmesh.schemas.plan import Ask, Draft, Each, Plan, Run, Task
+from planmesh.schemas.state import Names, PlanStatus, StepStatus
+from planmesh.schemas.templates import compile_template
 from planmesh.schemas.work import AgentDescription
 
 AGENTS = {"worker": AgentDescription(name="worker", any_parameters=True)}
@@ -51,30 +55,98 @@ def said(text: str) -> list[tuple[int, int, str]]:
     return [(one.line, one.column, one.code) for one in problems(text)]
 
 
-def played(text: str, values: dict[str, Any] | None = None, outputs: dict[str, object] | None = None) -> Play:
-    """A script, run to its end: every task completes, gates are approved.
+def played(text: str, values: dict[str, Any] | None = None, outputs: dict[str, Any] | None = None) -> Play:
+    """A script, run to its end: every task completes, gates are approved, asks are answered, and plans that steps run
+    are run to their ends as well.
 
     Args:
         values: Its inputs.
-        outputs: What tasks give, by name.
+        outputs: What steps give, by name: outputs of tasks, answers to asks, documents of plans. For the items of an
+            `each`, a list; for attempts that are not accepted, all of them in an `Attempts`.
     """
     ready = compiled(text, values or {})
+    return _played(ready, outputs or {})
+
+
+class Attempts(list[Any]):
+    """What a step gives at its first attempt, at its second, and so on."""
+
+
+def _played(ready: Compiled, outputs: dict[str, Any]) -> Play:
     play = Play(_with_one_agent(ready.plan), inputs=ready.inputs)
     while play.state.status in (PlanStatus.RUNNING, PlanStatus.WAITING):
-        open_steps = [name for name, step in play.state.steps.items() if step.status is StepStatus.DISPATCHED]
-        waiting = [name for name, step in play.state.steps.items() if step.status is StepStatus.WAITING]
-        if not open_steps and not waiting:
-            break
+        open_steps = play.in_status(StepStatus.DISPATCHED)
+        waiting = play.in_status(StepStatus.WAITING)
         if open_steps:
-            play.completes(open_steps[0], output=(outputs or {}).get(open_steps[0]))
+            _complete(play, open_steps[0], outputs)
+        elif waiting:
+            _decide(play, waiting[0], outputs)
         else:
-            play.votes(waiting[0])
+            break
     return play
+
+
+def _complete(play: Play, name: str, outputs: dict[str, Any]) -> None:
+    state = play.state
+    step, attempt = state.graph.steps[name], play.attempt(name)
+    match step:
+        case Draft():
+            document = _given(name, outputs)
+            play.ask(ReportDraft(id=play.id(), step=name, attempt=attempt, document=document), "planner")
+        case Run():
+            child = next(one.child for one in reversed(play.of_type(StepDispatched)) if one.step == name)
+            document = evaluate(parse(step.document), Names(state, {}, name))
+            found = compile_plan(document, None, compile_template(step.inputs).render(Names(state, {}, name)))
+            assert isinstance(found, Compiled), found
+            ended = _played(found, outputs).state
+            status: Any = str(ended.status)
+            report = ReportChild(
+                id=play.id(),
+                step=name,
+                attempt=attempt,
+                child=child,
+                number=ended.number,
+                status=status,
+                outcome=ended.outcome,
+                result=ended.result,
+                reason=ended.reason,
+            )
+            play.ask(report, "executor")
+        case _:
+            output = _given(name, outputs)
+            if isinstance(output, Attempts):
+                output = output[attempt - 1]
+            play.completes(name, output=output)
+
+
+def _decide(play: Play, name: str, outputs: dict[str, Any]) -> None:
+    if not isinstance(play.state.graph.steps[name], Ask):
+        if play.state.steps[name].opened is None:
+            play.is_due(name)  # it waits to be tried again
+        else:
+            play.votes(name)
+    elif (answer := _given(name, outputs)) is None:
+        play.is_answered(name)
+    else:
+        play.answers(name, answer)
+
+
+def _given(name: str, outputs: dict[str, Any]) -> Any:
+    body, _, number = name.rpartition("_")
+    if name not in outputs and number.isdecimal() and body in outputs:
+        given = outputs[body]
+        return given[int(number) - 1] if isinstance(given, list) else given
+    return outputs.get(name)
 
 
 def _with_one_agent(ready: Plan) -> Plan:
     """The same plan with the one agent that plays know."""
-    changed = tuple(
-        msgspec.structs.replace(step, agent=AGENT) if isinstance(step, Task) else step for step in ready.steps
-    )
-    return msgspec.structs.replace(ready, steps=changed)
+    return msgspec.structs.replace(ready, steps=tuple(map(_by_one_agent, ready.steps)))
+
+
+def _by_one_agent(step: Any) -> Any:
+    if isinstance(step, Task):
+        return msgspec.structs.replace(step, agent=AGENT)
+    if isinstance(step, Each):
+        return msgspec.structs.replace(step, steps=tuple(map(_by_one_agent, step.steps)))
+    return step

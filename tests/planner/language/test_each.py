@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
-from scripts import document, problems, said, steps
+from plays import Play
+from scripts import Attempts, compiled, document, played, problems, said, steps
 
 from planmesh.planner.compile import compile_plan
 from planmesh.planner.language.recognise import Script
+from planmesh.schemas.events import AskOpened, BranchTaken, GateOpened, PlanCompleted
 from planmesh.schemas.expressions import evaluate, parse
 
 KEPT_OR_DROPPED = """\
@@ -97,6 +99,13 @@ def test_an_item_that_comes_to_no_emit_gives_null() -> None:
     assert given(text, url="u", page={}, no_emit={"branch": "no-emit"}) is None
 
 
+def test_the_name_of_a_step_of_an_item_has_room_for_the_number_of_the_item() -> None:
+    (name,) = inside(f'each x in xs\n  do "{"a" * 80}" with worker\n')
+
+    assert name == "a" * 57
+    assert compiled(f'each x in xs\n  do "{"a" * 80}" with worker\n')
+
+
 def test_what_the_log_says_of_an_emit_is_its_label() -> None:
     kept = inside(KEPT_OR_DROPPED.replace("{no}", 'emit "Dropped"'))["kept"]
 
@@ -150,6 +159,10 @@ do "Use" with worker
     assert each(text)["after"] == ["rules", "warm-up"]
     assert "after" not in inside(text)["fetch"]
     assert inside(text)["read"]["after"] == ["fetch"]
+    assert [set(step.after) for step in compiled(text).plan.steps][3:] == [
+        {"list", "rules", "warm-up"},
+        {"each-pages"},
+    ]
 
 
 def test_nothing_outside_waits_for_a_step_of_an_item() -> None:
@@ -195,7 +208,82 @@ def test_a_body_has_no_plans_and_no_bodies(inner: str, kind: str) -> None:
     assert found[0].hint
 
 
+def test_what_is_wrong_in_a_body_is_said_where_it_is() -> None:
+    text = 'each x in xs\n  do "A" with worker\n    timeout = "30s"\n    optional = 3\n  gate "G"\n    quorum = 0\n'
+
+    assert said(text) == [(4, 16, "wrong_type"), (6, 14, "invalid_value")]
+
+
 def test_the_list_may_be_written_there_and_then() -> None:
     found = compile_plan(Script('each x in ["a", "b"] parallel 2\n  do "A" with worker\n    of = x\n'), None)
 
     assert not isinstance(found, list)
+
+
+# --- what runs -------------------------------------------------------------------------------------------------
+
+
+def end(text: str, values: dict[str, Any], outputs: dict[str, Any]) -> tuple[Any, Play]:
+    """What a plan gives that ends in one step which reads what the `each` gives, and how it came to that."""
+    play = played(text + 'emit "Done"\n  result = pages\n', values, outputs)
+    (completed,) = play.of_type(PlanCompleted)
+    return completed.result.value, play
+
+
+def test_what_items_give_is_collected_in_the_order_of_the_list() -> None:
+    pages = [{"ok": True, "text": "one"}, {"ok": False, "text": "two"}, {"ok": True, "text": "three"}]
+    summaries = [{"text": "1"}, None, {"text": "3"}]
+    dropped = KEPT_OR_DROPPED.replace("{no}", 'emit "Dropped"\n      result = "{page.text} was dropped"')
+
+    given, play = end(dropped, {"urls": ["a", "b", "c"]}, {"fetch": pages, "summarise": summaries})
+
+    assert given == [
+        {"url": "a", "text": "In short: 1"},
+        "two was dropped",
+        {"url": "c", "text": "In short: 3"},
+    ]
+    branches = {one.step: one.label for one in play.of_type(BranchTaken)}
+    assert branches["dropped_2"] == "dropped"
+    assert play.status("summarise_2") == "not_taken"
+
+
+def test_a_body_that_goes_on_gives_null_where_nothing_was_bound() -> None:
+    text = KEPT_OR_DROPPED.replace("{no}", 'do "Log" with logger')
+
+    given, _ = end(text, {"urls": ["a", "b"]}, {"fetch": [{"ok": False}, {"ok": True}], "summarise": {"text": "s"}})
+
+    assert given == [None, {"url": "b", "text": "In short: s"}]
+
+
+def test_gates_and_questions_come_once_an_item() -> None:
+    text = """\
+each name in names
+  ask "Invite {name}?"
+    name = "invite"
+    prompt = "Invite {name}?"
+    type = "boolean"
+    -> answer
+  gate "Sure?"
+  do "Invite" with mailer
+    name = "send"
+    to = name
+    -> sent
+  emit "Asked"
+    result = { name: name, yes: answer.value, sent: sent }
+-> pages
+"""
+    given, play = end(text, {"names": ["Ada", "Bob"]}, {"invite": [True, False], "send": ["sent", "sent"]})
+
+    assert given == [{"name": "Ada", "yes": True, "sent": "sent"}, {"name": "Bob", "yes": False, "sent": "sent"}]
+    assert [one.prompt for one in play.of_type(AskOpened)] == ["Invite Ada?", "Invite Bob?"]
+    assert {one.step for one in play.of_type(GateOpened)} == {"sure_1", "sure_2"}
+
+
+def test_a_step_of_an_item_is_done_again_until_it_passes() -> None:
+    text = 'each x in xs\n  do "A" with worker\n    -> a\n  check "C" a.n > x\n    on fail: retry 2\n-> pages\n'
+    outputs = {"a_1": {"n": 5}, "a_2": Attempts([{"n": 1}, {"n": 7}])}
+
+    given, play = end(text, {"xs": [3, 4]}, outputs)
+
+    assert given == [{"n": 5}, {"n": 7}]
+    assert (play.attempt("a_1"), play.attempt("a_2")) == (1, 2)

@@ -8,10 +8,11 @@ from scripts import document, played
 
 from planmesh.planner.language.format import format_script
 from planmesh.planner.language.translate import translate
-from planmesh.schemas.events import PlanCompleted
+from planmesh.schemas.events import AskOpened, PlanCompleted
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.plan"))
 HUMAN_IN_THE_LOOP = (Path(__file__).parent / "examples" / "human-in-the-loop.plan").read_text()
+FLAT_HUMAN_IN_THE_LOOP = (Path(__file__).parent / "examples" / "flat" / "human-in-the-loop.plan").read_text()
 
 
 def flat(example: Path) -> str:
@@ -90,24 +91,25 @@ def test_names_that_nothing_binds_are_inputs() -> None:
         ("approve", "Approved", "a report"),
         ("request_changes", "Revised", "a better report"),
         ("reject", "Rejected", "Rejected by reviewer"),
-        ("anything else", "Rejected", "Rejected by reviewer"),
     ],
 )
-def test_the_human_in_the_loop_comes_to_each_of_its_ends(answer: str, outcome: str, result: str) -> None:
-    # Whoever answers is an agent here: what the engine makes of the answers is the same.
-    text = HUMAN_IN_THE_LOOP.replace("agent ", "do ").replace('ask "Approve report"', 'do "Approve report" with person')
-    text = text.replace('ask "Provide edits"', 'do "Provide edits" with person')
-    outputs: dict[str, object] = {
+@pytest.mark.parametrize("form", ["indented", "flat"])
+def test_the_human_in_the_loop_comes_to_each_of_its_ends(answer: str, outcome: str, result: str, form: str) -> None:
+    text = HUMAN_IN_THE_LOOP if form == "indented" else FLAT_HUMAN_IN_THE_LOOP
+    outputs = {
         "draft-report": {"text": "a report"},
-        "approve-report": {"value": answer},
-        "provide-edits": {"value": "shorter"},
+        "approve-report": answer,
+        "provide-edits": "shorter",
         "revise-report": {"text": "a better report"},
     }
 
     play = played(text, {"topic": "bees"}, outputs)
 
-    (end,) = [event for event in play.events if isinstance(event, PlanCompleted)]
+    (end,) = play.of_type(PlanCompleted)
     assert (end.outcome, end.result.value) == (outcome, result)
+    asked = [one.prompt for one in play.of_type(AskOpened)]
+    assert asked == ["Approve this report?\n\na report", "What should change?"][: len(asked)]
+    assert len(asked) == (2 if outcome == "Revised" else 1)
 
 
 def test_the_examples_get_the_advice_of_whoever_described_them() -> None:

@@ -1,7 +1,7 @@
 """Who waits for whom, and what runs in which branch."""
 
 import pytest
-from scripts import compiled, played, problems, said
+from scripts import Attempts, compiled, played, problems, said
 
 from planmesh.schemas.events import PlanCompleted
 from planmesh.schemas.plan import Task
@@ -254,3 +254,44 @@ def test_a_line_that_cannot_be_read_does_not_make_others_wrong() -> None:
         (2, 10, "bad_expression"),
         (3, 13, "syntax"),
     ]
+
+
+# --- what is tried again, and what is run ----------------------------------------------------------------------
+
+
+def test_a_step_completes_only_with_what_passes_its_checks() -> None:
+    text = do("write", "-> text") + 'check "short" count(text) < 4\n  on fail: retry 2\n' + do("send", "text = text")
+
+    play = played(text, {}, {"write": Attempts(["too long", "fits"[:3]])})
+    stuck = played(text, {}, {"write": Attempts(["too long"] * 3)})
+
+    assert (play.state.status, play.attempt("write")) == (PlanStatus.COMPLETED, 2)
+    assert (stuck.state.status, stuck.status("write"), stuck.status("send")) == (PlanStatus.PAUSED, "failed", "pending")
+    assert stuck.state.steps["write"].failure.code == "not_accepted"
+
+
+def test_a_plan_that_was_written_is_run() -> None:
+    text = """\
+plan "Think" with llm
+  max_steps = 3
+  validate = true
+  -> mission
+run mission
+  mode = "safe"
+  topic = topic
+  -> result
+emit "Done"
+  result = "{result.outcome}: {result.result}, {result.status}"
+"""
+    child = {
+        "name": "Child",
+        "inputs": {"topic": {"type": "text"}},
+        "steps": [
+            {"kind": "task", "name": "look", "agent": "worker", "inputs": {"at": "{topic}"}},
+            {"kind": "emit", "name": "end", "outcome": "Seen", "result": "{look}"},
+        ],
+    }
+
+    (end,) = played(text, {"topic": "bees"}, {"think": child, "look": "many"}).of_type(PlanCompleted)
+
+    assert end.result.value == "Seen: many, completed"
