@@ -86,10 +86,9 @@ def _ask(step: Step, fields: dict[str, Value], read: Set[str], routes: "_Routes"
     asked = step.head.label.text if step.head.label is not None else ""
     asked = f"{asked} {prompt.template}" if isinstance(prompt, Text) else asked
     if _SECRET.search(asked) is not None and not (isinstance(secret, Constant) and secret.value is True):
-        hint = "add secret = true: then the log and notices hold a handle of it"
-        findings.advise(
-            "secret_in_log", "the answer to this may be a secret, and the log keeps it", step.head.span, hint
-        )
+        said = "the answer to this may be a secret, and the log keeps it for good"
+        hint = "let the agent that needs it have it by its own means, and ask whether it has; or say secret = true"
+        findings.advise("secret_in_log", said, step.head.span, hint)
 
 
 class _Routes:

@@ -12,6 +12,7 @@ from planmesh.schemas.commands import AnswerAsk
 from planmesh.schemas.events import AskOpened
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus, open_asks
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,7 +58,8 @@ async def test_an_invalid_answer_is_counted_and_the_question_stays_open(flow: Fl
     text = (EXAMPLES / "human-in-the-loop.plan").read_text()
     submitted = await flow.client.submit(text, inputs={"topic": "bees"})
 
-    await answer(flow, submitted.address, "approve-report", "maybe")
+    with pytest.raises(Refused, match="expected one of approve, request_changes, reject"):
+        await answer(flow, submitted.address, "approve-report", "maybe")
     await answer(flow, submitted.address, "approve-report", "reject")
 
     state = await ended(flow, submitted.address)

@@ -124,7 +124,9 @@ def _decide(play: Play, name: str, outputs: dict[str, Any]) -> None:
         if play.state.steps[name].opened is None:
             play.is_due(name)  # it waits to be tried again
         else:
-            play.votes(name)
+            named = [one.removeprefix("person:") for one in play.state.steps[name].reviewers]
+            voted = play.state.steps[name].votes
+            assert play.votes(name, by=next((one for one in named if one not in voted and ":" not in one), "ada"))
     elif (answer := _given(name, outputs)) is None:
         play.is_answered(name)
     else:

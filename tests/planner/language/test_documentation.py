@@ -2,32 +2,65 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scripts import document
+from scripts import compiled, document, played
 
 from planmesh.cli import main
-from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.language.format import format_script
 from planmesh.planner.language.names import slug
-from planmesh.planner.language.recognise import Script
 from planmesh.planner.language.translate import translate
+from planmesh.schemas.state import PlanStatus
 
 PAGE = Path(__file__).parents[3] / "docs" / "plan-language.md"
 _BLOCK = re.compile(r"^```([a-z-]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = _BLOCK.findall(PAGE.read_text())
 PLANS = [text for kind, text in BLOCKS if kind in ("plan", "plan-flat")]
 
+VALUES: dict[str, Any] = {
+    "topic": "bees",
+    "pages": ["one", "two"],
+    "first": "Ada",
+    "last": "Lovelace",
+    "priority": "high",
+    "deadline": "2027-01-01",
+    "reviewers": 2,
+    "quarter": "Q1",
+    "letter": "This is too late.",
+    "service": "shop",
+    "urls": ["https://example.com/1", "https://example.com/2"],
+}
+OUTPUTS: dict[str, Any] = {
+    "collect": {"items": [1, 2, 3, 4]},
+    "write": {"text": "A report."},
+    "audit": {"summary": "In order.", "pages": ["one"]},
+    "fetch": {"text": "A page.", "words": 200},
+    "build": {"version": "1.2", "changes": ["faster"]},
+    "how-many-copies": 3,
+    "which-paper": "glossy",
+    "classify": {"name": "complaint", "summary": "late"},
+    "answer": {"text": "Sorry."},
+    "count": {"left": 200, "name": "paper"},
+    "headline": {"text": "Bees!"},
+    "research": {"text": "Bees fly."},
+    "plan-the-migration": {
+        "name": "Migrate",
+        "inputs": {"service": {"type": "text"}},
+        "steps": [{"kind": "task", "name": "move", "agent": "deploy", "inputs": {"what": "{service}"}}],
+    },
+    "summarise": {"text": "In short."},
+}
+"""What the steps of the examples give, by name."""
+
 
 @pytest.mark.parametrize("text", PLANS)
-def test_every_example_is_a_plan(text: str) -> None:
-    found = compile_plan(Script(text), None)
+def test_every_example_is_run(text: str) -> None:
+    inputs = compiled(text).plan.inputs
 
-    if isinstance(found, Compiled):
-        return
-    # What the engine cannot run yet is said by name, and nothing else is wrong with it.
-    assert {problem.code for problem in found} == {"not_supported_yet"}
-    assert re.search(r"^(?:ask|agent|plan|run|each) ", text, re.MULTILINE)
+    play = played(text, {name: VALUES[name] for name, one in inputs.items() if one.default is None}, OUTPUTS)
+
+    assert play.state.status is PlanStatus.COMPLETED, play.state.reason
 
 
 @pytest.mark.parametrize("text", PLANS)

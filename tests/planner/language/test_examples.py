@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import document, played
+from scripts import compiled, document, played
 
 from planmesh.planner.language.format import format_script
 from planmesh.planner.language.translate import translate
@@ -27,6 +27,11 @@ def steps(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_both_forms_are_one_plan(example: Path) -> None:
     assert document(flat(example)) == document(example.read_text())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_every_example_is_a_plan_that_can_run(example: Path) -> None:
+    assert compiled(example.read_text()).plan == compiled(flat(example)).plan
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
