@@ -529,6 +529,7 @@ def _notified(turn: Turn, command: asks.ReportNotice) -> None:
                 step=command.step,
                 round=command.round,
                 notice=command.notice,
+                level=command.level,
                 channel=command.channel,
                 delivered=command.delivered,
                 detail=command.detail,

@@ -49,7 +49,7 @@ def may_answer(
         turn.refuse("other_kind", f"step {name} is {'a gate' if kind == 'gate' else 'an ask'}: it takes {takes}", name)
     elif not may_decide(step.reviewers, turn.by, standing.groups):
         turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of {kind} {name}", name)
-    elif LEVELS.index(standing.level) < LEVELS.index(level := _level(asking, standing.groups or ())):
+    elif LEVELS.index(standing.level) < LEVELS.index(level := _level(asking, step.also, standing.groups or ())):
         least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[level]
         turn.refuse("level", f"{kind} {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)
     else:
@@ -104,5 +104,5 @@ def escalate(turn: Turn, name: str, level: int | None = None, because: str = "")
     return True
 
 
-def _level(asking: Gate | Ask, groups: Iterable[str]) -> Level:
-    return asking.level_for(groups) if isinstance(asking, Gate) else asking.level
+def _level(asking: Gate | Ask, also: Iterable[str], groups: Iterable[str]) -> Level:
+    return asking.level_for(groups, also) if isinstance(asking, Gate) else asking.level

@@ -24,14 +24,14 @@ from msgspec.structs import asdict, replace
 from planmesh.errors import PlanmeshError
 from planmesh.gatekeeper.news import Aside, NewsFacts, Trouble, tell
 from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Facts, Notice, defuse, facts
-from planmesh.gatekeeper.rounds import Ending, Kind, Reviews, Round
-from planmesh.schemas.events import GateOpened, Release, Upstream
+from planmesh.gatekeeper.rounds import Call, Ending, Kind, Reviews, Round
+from planmesh.schemas.events import AskOpened, GateOpened, Release, Upstream
 from planmesh.schemas.payload import Payload, canonical, digest
-from planmesh.schemas.plan import Gate, Permissions
+from planmesh.schemas.plan import Escalation, Gate, Permissions
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address
 
-KINDS: Final[tuple[Kind, ...]] = ("opened", "overdue", "decided", "cancelled")
+KINDS: Final[tuple[Kind, ...]] = ("opened", "overdue", "escalated", "decided", "cancelled")
 SUFFIX: Final = ".txt"
 BODY_CHARACTERS: Final = 40_000
 """What is longer is cut: channels refuse it, or nobody reads it."""
@@ -167,15 +167,15 @@ def _too_large(directory: Path) -> Iterable[str]:
 def samples() -> tuple[Facts, ...]:
     """Made-up notices of every kind, plain and rich, to try templates with."""
     empty = Reviews.nothing(_ADDRESS)
-    rich = (facts(_ADDRESS, _REVIEWS, one, kind, link=_LINK, is_personal=True) for kind, one in _rounds())
-    plain = (facts(_ADDRESS, empty, one, kind, with_outputs=False) for kind, one in _rounds())
+    rich = (facts(_ADDRESS, _REVIEWS, one, kind, level=1, link=_LINK, is_personal=True) for kind, one in _rounds())
+    plain = (facts(_ADDRESS, empty, one, kind, level=1, with_outputs=False) for kind, one in _rounds())
     return (*rich, *plain)
 
 
 def sample(kind: Kind, *, with_outputs: bool = True) -> Facts:
     """A made-up notice, to be looked at."""
-    asked = next(one for found, one in _rounds() if found == kind and one.opened.upstream)
-    return facts(_ADDRESS, _REVIEWS, asked, kind, link=_LINK, is_personal=True, with_outputs=with_outputs)
+    asked = next(one for found, one in _rounds() if found == kind and one.opened is _OPENED)
+    return facts(_ADDRESS, _REVIEWS, asked, kind, level=1, link=_LINK, is_personal=True, with_outputs=with_outputs)
 
 
 def news_samples() -> tuple[NewsFacts, ...]:
@@ -200,6 +200,15 @@ def _rounds() -> Iterator[tuple[Kind, Round]]:
     again = Round(opened=reopened, at=_AT, before=before, overdue=True, votes=("bob",))
     yield from (("opened", plain), ("opened", asked), ("opened", again))
     yield from (("overdue", replace(asked, overdue=True)), ("overdue", again))
+    more = Call(kind="escalated", reviewers=("role:board",), level=1, because="nobody has answered in time")
+    yield "escalated", replace(asked, overdue=True, calls=(more,))
+    question = Round(opened=_QUESTION, at=_AT)
+    misunderstood = replace(more, because="4 invalid answers, and 3 are allowed")
+    yield from (("opened", question), ("overdue", question), ("escalated", replace(question, calls=(misunderstood,))))
+    answer = Payload(value={"value": "in parts", "provided_by": "ada"})
+    yield "decided", replace(question, ending=Ending(how="answered", by=("ada",), reason="", answer=answer))
+    yield "cancelled", replace(question, ending=_ENDINGS[-1])
+    yield "opened", Round(opened=AskOpened(step="how", round=2, digest="0", reviewers=()), at=_AT, before=question)
     for ending in _ENDINGS:
         yield "cancelled" if ending.how == "closed" else "decided", replace(asked, ending=ending)
 
@@ -243,6 +252,18 @@ _OPENED: Final = GateOpened(
         ),
     ),
     behind=2,
+    overdue_at=_AT + timedelta(hours=4),
+    escalate=(Escalation(after_s=4 * 3600.0, to=("role:board",)), Escalation(after_s=86_400.0, to=("role:audit",))),
+)
+_QUESTION: Final = AskOpened(
+    step="how",
+    round=1,
+    digest=digest("a question"),
+    reviewers=("role:cfo",),
+    prompt="How is it to be paid?",
+    options=("at once", "in parts"),
+    default="at once",
+    on_overdue="default",
     overdue_at=_AT + timedelta(hours=4),
 )
 _REVIEWS: Final = Reviews(

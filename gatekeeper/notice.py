@@ -8,7 +8,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from msgspec import Struct
@@ -17,8 +17,8 @@ from planmesh.directory import Directory
 from planmesh.gatekeeper.rounds import Ending, Kind, Reviews, Round
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import GateOpened
-from planmesh.schemas.payload import Payload, canonical, digest_of
+from planmesh.schemas.events import AskOpened, GateOpened
+from planmesh.schemas.payload import Payload, canonical, digest, digest_of
 from planmesh.schemas.plan import OPERATORS, Gate, Permissions
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
@@ -108,7 +108,7 @@ class PlanFacts(Struct, frozen=True, kw_only=True):
 
 
 class GateFacts(Struct, frozen=True, kw_only=True):
-    """The gate, and how it is decided.
+    """The gate, or the ask, and how it is decided.
 
     Attributes:
         name: For people.
@@ -116,6 +116,8 @@ class GateFacts(Struct, frozen=True, kw_only=True):
         prompt: What is asked; empty if the plan does not say.
         digest: As much of it as `planmesh gates approve --digest` wants.
         reviewers: Who is asked, with the names of the people behind roles and teams.
+        approvals: How many it takes, at least.
+        shares: Whose approvals they have to be, if the plan says so.
         approved_by: Who has approved, where it takes several.
     """
 
@@ -125,11 +127,47 @@ class GateFacts(Struct, frozen=True, kw_only=True):
     round: int
     digest: str
     reviewers: tuple[str, ...]
+    approvals: int
+    shares: tuple[str, ...]
     approved_by: tuple[str, ...]
-    quorum: int
     four_eyes: bool
     require_reason: bool
     optional: bool
+
+
+class AskFacts(Struct, frozen=True, kw_only=True):
+    """What an ask wants to know.
+
+    Attributes:
+        answer: What it takes: ``text``, ``number``, ``boolean``.
+        options: The answers that there are; none: any of that kind.
+        default: What is proposed; empty if nothing is.
+        is_answered_by_default: Whether the default is the answer when nobody has answered in time.
+    """
+
+    answer: str
+    options: tuple[str, ...]
+    default: str
+    is_answered_by_default: bool
+
+
+class Escalated(Struct, frozen=True, kw_only=True):
+    """That others are asked as well.
+
+    Attributes:
+        to: Who, with the names of the people behind roles and teams.
+        because: Why.
+    """
+
+    to: tuple[str, ...]
+    because: str
+
+
+class Escalates(Struct, frozen=True, kw_only=True):
+    """Whom it asks as well, if nobody has decided by then."""
+
+    to: tuple[str, ...]
+    at: str
 
 
 class Value(Struct, frozen=True, kw_only=True):
@@ -184,7 +222,7 @@ class Again(Struct, frozen=True, kw_only=True):
     """Why the gate asks again.
 
     Attributes:
-        verdict: Of the round before: ``approved``, ``rejected``; empty if it had none.
+        verdict: Of the round before: ``approved``, ``rejected``, ``answered``; empty if it had none.
         reason: What they said who decided it.
         reopened_by: Who asked for another round.
         because: Why it asks again.
@@ -204,13 +242,15 @@ class Verdict(Struct, frozen=True, kw_only=True):
     """How the round ended.
 
     Attributes:
-        how: ``approved``, ``rejected``, ``skipped``, or ``closed``: nobody decided.
+        how: ``approved``, ``rejected``, ``answered``, ``skipped``, or ``closed``: nobody decided.
         by: Who; ``nobody`` where it followed from how the plan ended.
+        answer: To an ask; None where it may not leave.
     """
 
     how: str
     by: str
     reason: str
+    answer: Value | None
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -223,6 +263,9 @@ class Facts(Struct, frozen=True, kw_only=True):
         deadline: Such as ``2026-01-01 02:00 UTC``; empty if there is none.
         waits: How long that is after the gate opened, such as ``4 h``.
         is_overdue: Whether it has passed.
+        ask: What is asked, where it is no gate.
+        escalated: Of the notice that says so.
+        escalates: What comes next, if nobody decides.
         again: None: it asks for the first time.
         shown: What the plan shows to whoever decides; `more_shown` further ones were left out.
         before: What ran before; `more_before` further ones were left out.
@@ -238,6 +281,9 @@ class Facts(Struct, frozen=True, kw_only=True):
     deadline: str
     waits: str
     is_overdue: bool
+    ask: AskFacts | None
+    escalated: Escalated | None
+    escalates: tuple[Escalates, ...]
     again: Again | None
     shown: tuple[Value, ...]
     more_shown: int
@@ -250,6 +296,8 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 _NOBODY: Final = Directory()
+_NULL: Final = digest(None)  # of a step that gave nothing
+_NO_REVIEW: Final = GateOpened(step="", round=0, digest="", reviewers=(), quorum=1)  # what an ask does not have
 
 
 def facts(
@@ -258,6 +306,7 @@ def facts(
     asked: Round,
     kind: Kind,
     *,
+    level: int = 0,
     link: str = "",
     is_personal: bool = False,
     directory: Directory = _NOBODY,
@@ -266,6 +315,7 @@ def facts(
     """What there is to say in a notice of *kind* about a round of a gate of the plan at *address*.
 
     Args:
+        level: Of an escalation: which.
         link: Where the gate can be read and decided.
         is_personal: Whether the link alone says who its reader is.
         directory: Who is behind the names of reviewers.
@@ -275,15 +325,17 @@ def facts(
     gate = reviews.gates.get(opened.step) or Gate(name=opened.step)
     # What a prompt is put together from are outputs; the plan's own words are not.
     prompt = opened.prompt if with_outputs else gate.prompt
-    shown = [_shown(payload, with_outputs) for payload in opened.shown[:_MOST_SHOWN]]
+    review = opened if isinstance(opened, GateOpened) else _NO_REVIEW
+    shown = [_shown(payload, with_outputs) for payload in review.shown[:_MOST_SHOWN]]
     before, more_before = _fitting(
-        [_ran(step, reviews, with_outputs) for step in opened.upstream], len(opened.upstream), _UPSTREAM_CHARACTERS
+        [_ran(step, reviews, with_outputs) for step in review.upstream], len(review.upstream), _UPSTREAM_CHARACTERS
     )
     next_, more_next = _fitting(
-        [_next(release, reviews, with_outputs) for release in opened.releases],
-        len(opened.releases),
+        [_next(release, reviews, with_outputs) for release in review.releases],
+        len(review.releases),
         _RELEASES_CHARACTERS,
     )
+    escalation = next((call for call in asked.calls if call.level == level and call.kind == "escalated"), None)
     deadline = opened.overdue_at
     return Facts(
         kind=kind,
@@ -301,25 +353,43 @@ def facts(
             prompt=_lines(prompt, _PROMPT_CHARACTERS),
             round=opened.round,
             digest=opened.digest[:GATE_DIGEST_CHARACTERS],
-            reviewers=_called(opened.reviewers, directory),
+            reviewers=_called(asked.reviewers, directory),
+            approvals=max(review.quorum, sum(share.count for share in review.shares)),
+            shares=tuple(f"{share.count} of {defuse(share.of, 100)}" for share in review.shares),
             approved_by=tuple(_name(directory.called(one)) for one in asked.votes),
-            quorum=opened.quorum,
-            four_eyes=gate.four_eyes,
-            require_reason=gate.require_reason,
+            four_eyes=isinstance(gate, Gate) and gate.four_eyes,
+            require_reason=isinstance(gate, Gate) and gate.require_reason,
             optional=gate.optional,
         ),
         deadline="" if deadline is None else time_of(deadline),
         waits="" if deadline is None else duration((deadline - asked.at).total_seconds()),
         is_overdue=asked.overdue,
+        ask=_asks(opened) if isinstance(opened, AskOpened) else None,
+        escalated=None
+        if escalation is None
+        else Escalated(to=_called(escalation.reviewers, directory), because=defuse(escalation.because, 300)),
+        escalates=tuple(
+            Escalates(to=_called(one.to, directory), at=time_of(asked.at + timedelta(seconds=one.after_s)))
+            for one in opened.escalate[asked.escalated :]
+        ),
         again=None if asked.before is None else _again(asked, asked.before, directory),
         shown=tuple(shown),
-        more_shown=len(opened.shown) - len(shown),
+        more_shown=len(review.shown) - len(shown),
         before=before,
         more_before=more_before,
         next=next_,
         more_next=more_next,
-        behind=max(opened.behind - len(opened.releases), 0),
+        behind=max(review.behind - len(review.releases), 0),
         verdict=None if asked.ending is None else _verdict(asked.ending, directory, with_outputs),
+    )
+
+
+def _asks(opened: AskOpened) -> AskFacts:
+    return AskFacts(
+        answer=opened.answer,
+        options=tuple(defuse(option, 200) for option in opened.options[:_MOST_LINES]),
+        default="" if opened.default is None else defuse(_told(opened.default), _VALUE_CHARACTERS),
+        is_answered_by_default=opened.on_overdue == "default",
     )
 
 
@@ -341,13 +411,21 @@ def _called(reviewers: Sequence[str], directory: Directory) -> tuple[str, ...]:
 def _verdict(ending: Ending, directory: Directory, with_outputs: bool) -> Verdict:
     # Where nobody said why, the reason may be what an agent said of its failure.
     reason = ending.reason if with_outputs or ending.by else ""
-    return Verdict(how=ending.how, by=_people(ending.by, directory), reason=_lines(reason, _PROMPT_CHARACTERS))
+    answer = None
+    if ending.answer is not None and with_outputs:
+        value = ending.answer.value
+        answer = Value(text=_lines(_text(value.get("value") if isinstance(value, dict) else value), _VALUE_CHARACTERS))
+    return Verdict(
+        how=ending.how, by=_people(ending.by, directory), reason=_lines(reason, _PROMPT_CHARACTERS), answer=answer
+    )
 
 
 def _again(asked: Round, before: Round, directory: Directory) -> Again:
     opened, ending = asked.opened, before.ending
-    decided = ending if ending is not None and ending.how in ("approved", "rejected") else None
-    changes = [_changed(change) for change in opened.changes] or _changed_releases(before.opened, opened)
+    decided = ending if ending is not None and ending.how in ("approved", "rejected", "answered") else None
+    changes: list[str] = []
+    if isinstance(opened, GateOpened) and isinstance(before.opened, GateOpened):
+        changes = [_changed(change) for change in opened.changes] or _changed_releases(before.opened, opened)
     kept, left = _fitting(changes, len(changes), _CHANGES_CHARACTERS)
     return Again(
         verdict="" if decided is None else decided.how,
@@ -384,7 +462,7 @@ def _shown(payload: Payload, with_outputs: bool) -> Value:
 
 def _ran(step: events.Upstream, reviews: Reviews, with_outputs: bool) -> Ran:
     output = None
-    if step.output_sha256:
+    if step.output_sha256 not in ("", _NULL):
         payload = reviews.outputs.get(step.step) if with_outputs else None
         # What the gate has waited for, and no later attempt.
         is_it = payload is not None and digest_of(payload) == step.output_sha256

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
 from planmesh.directory import Directory
 from planmesh.gatekeeper.identity import Keys, Link
 from planmesh.gatekeeper.notify import name_channels
+from planmesh.schemas.plan import SERVICE
 from planmesh.schemas.subjects import Address
 
 MAIL_FIELD: Final = "{email}"
@@ -30,6 +32,7 @@ class Reach:
         self._own: dict[str, tuple[str, ...]] = {}
         for person in directory.people:
             self._add(person)
+        self._channels_for = lru_cache(maxsize=1_024)(self._find)
 
     def _add(self, person: str) -> None:
         found = self.directory.people[person]
@@ -48,17 +51,19 @@ class Reach:
             names.append(name)
         self._own[person] = tuple(names)
 
-    def channels_for(self, reviewers: Iterable[str], *, is_overdue: bool = False) -> frozenset[str]:
-        """The names of the channels that reach *reviewers*, and those who hear when a gate is overdue.
+    def channels_for(self, reviewers: Iterable[str]) -> frozenset[str]:
+        """The names of the channels that reach *reviewers*.
 
         Whoever has no channel is reached where everybody is; so is anybody of whom the directory does not know who
-        it is.
+        it is. A service hears by messages of its own.
         """
-        asked = list(reviewers)
-        if is_overdue and self.directory.escalate_to is not None:
-            asked.append(self.directory.escalate_to)
+        return self._channels_for(tuple(reviewers))
+
+    def _find(self, reviewers: tuple[str, ...]) -> frozenset[str]:
         found: set[str] = set()
-        for reviewer in asked:
+        for reviewer in reviewers:
+            if reviewer.startswith(SERVICE):
+                continue
             people = self.directory.people_of(reviewer)
             for person in people:
                 found.update(self._own.get(person) or self._default)

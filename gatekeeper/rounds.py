@@ -1,8 +1,10 @@
-"""What reviewers have been asked and told: the rounds of a plan's gates, folded from its log. Pure.
+"""What reviewers have been asked and told: the rounds of a plan's gates and asks, folded from its log. Pure.
 
-A notice needs little of a plan, so little is kept: a plan of ten thousand steps costs no more here than its gates.
+A notice needs little of a plan, so little is kept: a plan of ten thousand steps costs no more here than its gates. An
+ask is a gate here, but where it says otherwise: somebody is asked, and something waits for what they say.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -12,15 +14,15 @@ from msgspec import Struct
 
 from planmesh.eventlog import next_commit
 from planmesh.schemas import events
-from planmesh.schemas.events import Commit, GateOpened, hash_of
+from planmesh.schemas.events import AskOpened, Commit, GateOpened, hash_of
 from planmesh.schemas.payload import Payload, canonical
-from planmesh.schemas.plan import Gate, Plan
+from planmesh.schemas.plan import Ask, Gate, Plan
 from planmesh.schemas.state import PlanState, sealed
 from planmesh.schemas.subjects import Address
 
-Kind: TypeAlias = Literal["opened", "overdue", "decided", "cancelled"]
-"""What a notice says: a gate asks; it still asks, and somebody should have decided; it was decided; or nobody will
-decide it any more."""
+Kind: TypeAlias = Literal["opened", "overdue", "escalated", "decided", "cancelled"]
+"""What a notice says: a gate asks; it still asks, and somebody should have decided; others are asked as well; it was
+decided; or nobody will decide it any more."""
 
 # As much of what ran before a gate as a notice can say.
 _OUTPUT_BYTES: Final = 2_048
@@ -30,6 +32,7 @@ _MOST_OUTPUTS: Final = 40
 # that reads like this has its quotes escaped; an object that has such a key costs a needless decoding, no more.
 _WORDS: Final = (
     b'"type":"gate.',
+    b'"type":"ask.',
     b'"type":"steps.cancelled"',
     b'"type":"step.skipped"',
     b'"type":"plan.revised"',
@@ -47,16 +50,40 @@ class Ending(Struct, frozen=True, kw_only=True):
     """How a round ended.
 
     Attributes:
-        how: `closed`: nobody decided, for the gate was taken out or the plan came to its end.
+        how: `closed`: nobody decided, for the gate was taken out or the plan came to its end; `answered`: an ask.
         by: Who approved, rejected or skipped; who cancelled or revised the plan.
         reason: What they said, or how the plan ended.
         reopened_by: Who asked for another round after a rejection.
+        answer: To an ask.
     """
 
-    how: Literal["approved", "rejected", "skipped", "closed"]
+    how: Literal["approved", "rejected", "answered", "skipped", "closed"]
     by: tuple[str, ...]
     reason: str
     reopened_by: str = ""
+    answer: Payload | None = None
+
+
+class Call(Struct, frozen=True, kw_only=True):
+    """Why somebody is to be told of a round that is open.
+
+    Attributes:
+        reviewers: Who.
+        level: Of an escalation: which, from 1.
+        because: Why it was escalated.
+    """
+
+    kind: Literal["opened", "overdue", "escalated"]
+    reviewers: tuple[str, ...]
+    level: int = 0
+    because: str = ""
+
+
+class Due(Struct, frozen=True):
+    """What a channel has to be told."""
+
+    kind: Kind
+    level: int = 0
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -67,16 +94,28 @@ class Round(Struct, frozen=True, kw_only=True):
         at: Since when.
         before: The round before this one. One without an ending was overtaken: what it would release has changed.
         votes: Who has approved so far, where it takes several.
-        told: Whether a notice reached a channel, by what it said and the channel's name.
+        calls: Who was asked, reminded and asked as well, in order.
+        told: Whether a notice reached a channel, by what it said (an escalation: which) and the channel's name.
     """
 
-    opened: GateOpened
+    opened: GateOpened | AskOpened
     at: datetime
     before: "Round | None" = None
     overdue: bool = False
     votes: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
     ending: Ending | None = None
-    told: Map[tuple[str, str], bool] = Map()
+    told: Map[tuple[str, int, str], bool] = Map()
+
+    @property
+    def reviewers(self) -> tuple[str, ...]:
+        """Everybody who is asked by now."""
+        return tuple(dict.fromkeys((*self.opened.reviewers, *(one for call in self.calls for one in call.reviewers))))
+
+    @property
+    def escalated(self) -> int:
+        """How many of its escalations have come about."""
+        return max((call.level for call in self.calls), default=0)
 
 
 class Reason(Struct, frozen=True):
@@ -92,7 +131,8 @@ class Reviews(Struct, frozen=True, kw_only=True):
     Attributes:
         chain: The plan's address and the commit that was read last; its steps are not folded.
         sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
-        gates: The plan's gates by name.
+        gates: The plan's gates and asks by name.
+        also: Those to whom they were escalated, in whatever round.
         before: The steps right before gates.
         labels: What the steps around gates are called for people, where the plan says so.
         outputs: What the steps right before gates have given, where it is short.
@@ -108,7 +148,8 @@ class Reviews(Struct, frozen=True, kw_only=True):
     name: str = ""
     goal: str = ""
     requester: str = ""
-    gates: dict[str, Gate] = {}
+    gates: dict[str, Gate | Ask] = {}
+    also: Map[str, tuple[str, ...]] = Map()
     before: frozenset[str] = frozenset()
     labels: dict[str, str] = {}
     outputs: Map[str, Payload] = Map()
@@ -136,7 +177,10 @@ def gates_of(commit: Commit) -> tuple[str, ...]:
         match event:
             case (
                 events.GateOpened()
+                | events.AskOpened()
                 | events.GateOverdue()
+                | events.GateEscalated()
+                | events.AskAnswered()
                 | events.GateApproved()
                 | events.GateRejected()
                 | events.StepSkipped()
@@ -176,22 +220,41 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                     **_around_gates(plan),
                 )
             case events.PlanRevised(plan=plan):
+                was = reviews.gates
                 reviews = _replace(reviews, name=plan.name, **_around_gates(plan))
+                # Those to whom it was escalated may decide what is asked of the same people, as in `schemas.state`.
+                kept = {step: to for step, to in reviews.also.items() if _asks(was, step) == _asks(reviews.gates, step)}
+                reviews = _replace(reviews, also=Map(kept))
                 gone = Ending(how="closed", by=(event.by,), reason=_with(event.reason, "a revision took the gate out"))
                 for step in rounds.keys() - reviews.gates.keys():
                     rounds = _end(rounds, step, gone)
             case events.StepCompleted(step=step, output=output):
                 if step in reviews.before and _is_short(output):
                     reviews = _replace(reviews, outputs=reviews.outputs.set(step, output))
-            case events.GateOpened():
+            case events.GateOpened() | events.AskOpened():
                 before = rounds.get(event.step)
                 if before is not None:
                     before = _replace(before, before=None)
-                rounds = rounds.set(event.step, Round(opened=event, at=commit.at, before=before))
+                asked_first = Call(kind="opened", reviewers=(*event.reviewers, *reviews.also.get(event.step, ())))
+                opened = Round(opened=event, at=commit.at, before=before, calls=(asked_first,))
+                rounds = rounds.set(event.step, opened)
             case events.VoteCast():
                 rounds = _change(rounds, event.step, votes=(*_votes(rounds, event.step), event.by))
             case events.GateOverdue():
-                rounds = _change(rounds, event.step, overdue=True)
+                asked = rounds.get(event.step)
+                if asked is not None:
+                    reminded = Call(kind="overdue", reviewers=asked.reviewers)
+                    rounds = _change(rounds, event.step, overdue=True, calls=(*asked.calls, reminded))
+            case events.GateEscalated():
+                also = (*reviews.also.get(event.step, ()), *event.to)
+                reviews = _replace(reviews, also=reviews.also.set(event.step, tuple(dict.fromkeys(also))))
+                asked = rounds.get(event.step)
+                if asked is not None:
+                    more = Call(kind="escalated", reviewers=event.to, level=event.level, because=event.because)
+                    rounds = _change(rounds, event.step, calls=(*asked.calls, more))
+            case events.AskAnswered():
+                ending = Ending(how="answered", by=(event.by,), reason=event.reason, answer=event.output)
+                rounds = _end(rounds, event.step, ending)
             case events.GateApproved():
                 rounds = _end(rounds, event.step, Ending(how="approved", by=event.by, reason=event.reason))
             case events.GateRejected():
@@ -207,7 +270,9 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                 if asked is not None and asked.ending is not None:
                     rounds = _change(rounds, event.step, ending=_replace(asked.ending, reopened_by=event.by))
             case events.NoticeSent():
-                rounds = told(rounds, event.step, event.round, event.notice, event.channel, event.delivered)
+                rounds = told(
+                    rounds, event.step, event.round, event.notice, event.level, event.channel, event.delivered
+                )
     return _replace(reviews, rounds=rounds)
 
 
@@ -239,40 +304,51 @@ def _stand(reviews: Reviews, event: events.AnyEvent) -> Reviews:
     return reviews
 
 
-def told(rounds: Map[str, Round], step: str, number: int, kind: str, channel: str, delivered: bool) -> Map[str, Round]:
+def told(
+    rounds: Map[str, Round], step: str, number: int, kind: str, level: int, channel: str, delivered: bool
+) -> Map[str, Round]:
     """The rounds once *channel* has been told, or could not be. Of a round that is over and gone, nothing is kept."""
     asked = rounds.get(step)
     if asked is None or asked.opened.round != number:
         return rounds
-    return _change(rounds, step, told=asked.told.set((kind, channel), delivered))
+    return _change(rounds, step, told=asked.told.set((kind, level, channel), delivered))
 
 
-def due(asked: Round | None, channel: str) -> Kind | None:
+def due(asked: Round | None, channel: str, reaches: Callable[[tuple[str, ...]], bool]) -> Due | None:
     """What *channel* has to be told of a gate now; None: nothing.
 
     Only the latest news counts, so that whoever was away is not told what is no longer so. That a gate asks no longer
     is news for those who heard that it did.
+
+    Args:
+        reaches: Whether the channel reaches somebody among reviewers.
     """
     if asked is None:
         return None
-    kind: Kind
     if asked.ending is not None:
-        if not (asked.told.get(("opened", channel)) or asked.told.get(("overdue", channel))):
-            return None
-        kind = "cancelled" if asked.ending.how == "closed" else "decided"
+        heard = any(delivered for (_, _, name), delivered in asked.told.items() if name == channel)
+        news = Due("cancelled" if asked.ending.how == "closed" else "decided") if heard else None
     else:
-        kind = "overdue" if asked.overdue else "opened"
-    return None if (kind, channel) in asked.told else kind
+        call = next((call for call in reversed(asked.calls) if reaches(call.reviewers)), None)
+        news = Due(call.kind, call.level) if call is not None else None
+    return None if news is None or (news.kind, news.level, channel) in asked.told else news
 
 
 def _around_gates(plan: Plan) -> dict[str, Any]:
     """What is kept of a plan: its gates, and of the steps right before and behind them what they are called."""
-    gates = {step.name: step for step in plan.steps if isinstance(step, Gate)}
-    before = frozenset(name for gate in gates.values() for name in gate.after[:_MOST_OUTPUTS])
+    gates = {step.name: step for step in plan.steps if isinstance(step, Gate | Ask)}
+    reviewed = (step for step in gates.values() if isinstance(step, Gate))
+    before = frozenset(name for gate in reviewed for name in gate.after[:_MOST_OUTPUTS])
     near = (
         step for step in plan.steps if step.label and (step.name in before or not gates.keys().isdisjoint(step.after))
     )
     return {"gates": gates, "before": before, "labels": {step.name: step.label for step in near}}
+
+
+def _asks(gates: Mapping[str, Gate | Ask], step: str) -> object:
+    """Of whom a gate asks, as far as a revision may change it."""
+    gate = gates.get(step)
+    return None if gate is None else (type(gate), gate.reviewers, gate.escalate)
 
 
 def _is_short(output: Payload) -> bool:

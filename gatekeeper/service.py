@@ -231,11 +231,17 @@ class Gatekeeper:
         return [channel for channel in self._channels if channel.name in names]
 
     def _whom(self, asked: Round) -> Sequence[Channel]:
-        """The channels that reach those who are asked."""
-        if self._reach is None:
-            return self._channels
-        names = self._reach.channels_for(asked.opened.reviewers, is_overdue=asked.overdue)
-        return [channel for channel in self._channels if channel.name in names]
+        """The channels to which something about a round is news."""
+        return [channel for channel in self._channels if due(asked, channel.name, self._reaches(channel)) is not None]
+
+    def _reaches(self, channel: Channel) -> Callable[[tuple[str, ...]], bool]:
+        reach = self._reach
+        return lambda reviewers: reach is None or channel.name in reach.channels_for(reviewers)
+
+    def _news(self, reviews: Reviews, gate: str, channel: Channel) -> "_News | None":
+        asked = reviews.rounds.get(gate)
+        news = due(asked, channel.name, self._reaches(channel))
+        return None if asked is None or news is None else _News(gate, asked.opened.round, news.kind, news.level)
 
     async def _tell(self, channel: Channel, address: Address, gate: str) -> None:
         """Tell *channel* what is news to it about *gate*, or find that it cannot be told.
@@ -248,7 +254,7 @@ class Gatekeeper:
             for tries, pause_s in enumerate((*self._pauses_s, None), 1):
                 async with channel.room:
                     reviews = await self._patiently(lambda: self._read(address))
-                    news = _news(reviews, gate, channel)
+                    news = self._news(reviews, gate, channel)
                     if failed is not None and failed[0] != news:
                         await self._report(address, channel, *failed)  # overtaken
                     if news is None:
@@ -276,6 +282,7 @@ class Gatekeeper:
             reviews,
             asked,
             news.kind,
+            level=news.level,
             link=link,
             is_personal=bool(channel.person),
             directory=self._directory,
@@ -293,6 +300,7 @@ class Gatekeeper:
             step=news.gate,
             round=news.round,
             notice=news.kind,
+            level=news.level,
             channel=channel.name,
             delivered=delivery.delivered,
             detail=delivery.detail,
@@ -300,7 +308,7 @@ class Gatekeeper:
         reviews = self._plans.get(address)
         if reviews is not None:
             said = rounds.told(
-                reviews.rounds, news.gate, news.round, news.kind, channel.name, delivered=delivery.delivered
+                reviews.rounds, news.gate, news.round, news.kind, news.level, channel.name, delivery.delivered
             )
             self._keep(msgspec.structs.replace(reviews, rounds=said))
         subject = subjects.command(address, "notified", SERVICE)
@@ -386,6 +394,7 @@ class _News(msgspec.Struct, frozen=True):
     gate: str
     round: int
     kind: Kind
+    level: int
 
 
 def _decoded(commit: bytes) -> Commit | None:
@@ -395,15 +404,9 @@ def _decoded(commit: bytes) -> Commit | None:
         return None
 
 
-def _news(reviews: Reviews, gate: str, channel: Channel) -> _News | None:
-    asked = reviews.rounds.get(gate)
-    kind = due(asked, channel.name)
-    return None if asked is None or kind is None else _News(gate, asked.opened.round, kind)
-
-
 def _command_id(channel: Channel, news: _News) -> str:
     """The same for every report of the same notice, whoever sends it: only the first counts."""
-    said = f"{news.gate}.{news.round}.{news.kind}.{channel.name}"
+    said = f"{news.gate}.{news.round}.{news.kind}{news.level or ''}.{channel.name}"
     return f"notice-{hashlib.sha256(said.encode()).hexdigest()[:40]}"
 
 

@@ -244,6 +244,8 @@ class ReportNotice(Command, frozen=True, kw_only=True, tag="notified"):
     step: Name
     round: int
     notice: Literal["opened", "overdue", "escalated", "decided", "cancelled"]
+    level: int = 0
+    """Of an escalation: which, from 1."""
     channel: Line
     delivered: bool
     detail: Line = ""

@@ -447,6 +447,8 @@ class NoticeSent(Event, frozen=True, kw_only=True, tag="gate.notice_sent"):
     round: int
     notice: str
     """What it was told: `opened`, `overdue`, `escalated`, `decided` or `cancelled`."""
+    level: int = 0
+    """Of an escalation: which, from 1."""
     channel: str
     """The operator's name for it, never its URL."""
     delivered: bool

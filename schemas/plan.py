@@ -212,13 +212,14 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
         """How many it takes, at least: each person counts for one share."""
         return max(self.quorum, sum(share.count for share in self.shares))
 
-    def level_for(self, groups: Iterable[str]) -> Level:
-        """How somebody must have shown who they are who answers as *groups* of the reviewers.
+    def level_for(self, groups: Iterable[str], also: Iterable[str] = ()) -> Level:
+        """How somebody must have shown who they are who answers as *groups* of the reviewers, or of those to whom it
+        was escalated (*also*).
 
         Operators have credentials of their own: whoever answers in their place, and as nobody else, is not taken at
         the word of a link, unless the gate says so itself.
         """
-        if self.level is None and set(groups).intersection(self.reviewers) == {OPERATORS}:
+        if self.level is None and set(groups).intersection((*self.reviewers, *also)) == {OPERATORS}:
             return max(self.least_level, "login", key=LEVELS.index)
         return self.least_level
 

@@ -169,7 +169,7 @@ def page(
     opened = step.opened if isinstance(step.opened, GateOpened) else None
     verdict = _verdict(state, gate, step, case.facts, directory)
     is_open = verdict.how == "open"
-    least = gate.level_for(directory.groups(person, gate.reviewers))
+    least = gate.level_for(directory.groups(person, step.reviewers), step.also)
     needs = least if LEVELS.index(level) < LEVELS.index(least) else None
     why_not = _why_not(state, gate, step, directory, person) if is_open else ""
     return Page(

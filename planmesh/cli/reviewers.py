@@ -114,7 +114,9 @@ async def test(
 
 @app.command
 def notice(
-    kind: Annotated[Literal["opened", "overdue", "decided", "cancelled"], Parameter(help="Which notice.")] = "opened",
+    kind: Annotated[
+        Literal["opened", "overdue", "escalated", "decided", "cancelled"], Parameter(help="Which notice.")
+    ] = "opened",
     /,
     *,
     session: OfSession,

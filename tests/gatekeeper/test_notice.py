@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plays import HERE, START, Play, gate, plan, task
+from plays import HERE, START, Play, gate, plan, question, task
 
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.directory import Directory
@@ -19,7 +19,7 @@ from planmesh.gatekeeper.rounds import Kind, Reviews
 from planmesh.schemas import commands as asks
 from planmesh.schemas.events import GateOpened
 from planmesh.schemas.payload import Payload, blob_of
-from planmesh.schemas.plan import Permissions, Plan
+from planmesh.schemas.plan import Escalation, Permissions, Plan, Share
 
 # --- untrusted text ------------------------------------------------------------------------------------------
 
@@ -218,6 +218,58 @@ def test_a_notice_says_who_else_is_asked() -> None:
 
     assert "Who is asked: team:finance (Ada Lovelace, bob); person:bob; person:ada (Ada Lovelace).\n" in body
     assert "Approved so far by Ada Lovelace." in body
+
+
+def test_whoever_is_asked_as_well_learns_why_and_who_else_is() -> None:
+    known = Directory.model_validate(
+        {"people": {"ada": {"name": "Ada Lovelace"}}, "roles": {"cfo": {"members": ["ada"]}}}
+    )
+    to = (Escalation(after_s=3600, to=("role:cfo",)), Escalation(after_s=7200, to=("team:board",)))
+    play = Play(publishing(reviewers=("person:bob",), escalate=to))
+    play.completes("audit")
+    before = notice_of(play, directory=known).body
+    play.is_due("sign-off", purpose="escalate", level=1)
+
+    notice = notice_of(play, "escalated", level=1, directory=known)
+
+    assert "Asked as well from 2026-01-01 01:00 UTC on: role:cfo (Ada Lovelace).\n" in before
+    assert notice.subject == "Others are asked as well: sign-off (A plan)"
+    assert notice.body.startswith(
+        'Nobody has decided yet: the plan "A plan" still waits at the gate "sign-off".\n'
+        "Now asked as well: role:cfo (Ada Lovelace), because nobody has answered in time.\n"
+        "It should be decided by 2026-01-01 02:00 UTC.\n"
+    )
+    assert "Who is asked: person:bob; role:cfo (Ada Lovelace).\n" in notice.body
+    assert "Asked as well from 2026-01-01 02:00 UTC on: team:board.\n" in notice.body
+
+
+def test_a_notice_says_whose_approvals_it_takes() -> None:
+    play = Play(publishing(reviewers=("team:a", "team:b"), shares=(Share(of="team:a", count=2), Share(of="team:b"))))
+    play.completes("audit")
+
+    assert "It takes 3 approvals (2 of team:a, 1 of team:b); one rejection is enough." in notice_of(play).body
+
+
+def test_a_question_says_what_it_takes_and_how_to_answer() -> None:
+    asked = question("how", prompt="How?", options=("at once", "in parts"), default="at once", on_overdue="default")
+    play = Play(plan(asked, task("pay", "how")))
+
+    notice = notice_of(play, step="how")
+    play.answers("how", "in parts")
+    answered = notice_of(play, "decided", step="how")
+    withheld = notice_of(play, "decided", step="how", with_outputs=False)
+
+    assert notice.subject == "Please answer: how (A plan)"
+    assert (
+        "What is asked:\n  | How?\nThe answers that there are:\n  | at once\n  | in parts\n"
+        "What is proposed:\n  | at once\n"
+    ) in notice.body
+    assert "  planmesh gates answer space.plan how ANSWER\n" in notice.body
+    assert "On silence: what waits for the answer does not go on, until the default becomes the answer" in notice.body
+    assert "approve" not in notice.body
+    assert answered.subject == "Answered by ada: how (A plan)"
+    assert "The answer:\n  | in parts\nReason:\n  | so\n\nWhat waited for the answer goes on with it." in answered.body
+    assert "in parts" not in withheld.body
 
 
 def test_a_link_is_the_first_thing_to_be_seen() -> None:

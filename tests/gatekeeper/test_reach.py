@@ -29,7 +29,8 @@ def test_reviewers_are_told_where_they_are_and_others_where_everybody_is() -> No
     assert reach.channels_for(["team:ops"]) == {"json"}
     assert reach.channels_for(["role:operator"]) == {"json"}
     assert reach.channels_for(["person:who-was-there-once"]) == {"json"}
-    assert reach.channels_for(["team:ops"], is_overdue=True) == {"json", *adas}
+    assert reach.channels_for(["service:billing"]) == set()
+    assert reach.channels_for(["service:billing", "team:ops"]) == {"json"}
     assert reach.people == dict.fromkeys(adas, "ada") | {"bob-mailto": "bob"}
 
 

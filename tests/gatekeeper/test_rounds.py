@@ -6,14 +6,14 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plays import HERE, Play, gate, plan, task
+from plays import HERE, Play, gate, plan, question, task
 
 from planmesh.errors import Unusable
 from planmesh.gatekeeper import rounds
 from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_people, due, gates_of
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
-from planmesh.schemas.plan import Case, Decide, Emit, Plan
+from planmesh.schemas.plan import Case, Decide, Emit, Escalation, Plan
 from planmesh.schemas.state import StepStatus
 
 
@@ -29,12 +29,22 @@ def round_of(play: Play, step: str = "ok") -> Round:
     return reviews_of(play).rounds[step]
 
 
-def told(play: Play, notice: Any, delivered: bool = True, channel: str = "mail", step: str = "ok") -> None:
+def told(
+    play: Play, notice: Any, delivered: bool = True, channel: str = "mail", step: str = "ok", level: int = 0
+) -> None:
     number = play.state.steps[step].attempt
-    play.ask(
-        asks.ReportNotice(id=play.id(), step=step, round=number, notice=notice, channel=channel, delivered=delivered),
-        "gatekeeper",
+    about: dict[str, Any] = {"step": step, "round": number, "notice": notice, "level": level}
+    play.ask(asks.ReportNotice(id=play.id(), channel=channel, delivered=delivered, **about), "gatekeeper")
+
+
+def due_at(channel: str, play: Play, step: str = "ok", reaches: tuple[str, ...] | None = None) -> str | None:
+    """What a channel has to be told that reaches these reviewers; None: all of them."""
+    found = due(
+        reviews_of(play).rounds.get(step),
+        channel,
+        lambda reviewers: reaches is None or not set(reaches).isdisjoint(reviewers),
     )
+    return None if found is None else f"{found.kind}{found.level or ''}"
 
 
 def asking(**fields: Any) -> Plan:
@@ -52,26 +62,26 @@ def waiting(**fields: Any) -> Play:
 
 def test_a_gate_that_asks_is_news_until_a_channel_has_been_told() -> None:
     play = waiting()
-    assert due(round_of(play), "mail") == "opened"
+    assert due_at("mail", play) == "opened"
 
     told(play, "opened")
 
-    assert due(round_of(play), "mail") is None
-    assert due(round_of(play), "chat") == "opened"
+    assert due_at("mail", play) is None
+    assert due_at("chat", play) == "opened"
 
 
 def test_a_channel_that_could_not_be_told_is_given_up() -> None:
     play = waiting()
     told(play, "opened", delivered=False)
 
-    assert due(round_of(play), "mail") is None
+    assert due_at("mail", play) is None
 
 
 def test_only_the_latest_news_counts() -> None:
     play = waiting()
     play.is_due("ok", purpose="sla")
 
-    assert due(round_of(play), "mail") == "overdue"
+    assert due_at("mail", play) == "overdue"
 
 
 def test_that_a_gate_asks_no_longer_is_news_for_those_who_heard_that_it_did() -> None:
@@ -80,9 +90,9 @@ def test_that_a_gate_asks_no_longer_is_news_for_those_who_heard_that_it_did() ->
     told(play, "opened", channel="broken", delivered=False)
     play.votes("ok")
 
-    assert due(round_of(play), "mail") == "decided"
-    assert due(round_of(play), "broken") is None
-    assert due(round_of(play), "chat") is None
+    assert due_at("mail", play) == "decided"
+    assert due_at("broken", play) is None
+    assert due_at("chat", play) is None
 
 
 def test_another_round_is_news_to_everyone() -> None:
@@ -92,7 +102,7 @@ def test_another_round_is_news_to_everyone() -> None:
     play.retries("ok")
 
     assert round_of(play).opened.round == 2
-    assert due(round_of(play), "mail") == "opened"
+    assert due_at("mail", play) == "opened"
 
 
 def test_what_was_told_of_an_old_round_counts_for_that_round_only() -> None:
@@ -103,11 +113,106 @@ def test_what_was_told_of_an_old_round_counts_for_that_round_only() -> None:
         asks.ReportNotice(id="late", step="ok", round=1, notice="opened", channel="mail", delivered=True), "gatekeeper"
     )
 
-    assert due(round_of(play), "mail") == "opened"
+    assert due_at("mail", play) == "opened"
 
 
 def test_nothing_is_due_of_a_gate_that_has_not_asked() -> None:
-    assert due(reviews_of(Play(asking())).rounds.get("ok"), "mail") is None
+    assert due_at("mail", Play(asking())) is None
+
+
+# --- who is asked as well ------------------------------------------------------------------------------------
+
+
+def escalating() -> Play:
+    return waiting(
+        reviewers=("team:finance",),
+        escalate=(Escalation(after_s=60, to=("role:cfo",)), Escalation(after_s=120, to=("role:board",))),
+    )
+
+
+def test_those_to_whom_it_is_escalated_are_told_and_the_others_are_not_again() -> None:
+    play = escalating()
+    told(play, "opened", channel="finance")
+    assert due_at("cfo", play, reaches=("role:cfo",)) is None
+
+    play.is_due("ok", purpose="escalate", level=1)
+
+    assert due_at("cfo", play, reaches=("role:cfo",)) == "escalated1"
+    assert due_at("finance", play, reaches=("team:finance",)) is None
+    assert due_at("board", play, reaches=("role:board",)) is None
+    assert round_of(play).reviewers == ("team:finance", "role:cfo")
+
+
+def test_a_channel_that_several_people_read_hears_of_each_escalation() -> None:
+    play = escalating()
+    everybody = ("team:finance", "role:cfo", "role:board")
+    told(play, "opened")
+    for level in (1, 2):
+        play.is_due("ok", purpose="escalate", level=level)
+        assert due_at("mail", play, reaches=everybody) == f"escalated{level}"
+        told(play, "escalated", level=level)
+        assert due_at("mail", play, reaches=everybody) is None
+
+
+def test_a_reminder_reaches_everybody_who_is_asked_by_then() -> None:
+    play = escalating()
+    play.is_due("ok", purpose="escalate", level=1)
+    told(play, "escalated", channel="cfo", level=1)
+    play.is_due("ok", purpose="sla")
+
+    assert due_at("cfo", play, reaches=("role:cfo",)) == "overdue"
+    assert due_at("finance", play, reaches=("team:finance",)) == "overdue"
+
+
+def test_those_to_whom_it_was_escalated_hear_how_it_ends_and_of_the_next_round() -> None:
+    play = escalating()
+    play.is_due("ok", purpose="escalate", level=1)
+    told(play, "escalated", channel="cfo", level=1)
+    play.ask(asks.SkipStep(id="no", step="ok"))  # refused: it is not optional
+    play.revises(msgspec.structs.replace(play.document, steps=(*play.document.steps[:2], task("other", "ok"))))
+    assert (round_of(play).opened.round, due_at("cfo", play, reaches=("role:cfo",))) == (2, "opened")
+
+    told(play, "opened", channel="cfo")
+    play.ask(asks.CancelPlan(id="c"))
+    assert due_at("cfo", play, reaches=("role:cfo",)) == "cancelled"
+
+
+def test_a_revision_that_asks_others_asks_nobody_to_whom_it_was_escalated_before() -> None:
+    play = escalating()
+    play.is_due("ok", purpose="escalate", level=1)
+    first, asked, after = play.document.steps
+    others = msgspec.structs.replace(asked, reviewers=("team:legal",))
+    play.revises(msgspec.structs.replace(play.document, steps=(first, others, after)))
+
+    assert round_of(play).reviewers == ("team:legal",)
+    assert round_of(play).reviewers == play.state.steps["ok"].reviewers
+
+
+# --- asks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_question_is_news_until_it_is_answered() -> None:
+    play = Play(plan(question("q", prompt="How many?", type="number"), task("a", "q")))
+    assert due_at("mail", play, "q") == "opened"
+    told(play, "opened", step="q")
+    play.answers("q", "many")
+    assert due_at("mail", play, "q") is None
+
+    play.answers("q", 3)
+
+    ending = round_of(play, "q").ending
+    assert ending is not None
+    assert (ending.how, ending.by, due_at("mail", play, "q")) == ("answered", ("ada",), "decided")
+
+
+def test_a_question_that_is_not_understood_is_escalated() -> None:
+    to = (Escalation(after_s=60, to=("person:grace",)),)
+    play = Play(plan(question("q", type="number", max_retries=1, reviewers=("person:ada",), escalate=to)))
+    for _ in range(2):
+        play.answers("q", "many")
+
+    assert due_at("grace", play, "q", reaches=("person:grace",)) == "escalated1"
+    assert round_of(play, "q").calls[-1].because == "2 invalid answers, and 1 are allowed"
 
 
 # --- how a round ends ----------------------------------------------------------------------------------------
@@ -173,7 +278,7 @@ def test_an_open_gate_closes_when_a_revision_takes_it_out() -> None:
 
     commit = play.log[-1][0]
     assert round_of(play).ending == Ending(how="closed", by=("ada",), reason="a revision took the gate out: Ask once")
-    assert due(round_of(play), "mail") == "cancelled"
+    assert due_at("mail", play) == "cancelled"
     assert concerns_people(encode(commit))
     assert {"ok", "other"} <= set(gates_of(commit))
     assert round_of(play, "other").opened.round == 2

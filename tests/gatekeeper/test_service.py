@@ -3,26 +3,32 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 
 import psutil
 import pytest
-from plays import gate, plan, task
+from plays import gate, plan, question, task
 from receivers import WebReceiver, mail_receiver
 from reviews import Clerk, Running, connected, eventually
 from structlog.testing import capture_logs
 
 from planmesh import streams
+from planmesh.directory import Directory
 from planmesh.gatekeeper import service
+from planmesh.gatekeeper.identity import Keys
 from planmesh.gatekeeper.notify import Channel, open_channels
+from planmesh.gatekeeper.reach import Links, Reach
+from planmesh.gatekeeper.service import Gatekeeper
 from planmesh.schemas import codec, subjects
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
-from planmesh.schemas.plan import Plan
+from planmesh.schemas.plan import Escalation, Plan
 from planmesh.schemas.subjects import GATEKEEPER, PLANS, Address
 from planmesh.testing import MeshServer
 
@@ -102,6 +108,60 @@ async def test_a_round_is_told_from_its_beginning_to_its_end(
         (2, "opened"),
         (2, "cancelled"),
     ]
+
+
+async def test_a_question_is_told_and_so_is_its_answer(clerk: Clerk, gatekeeper: Running, web: WebReceiver) -> None:
+    await gatekeeper.start(channel("desk", web))
+    await clerk.create(HERE, plan(question("how", prompt="How?"), task("pay", "how")))
+    await eventually(lambda: len(clerk.reports) == 1)
+    opened = (await clerk.log.read(HERE)).state.steps["how"].opened
+    assert opened is not None
+    await clerk.ask(HERE, asks.AnswerAsk(id="answer", step="how", digest=opened.digest, value="at once"))
+    await eventually(lambda: len(clerk.reports) == 2)
+
+    assert web.subjects == ["Please answer: how (A plan)", "Answered by ada: how (A plan)"]
+
+
+async def test_whoever_it_is_escalated_to_is_told_with_a_link_of_their_own_and_nobody_else(
+    clerk: Clerk, mesh_server: MeshServer, web: WebReceiver
+) -> None:
+    known = {
+        "people": {name: {"channels": [f"json://{web.at}/{name}"]} for name in ("ada", "bob", "cleo")},
+        "roles": {"cfo": {"members": ["bob"]}, "board": {"members": ["cleo"]}},
+    }
+    reach, keys = Reach(Directory.model_validate(known), []), Keys(["k" * 32])
+    links = Links("https://plans.example.org", keys, 60.0)
+    to = (Escalation(after_s=60, to=("role:cfo",)), Escalation(after_s=120, to=("role:board",)))
+    stop = asyncio.Event()
+    async with await connected(mesh_server, "gatekeeper") as core:
+        gatekeeper = Gatekeeper(core, open_channels(reach.urls, people=reach.people), reach=reach, links=links)
+        running = asyncio.create_task(gatekeeper.run(stop))
+        await clerk.create(HERE, plan(gate("ok", reviewers=("person:ada",), escalate=to)))
+        await eventually(lambda: len(clerk.reports) == 1)
+        for level, reports in ((1, 2), (2, 3)):
+            due = asks.TimerDue(id=clerk.id(), step="ok", attempt=1, purpose="escalate", level=level)
+            await clerk.ask(HERE, due, "executor")
+            await eventually(partial(reported, clerk, reports))
+        await clerk.vote(HERE, "ok", by="ada")
+        await eventually(partial(reported, clerk, 6))
+        stop.set()
+        await running
+
+    assert [(path, post["title"].partition(":")[0]) for path, post in web.posts[:3]] == [
+        ("/ada", "Please decide"),
+        ("/bob", "You are asked as well"),
+        ("/cleo", "You are asked as well"),
+    ]
+    assert {(path, post["title"]) for path, post in web.posts[3:]} == {
+        (f"/{name}", "Approved by ada: ok (A plan)") for name in ("ada", "bob", "cleo")
+    }
+    for path, post in web.posts:
+        (token,) = re.findall(r"gates/tester/audit/ok[?]link=(\S+)", post["message"])
+        assert keys.read_link(token, HERE, "ok", time.time()).person == path[1:]
+
+
+def reported(clerk: Clerk, count: int) -> bool:
+    return len(clerk.reports) == count
 
 
 async def test_what_is_no_longer_so_is_not_told(clerk: Clerk, gatekeeper: Running, web: WebReceiver) -> None:
