@@ -120,6 +120,7 @@ def tool(
     idempotent: bool = False,
     permissions: Permissions | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    destructive: bool = False,
 ) -> Callable[[F], F]: ...
 def tool(
     function: F | None = None,
@@ -130,6 +131,7 @@ def tool(
     idempotent: bool = False,
     permissions: Permissions | None = None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    destructive: bool = False,
 ) -> F | Callable[[F], F]:
     """Make a function a tool. It stays a plain function, async or not; one that is not runs in a thread.
 
@@ -141,13 +143,14 @@ def tool(
         idempotent: Whether calling it twice does no harm.
         permissions: What it uses. A step that permits less of the network, of files or of secrets does not get it.
         timeout_s: How long one call may take, in seconds.
+        destructive: Whether what it does cannot be undone: in a plan that a model has written, a person is asked first.
 
     Raises:
         ValueError: The name is not one that a plan could use, or JSON cannot hold its parameters.
     """
 
     def mark(function: F) -> F:
-        setattr(function, MARK, _tool(function, name, description, idempotent, permissions, timeout_s))
+        setattr(function, MARK, _tool(function, name, description, idempotent, permissions, timeout_s, destructive))
         return function
 
     return mark if function is None else mark(function)
@@ -164,6 +167,7 @@ def _tool(
     idempotent: bool,
     permissions: Permissions | None,
     timeout_s: float,
+    destructive: bool,
 ) -> Tool:
     called = name if name is not None else function.__name__
     try:
@@ -188,6 +192,7 @@ def _tool(
         parameters=_schema(arguments, inspect.signature(function), called),
         permissions=permissions or Permissions(),
         idempotent=idempotent,
+        destructive=destructive,
     )
     return Tool(described, function, arguments, context_parameter, timeout_s)
 

@@ -43,8 +43,9 @@ def _harm_of_task(task: Task, agents: Agents) -> list[str]:
     agent = agents.get(task.agent) or AgentDescription(name=task.agent)
     uses = [agent.permissions, *([task.permissions] if task.permissions is not None else [])]
     named = {tool for permissions in uses for tool in permissions.tools}
-    uses += [tool.permissions for tool in agent.tools or () if tool.name in named]
-    found = ["it cannot be undone"] if agent.destructive else []
+    tools = [tool for tool in agent.tools or () if tool.name in named]
+    uses += [tool.permissions for tool in tools]
+    found = ["it cannot be undone"] if agent.destructive or any(tool.destructive for tool in tools) else []
     for what, kind in (("writes", "write"), ("uses the network", "network"), ("uses the secrets", "secrets")):
         names = dict.fromkeys(name for permissions in uses for name in getattr(permissions, kind))
         if names:

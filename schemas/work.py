@@ -278,6 +278,8 @@ class ToolDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What it uses; a step that permits less does not get it."""
     idempotent: bool = False
     """Whether calling it twice does no harm."""
+    destructive: bool = False
+    """Whether what it does cannot be undone."""
 
 
 class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):

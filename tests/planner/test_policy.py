@@ -22,6 +22,7 @@ AGENTS = {
         tools=(
             ToolDescription(name="look"),
             ToolDescription(name="post", permissions=Permissions(network=("example.org",))),
+            ToolDescription(name="erase", destructive=True),
         ),
     ),
 }
@@ -71,6 +72,7 @@ def test_a_tool_that_a_step_names_does_its_harm_in_the_step() -> None:
 
     assert harm(step("look"), AGENTS) == []
     assert harm(step("look", "post"), AGENTS) == ["uses the network example.org"]
+    assert harm(step("look", "erase"), AGENTS) == ["it cannot be undone"]
 
 
 def test_tools_that_an_agent_has_do_not_widen_what_it_may() -> None:
