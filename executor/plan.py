@@ -376,6 +376,7 @@ def _not_accepted(turn: Turn, done: AttemptCompleted) -> AttemptFailed | None:
         duration_s=done.duration_s,
         worker=done.worker,
         version=done.version,
+        calls=done.calls,
     )
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 from planmesh.cli import COMPLETED, history, render
 from planmesh.cli.forms import as_line, as_one, as_rows
 from planmesh.cli.history import Entry, entries
+from planmesh.cli.review import allowed
 from planmesh.cli.run import whole
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.steer import PlanId
@@ -18,6 +19,7 @@ from planmesh.cli.where import moment
 from planmesh.client import Operator
 from planmesh.schemas.codec import encode
 from planmesh.schemas.payload import NOTHING, Payload
+from planmesh.schemas.plan import Permissions
 from planmesh.schemas.queries import GateRow, GatesQuery, PlanRow, PlansQuery, StepRow
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
@@ -193,6 +195,7 @@ def _everything(row: StepRow, width: int) -> list[Text]:
         "kind": row.kind + (", optional" if row.optional else "") + (", idempotent" if row.idempotent else ""),
         "after": ", ".join(row.needs),
         "agent": f"{row.agent} {row.version}".strip(),
+        "may": allowed(row.permissions) if row.permissions != Permissions() else "",
         "worker": row.worker,
         "attempt": row.attempt or "",
         "began": clock(row.started_at, at) if row.started_at is not None else "",

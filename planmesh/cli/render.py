@@ -76,11 +76,11 @@ def failed(failure: Failure) -> str:
 
 
 def used(usage: Usage) -> str:
-    """Such as ``2 model calls, 3 tool calls, 1,204 + 96 tokens``."""
+    """Such as ``2 model calls, 3 tool calls, 1,204 tokens in, 96 out``."""
     parts = [(usage.model_calls, "model call"), (usage.tool_calls, "tool call")]
     said = [counted(count, noun) for count, noun in parts if count]
     if usage.input_tokens or usage.output_tokens:
-        said.append(f"{usage.input_tokens:,} + {usage.output_tokens:,} tokens")
+        said.append(f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out")
     return ", ".join(said)
 
 

@@ -130,7 +130,7 @@ def _releases(gate: GateRow, width: int) -> list[Text]:
         lines.append(Text("    ").append(release.step, "bold").append(who, "not bold"))
         lines += _inputs(release, gate.shown, width)
         if release.agent:
-            lines += paragraph(f"may {_allowed(release.permissions)}", width, "      ", "dim")
+            lines += paragraph(f"may {allowed(release.permissions)}", width, "      ", "dim")
     if len(gate.releases) > _MOST:
         lines.append(Text(f"    … and {counted(len(gate.releases) - _MOST, 'more step')}", style="dim"))
     return lines
@@ -157,7 +157,7 @@ def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Te
     return lines
 
 
-def _allowed(permissions: Permissions) -> str:
+def allowed(permissions: Permissions) -> str:
     named = {
         "use": permissions.tools,
         "reach": permissions.network,

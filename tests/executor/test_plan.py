@@ -580,3 +580,13 @@ def test_the_same_id_again_by_the_same_actor_changes_nothing() -> None:
     assert [event.by for event in play.of_type(events.StepPaused)] == ["ada", "bob"]
     play.ask(asks.PausePlan(id="pause", step="a"), by="bob")
     assert not play.state.steps["a"].held
+
+
+def test_an_output_that_is_not_accepted_was_called_for_all_the_same() -> None:
+    play = Play(plan(task("a", accept="a.n > 1")))
+
+    happened = play.completes("a", output={"n": 1}, **TOLD)
+
+    assert kinds(happened)[:2] == ["PermissionDenied", "StepFailed"]
+    assert kinds(happened).count("PermissionDenied") == 1
+    assert play.of_type(events.StepFailed)[0].calls == TOLD["calls"]

@@ -69,7 +69,7 @@ def test_what_an_attempt_called_and_was_denied_is_told() -> None:
 
     assert [entry.sentence for entry in told(play)][-3:-1] == [
         "write denied tool send by agent: the step does not name it",
-        "write completed in 0.5 s with 1 model call, 1 tool call, 7 + 5 tokens by agent",
+        "write completed in 0.5 s with 1 model call, 1 tool call, 7 tokens in, 5 out by agent",
     ]
 
 

@@ -44,7 +44,7 @@ def test_a_step_says_what_it_has_used() -> None:
     play = Play(plan(task("write")))
     play.completes("write", **TOLD)
 
-    assert lines(play) == ["  ✓ write  completed     0.5 s  agent · 1 model call, 1 tool call, 7 + 5 tokens"]
+    assert lines(play) == ["  ✓ write  completed     0.5 s  agent · 1 model call, 1 tool call, 7 tokens in, 5 out"]
 
 
 def test_the_header_says_how_it_stands(asked: Play) -> None:
