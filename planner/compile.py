@@ -128,11 +128,12 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                     hint=hint,
                 )
         case Draft(agents=named) if agents is not None and named is not None and "agents" not in one.unread:
-            for index, agent in enumerate(named):
-                if agent not in agents:
-                    said = f"the mesh has no agent called {quoted(agent)}"
-                    hint = problems.nearest(agent, agents)
-                    problems.add("unknown_agent", said, "steps", one.index, "agents", index, hint=hint)
+            known = {*agents, *(tool.name for agent in agents.values() for tool in agent.tools or ())}
+            for index, name in enumerate(named):
+                if name not in known:
+                    said = f"the mesh has neither an agent nor a tool called {quoted(name)}"
+                    hint = problems.nearest(name, known)
+                    problems.add(UNKNOWN_AGENT, said, "steps", one.index, "agents", index, hint=hint)
         case Gate() | Ask():
             check_asked(one, directory, problems)
 

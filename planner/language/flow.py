@@ -177,7 +177,7 @@ class Flow:
 
     def _give(self, path: _Path, items: Sequence[Item]) -> None:
         """Let each way through the body of an `each` end in something that says what the item gives."""
-        emits = [one for one in self.drafts if one.gives is not None]
+        emits = [one for one in self.drafts if one.gives is not None and not one.body]
         if not emits:
             bound = [str(one.document["binding"]) for one in self.drafts if "binding" in one.document]
             may_be_missing = any("branch" in one.document for one in self.drafts)

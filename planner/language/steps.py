@@ -88,7 +88,7 @@ class Draft:
         An item comes to exactly one of several emits. Of an object with an entry for each of them, that one is taken;
         and what the others say is not even looked at, because ``??`` reads its right side only if the left is missing.
         """
-        ends = [one for one in self.body if one.gives is not None]
+        ends = [one for one in self.body if one.gives is not None and not one.body]
         if self.gives is not None or not ends:
             return self.gives
         marks = {one.name: f"{one.document['binding']}.branch" for one in ends}

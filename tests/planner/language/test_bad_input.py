@@ -1,26 +1,33 @@
 """Whatever somebody sends, they get an error with a place, soon; never a crash."""
 
 import random
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import compiled
 
+from planmesh.cli import document
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.language.findings import MOST, RULES
 from planmesh.planner.language.format import format_script
 from planmesh.planner.language.recognise import Script
 from planmesh.planner.problems import RULES as PLANNER_RULES
 from planmesh.schemas.goals import Problem
+from planmesh.schemas.work import AgentDescription, ToolDescription
 
 DO = 'do "It" with worker\n'
 EXAMPLES = [file.read_text() for file in sorted((Path(__file__).parent / "examples").rglob("*.plan"))]
+PAGE = (Path(__file__).parents[3] / "docs" / "plan-language.md").read_text()
+EXAMPLES += re.findall(r"^```plan(?:-flat)?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 CODES = {*RULES, *PLANNER_RULES}
 
 
@@ -31,6 +38,9 @@ def looked_at(text: str) -> list[Problem]:
     if isinstance(formatted, str):
         assert format_script(formatted) == formatted
     if isinstance(found, Compiled):
+        again = compile_plan(msgspec.to_builtins(found.plan), None)
+        assert isinstance(again, Compiled), again
+        assert again.plan == found.plan
         return []
     lines = text.removeprefix("\ufeff").split("\n")
     for one in found:
@@ -107,6 +117,176 @@ def test_a_hostile_script_gets_an_error_soon(text: str) -> None:
     if isinstance(found, list):
         assert 0 < len(found) <= MOST
         assert all(one.code in CODES for one in found)
+
+
+# --- what is said --------------------------------------------------------------------------------------------
+
+LLM = AgentDescription(name="llm", any_parameters=True, tools=(ToolDescription(name="web_search"),))
+AGENTS = {"worker": AgentDescription(name="worker", any_parameters=True), "llm": LLM}
+BRANCHES = 'decide "D" with rules\n  when x -> "One"\n  otherwise -> "Two"\n"One":\n  do "A" with worker\n    -> a\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "line", "shown", "under", "hint"),
+    [
+        ("x" * 1_000_001, "too_large", 1, "x" * 80 + "…", "x", "pass data as inputs, or split the plan"),
+        (
+            f"{DO}  a = {'a + ' * 10_000}a\n",
+            "bad_expression",
+            2,
+            f"…{'a + ' * 20}…",
+            "a",
+            "shorten it, or compute a part of it in a step before",
+        ),
+        (
+            f"{DO}  a = {'[' * 100}{']' * 100}\n",
+            "too_deep",
+            2,
+            f"  a = {'[' * 74}…",
+            "[",
+            "",
+        ),
+        (
+            f'{DO}  timeout = "{"1h " * 12}x"\n',
+            "wrong_value",
+            2,
+            f'  timeout = "{"1h " * 12}x"',
+            '"',
+            'write it like "30s", "10m", "2h", "1d" or "1h 30m"',
+        ),
+        (
+            f'{DO}  a = "Dear {{name"\n',
+            "bad_expression",
+            2,
+            '  a = "Dear {name"',
+            "{",
+            "a brace that is meant as text is doubled: {{ or }}",
+        ),
+        (f"{DO}  a = {{ b: 1\n  c = 2\n", "unclosed_bracket", 2, "  a = { b: 1", "{", "put a } where it ends"),
+        (
+            f"{DO}  a = 1\n\tb = 2\n",
+            "mixed_indentation",
+            3,
+            " b = 2",
+            " ",
+            "indent all lines in the same way",
+        ),
+        (
+            f'{BRANCHES}"Two":\n"One":\n',
+            "duplicate_label",
+            8,
+            '"One":',
+            '"',
+            "give it another label",
+        ),
+        (f"{DO}{DO}", "duplicate_name", 2, DO.rstrip(), '"', 'give it another label, or a name of its own: name = "…"'),
+        (
+            BRANCHES.replace('-> "Two"', '-> "Tow"') + '"Too":\n',
+            "unknown_branch",
+            3,
+            '  otherwise -> "Tow"',
+            '"',
+            "did you mean Too?",
+        ),
+        (
+            f'{DO}  a = later.text\ndo "B" with worker\n  -> later\n',
+            "read_before_bound",
+            2,
+            "  a = later.text",
+            "l",
+            "move that step above this one",
+        ),
+        (
+            f'{BRANCHES}"Two":\n  do "B" with worker\n    b = a.text\n',
+            "other_branch",
+            9,
+            "    b = a.text",
+            "a",
+            "read a binding of this branch, or one from above the branches",
+        ),
+        (
+            'do "A" with workr\n',
+            "unknown_agent",
+            1,
+            'do "A" with workr',
+            "w",
+            "did you mean worker? If not, add it with `planmesh agents add workr`",
+        ),
+        (
+            'agent "A" with llm\n  tools = ["websearch"]\n',
+            "unknown_tool",
+            2,
+            '  tools = ["websearch"]',
+            '"',
+            "did you mean web_search?",
+        ),
+        (
+            'plan "P" with llm\n  tools = ["worker", "web_serch"]\n',
+            "unknown_agent",
+            2,
+            '  tools = ["worker", "web_serch"]',
+            '"',
+            "did you mean web_search?",
+        ),
+        (
+            'each x in xs\n  do "A" with worker\n    -> a\ndo "B" with worker\n  b = a\n',
+            "unknown_name",
+            5,
+            "  b = a",
+            "a",
+            "read what the each binds: the list of what its items give",
+        ),
+        (
+            'each x in xs\ndo "A" with worker\n',
+            "flat_each",
+            1,
+            "each x in xs",
+            "e",
+            "indent the steps that run for each item",
+        ),
+        (
+            f'{BRANCHES}"Two":\n  do "B" with worker\ncheck "C" x\n  on fail: goto "One"\n',
+            "backward",
+            10,
+            '  on fail: goto "One"',
+            '"',
+            "to do something again, use `on fail: retry`, `each`, or a gate that is redirected",
+        ),
+        (
+            'run "mission.plan"\n',
+            "syntax",
+            1,
+            'run "mission.plan"',
+            '"',
+            "what is run is the binding of a plan step, without quotes",
+        ),
+        (
+            'ask "A"\n  type = "number"\n  options = ["1"]\n',
+            "bad_options",
+            3,
+            '  options = ["1"]',
+            "[",
+            "leave out `type`, or the options",
+        ),
+    ],
+)
+def test_what_is_wrong_is_shown_where_it_is_with_what_to_do(
+    text: str, code: str, line: int, shown: str, under: str, hint: str
+) -> None:
+    found = compile_plan(Script(text), AGENTS)
+    assert isinstance(found, list)
+    (one,) = [one for one in found if one.code == code]
+    told = [said.plain for said in document.told([one], Path("broken.plan"), text)]
+
+    assert told[0] == f"broken.plan:{line}:{one.column}  {code}"
+    assert told[2].strip(" ") == shown.strip(" ") or told[2] == f"      {shown}"
+    assert told[3].endswith("^")
+    assert told[2][len(told[3]) - 1] == under
+    assert one.hint == hint
+    assert len({problem.line for problem in found}) <= 2, "one mistake is said once"
+
+
+# --- work ----------------------------------------------------------------------------------------------------
 
 
 def calls(of: Callable[[], object]) -> int:
@@ -193,10 +373,14 @@ do "A" with b|do "B" with c|plan "P" with llm|agent "G" with llm|run mission|ask
 decide "D" with rules|when topic == "x" -> "L"|when a.value > 1 -> "M"|otherwise -> "M"|"L":|"M":|"N":
 check "C" a.n > 1|on pass: continue|on fail: fail "no {a}"|on fail: goto "L"|on fail: retry 2|on pass: goto "M"
 on error: retry 3|on error: ignore|on error: fallback t { a: 1 }
-each x in xs parallel 3|each y in a.list|let z = "v {topic}"|let w = z + 1|-> a|-> b|-> mission|-> xs
+each x in xs parallel 3|each y in a.list|reviewer = "person:ada"|let z = "v {topic}"|let w = z + 1
+-> a|-> b|-> mission|-> xs
 task = "do {topic}"|text = a.text|prompt = \"\"\"|\"\"\"|list = [1, "x {a}", { k: z }]|after = ["A"]|name = "n"
 retry = 2
 timeout = "2h"
+max_steps = 3|validate = true|tools = ["t"]|mode = "safe"|retries = 2|max_iterations = 4|level = "login"
+escalate = "role:operator"|escalate = [{ after: "1h", to: "person:ada" }]|shares = [{ of: "person:ada" }]|default = 3
+type = "number"|type = "boolean"|on_timeout = "default"|max_retries = 1|permissions = { tools: ["t"], read: ["/"] }
 options = ["x", "y"]|secret = true|show = ["a.text"]|sla = "1h"|quorum = 2|result = { a: a ?? 1 }|inputs = { a: w }
 a = (|b = [|c = {|d = "|e = {x|)|]|}|-- comment|# comment|a == 1|->|"|:|=|not|null|\\|	|{{|}}|é
 """.replace("\n", "|").split("|")
@@ -215,6 +399,87 @@ a = (|b = [|c = {|d = "|e = {x|)|]|}|-- comment|# comment|a == 1|->|"|:|=|not|nu
 )
 def test_no_arrangement_of_lines_is_more_than_the_compiler_can_bear(lines: list[tuple[str, str, str]]) -> None:
     looked_at("\n".join("".join(line) for line in lines))
+
+
+NAMES = ["a", "b", "c", "topic", "xs"]
+HEADS = [
+    'do "{n}" with worker',
+    'agent "{n}" with llm',
+    'plan "{n}" with llm',
+    "run {name}",
+    'ask "{n}"',
+    'gate "{n}"',
+    'check "{n}" {name}.n > 1',
+    "each {item} in {name}",
+    'emit "{n}"',
+    'decide "{n}" with rules',
+]
+FIELDS = [
+    "of = {name}.text",
+    'of = "{{{name}}} and {{{item}}}"',
+    "result = {name} ?? 1",
+    'prompt = "{{{name}.text}}"',
+    'tools = ["search"]',
+    "max_steps = 3",
+    "retry = 2",
+    'reviewer = "role:operator"',
+    'options = ["yes", "no"]',
+    'mode = "safe"',
+    'timeout = "1h"',
+    "on error: ignore",
+    "on fail: retry 2",
+    "on fail: continue",
+    'on fail: goto "{label}"',
+    'after = ["1", "2"]',
+]
+
+
+class Writing:
+    """Draws scripts that are mostly in order: steps of every kind, one inside of another."""
+
+    def __init__(self, draw: Any) -> None:
+        self.draw = draw
+        self.count = 0
+
+    def pick(self, among: list[str]) -> str:
+        return str(self.draw(st.sampled_from(among)))
+
+    def block(self, depth: int, indent: str) -> Iterator[str]:
+        for _ in range(self.draw(st.integers(1, 4))):
+            yield from self.step(depth, indent)
+
+    def step(self, depth: int, indent: str) -> Iterator[str]:
+        self.count += 1
+        label = f"L{self.count}"
+        named = {"n": str(self.count), "label": label, "name": self.pick(NAMES), "item": f"i{self.count}"}
+        head = self.pick(HEADS if depth else HEADS[:7])
+        yield indent + head.format(**named)
+        if head.startswith("decide"):
+            yield f'{indent}  when {named["name"]} == 1 -> "{label}"'
+            yield f'{indent}  otherwise -> "{label}b"'
+            for branch in (label, f"{label}b"):
+                yield f'{indent}"{branch}":'
+                yield from self.block(depth - 1, indent + "  ")
+            return
+        for field in self.draw(st.lists(st.sampled_from(FIELDS), max_size=2, unique=True)):
+            yield f"{indent}  {field.format(**named | {'name': self.pick(NAMES)})}"
+        if head.startswith("each"):
+            yield from self.block(depth - 1, indent + "  ")
+        if self.draw(st.booleans()):
+            yield f"{indent}-> {self.pick(NAMES)}"
+        if head.startswith("check"):
+            yield f'{indent}"{label}":'
+
+
+@st.composite
+def orderly(draw: Any) -> str:
+    return "\n".join(Writing(draw).block(3, "")) + "\n"
+
+
+@settings(max_examples=200, deadline=None)
+@given(orderly())
+def test_no_script_that_is_nearly_in_order_is_more_than_the_compiler_can_bear(text: str) -> None:
+    looked_at(text)
 
 
 @settings(max_examples=100, deadline=None)
