@@ -20,7 +20,9 @@ from planmesh.planner.language.tree import (
     Value,
     When,
 )
+from planmesh.schemas.plan import Draft
 
+_MOST_STEPS: Final = Draft(name="any").max_steps
 _SECRET: Final = re.compile(
     r"(?i)\b(?:pass(?:word|phrase|code)|secret|token|credential|bearer|pin"
     r"|(?:api|access|account|private|secret|service|signing|ssh|encryption|licen[cs]e|recovery)[ _-]?key)s?\b"
@@ -52,7 +54,7 @@ def lint(script: Script, read: Set[str], findings: Findings) -> None:
 
 def _plan(step: Step, fields: dict[str, Value], findings: Findings) -> None:
     if "max_steps" not in fields:
-        said = "this plan may have any number of steps"
+        said = f"this plan does not say how many steps it may have; {_MOST_STEPS} it is"
         findings.advise("plan_without_limit", said, step.head.span, "bound it: max_steps = 10")
     validate = fields.get("validate")
     if not (isinstance(validate, Constant) and validate.value is True):

@@ -324,7 +324,7 @@ class StepWriter:
         if isinstance(value, Broken) or (isinstance(template, str) and "{" in template):
             return
         is_number = isinstance(template, int | float) and not isinstance(template, bool)
-        if is_number if wanted is float else isinstance(template, wanted) and not isinstance(template, bool):
+        if is_number if wanted is float else isinstance(template, wanted) and (wanted is not int or is_number):
             return
         expected = {str: "a text", int: "a whole number", float: "a number", dict: "an object"}[wanted]
         self.findings.add("wrong_value", f"expected {expected}", value.span)
@@ -497,7 +497,7 @@ def _agent(writer: StepWriter) -> None:
     writer.agent()
     writer.work()
     writer.tools()
-    writer.inputs(task=str, system=str, model=str, max_iterations=int, max_tokens=int, temperature=float, schema=dict)
+    writer.inputs(task=object, model=str, max_iterations=int, max_tokens=int, temperature=float, schema=dict)
 
 
 def _plan(writer: StepWriter) -> None:
@@ -515,7 +515,7 @@ def _plan(writer: StepWriter) -> None:
         if (found := writer.fields.take(name)) is not None:
             said, hint = f"a plan has no field {quoted(name)}", "its steps have; see `tools` and `max_steps`"
             writer.findings.add("unknown_field", said, found.name.span, hint)
-    writer.inputs(task=str, model=str)
+    writer.inputs(task=object, model=str)
 
 
 def _run(writer: StepWriter) -> None:

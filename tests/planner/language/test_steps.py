@@ -458,7 +458,8 @@ def test_a_run_has_its_inputs_and_its_ceiling() -> None:
         ),
         ('agent "A" with llm\n  max_iterations = "8"', 20, "wrong_value", "expected a whole number", ""),
         ('agent "A" with llm\n  temperature = true', 17, "wrong_value", "expected a number", ""),
-        ('agent "A" with llm\n  system = 3', 12, "wrong_value", "expected a text", ""),
+        ('agent "A" with llm\n  model = 3', 11, "wrong_value", "expected a text", ""),
+        ('agent "A" with llm\n  schema = "text"', 12, "wrong_value", "expected an object", ""),
         ('agent "A" with llm\n  tools = [1]', 11, "wrong_value", "expected a text, or a list of texts", ""),
         ('agent "A" with llm\n  tools = ["No Tool"]', 12, "invalid_value", "expected a text (a-z 0-9 first", ""),
         (
