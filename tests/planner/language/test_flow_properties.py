@@ -1,6 +1,7 @@
 """What runs is what control reaches: scripts with any branches, against a few lines that walk through them."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,3 +215,30 @@ def test_what_runs_is_what_control_reaches(drawn: tuple[list[Item], dict[str, An
     assert done.keys() == {name.lower() for name in expected}, text
     for name, waited_for in expected.items():
         assert all(done[one] < begun[name] for one in waited_for), f"{name} began too early in\n{text}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(scripts())
+def test_what_runs_for_an_item_is_what_control_reaches_and_its_emit_says_what_it_gives(
+    drawn: tuple[list[Item], dict[str, Any]],
+) -> None:
+    items, values = drawn
+    body = "\n".join(written(items, "  "))
+    body = re.sub(r'^( *)emit "(\w+)"$', r'\1emit "\2"\n\1  result = "came to \2"', body, flags=re.MULTILINE)
+    text = f"each item in [1, 2]\n{body}\n-> given\n"
+    assume(not isinstance(compile_plan(Script(text), None), list))
+    expected: Waits = {}
+    gives = None
+    try:
+        walk(items, values, expected)
+    except Ended:
+        gives = f"came to {list(expected)[-1]}"
+
+    play = played(text, values)
+
+    assert play.state.status is PlanStatus.COMPLETED, text
+    done = {event.step for event in play.events if isinstance(event, StepCompleted)}
+    tasks = {f"{name}_{number}" for name in expected if name.startswith("d") for number in (1, 2)}
+    assert done - {"each-given"} == tasks, text
+    if re.search(r"^ *emit ", text, re.MULTILINE):
+        assert play.state.steps["each-given"].output.value == [gives, gives], text
