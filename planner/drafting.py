@@ -21,6 +21,7 @@ from planmesh.directory import Directory
 from planmesh.errors import Busy, PlanmeshError
 from planmesh.model import NoModel, explained, open_model
 from planmesh.planner import form, prompts
+from planmesh.planner.advice import advise
 from planmesh.planner.compile import Agents, Compiled, compile_plan
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.policy import gated, refuse_widening, ungated
@@ -63,6 +64,7 @@ class Wish:
         context: Whatever helps, as JSON.
         max_steps: The most steps; None: what the settings say.
         is_part: It is for another plan to run, and nobody will be asked to start it.
+        strict: Whether advice is to be followed (`planmesh.planner.advice`).
     """
 
     goal: str
@@ -71,6 +73,7 @@ class Wish:
     context: Any = None
     max_steps: int | None = None
     is_part: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,8 @@ class Drafter:
         compiled = compile_plan(whole, wish.agents, wish.inputs, limits=limits, directory=self._directory)
         if isinstance(compiled, list):
             return compiled
+        if wish.strict and (doubts := advise(whole, limits=limits)):
+            return doubts
         problems = Problems()
         refuse_widening(compiled.plan, wish.agents, problems)
         if problems:
@@ -407,7 +412,7 @@ async def draft_for_step(drafter: Drafter, work: DraftWork, agents: Agents) -> R
     context = dict(work.inputs)
     task = context.pop("task", "")
     goal = task if isinstance(task, str) else encode(task).decode()
-    wish = Wish(goal=goal, agents=agents, context=context, max_steps=work.max_steps, is_part=True)
+    wish = Wish(goal=goal, agents=agents, context=context, max_steps=work.max_steps, is_part=True, strict=work.strict)
     drafted = await drafter.draft(wish)
     document, failure = None, None
     if drafted.plan is not None:

@@ -68,6 +68,15 @@ RULES: Final[Mapping[str, str]] = {
     "missing_value": "A goal gives a value for every input that has no default.",
     "wrong_value": "A value has the type that its input declares.",
     "secret": "A plan holds no secret: its log keeps every word for good.",
+    # Advice
+    "plan_without_limit": "A `plan` step says how many steps it may have.",
+    "plan_not_validated": "A `plan` step says `validate = true`.",
+    "run_of_other": "What is run is the plan of a `plan` step.",
+    "agent_without_tools": "An `agent` names the tools that it may use.",
+    "agent_without_limit": "An `agent` says how often it may go round.",
+    "answer_unread": "The answer to an `ask` is read.",
+    "option_unrouted": "Every option of an `ask` leads somewhere.",
+    "secret_in_log": "A question for a secret says `secret = true`.",
     # The goal
     "nothing_wanted": "A goal says what is wanted: in words, by a plan, or by the name of a template.",
     "no_agents": "There is an agent that a model could use in a plan.",

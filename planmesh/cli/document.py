@@ -14,9 +14,10 @@ from planmesh.cli.forms import as_rows
 from planmesh.cli.session import NotUnderstood, OfSession, Session
 from planmesh.cli.text import counted, defuse, one_line
 from planmesh.errors import PlanmeshError
+from planmesh.planner.advice import advise
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Unreadable, read_document
-from planmesh.planner.language.recognise import SUFFIX, Script, is_script
+from planmesh.planner.language.recognise import SUFFIX, Script
 from planmesh.planner.language.source import Source, excerpt
 from planmesh.planner.problems import Problems
 from planmesh.schemas import codec
@@ -158,14 +159,14 @@ class NoPlan(PlanmeshError):
 
 
 def checked(
-    session: Session, file: Path, agents: Sequence[str] = (), pairs: Iterable[str] = (), *, advise: bool = False
+    session: Session, file: Path, agents: Sequence[str] = (), pairs: Iterable[str] = (), *, with_advice: bool = False
 ) -> Plan:
     """The plan in a file, completed.
 
     Args:
         agents: Modules with agents; with none, whoever is named exists.
         pairs: Values for inputs, as NAME=VALUE; with none, they are not checked.
-        advise: Whether to say what could be better in a script.
+        with_advice: Whether to say what could be better.
 
     Raises:
         NotUnderstood: The file cannot be read.
@@ -174,9 +175,10 @@ def checked(
     """
     text = read(file)
     # A script may begin with a line that nobody could take for one.
-    compiled = _compile(session, Script(text) if file.suffix == SUFFIX else text, agents, list(pairs))
-    if advise and (file.suffix == SUFFIX or is_script(text)):
-        advice = told(_advice(text), file, text, sign="!", style="yellow")
+    document = Script(text) if file.suffix == SUFFIX else text
+    compiled = _compile(session, document, agents, list(pairs))
+    if with_advice:
+        advice = told(advise(document), file, text, sign="!", style="yellow")
         session.say(*advice, to=session.out if session.output == "table" else session.err)
     if isinstance(compiled, Compiled):
         return compiled.plan
@@ -185,12 +187,6 @@ def checked(
     else:
         print(*as_rows(compiled, session.output), sep="\n")
     raise NoPlan(f"{file} is not a plan that can run: {counted(len(compiled), 'problem')}")
-
-
-def _advice(text: str) -> Sequence[Problem]:
-    from planmesh.planner.language.translate import translate
-
-    return translate(text).advice
 
 
 def _compile(session: Session, text: str, agents: Sequence[str], pairs: list[str]) -> Compiled | list[Problem]:
@@ -224,7 +220,7 @@ def validate(
 
     Exit code: 0 it is a plan that can run; 1 it is not.
     """
-    plan = checked(session, file, agents, input, advise=True)
+    plan = checked(session, file, agents, input, with_advice=True)
     if session.output != "table":
         print(*as_rows([], session.output), sep="\n")
         return COMPLETED

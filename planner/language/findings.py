@@ -46,14 +46,6 @@ RULES: Final[Mapping[str, str]] = {
     "flat_each": "The body of an `each` is indented.",
     "not_supported_yet": "A script has only what this planmesh can run.",
     # Advice
-    "plan_without_limit": "A `plan` step says how many steps it may have.",
-    "plan_not_validated": "A `plan` step says `validate = true`.",
-    "run_of_other": "What is run is the plan of a `plan` step.",
-    "agent_without_tools": "An `agent` names the tools that it may use.",
-    "agent_without_limit": "An `agent` says how often it may go round.",
-    "answer_unread": "The answer to an `ask` is read.",
-    "option_unrouted": "Every option of an `ask` leads somewhere.",
-    "secret_in_log": "A question for a secret says `secret = true`.",
     "braces_in_expression": "A text within an expression holds no expressions of its own.",
     "name_like_binding": "A name that is taken for an input is not nearly one that is bound.",
 }

@@ -71,12 +71,10 @@ class Scope:
     Attributes:
         inputs: The inputs of the plan; without an `input` block, those that were read so far.
         bindings: Which step gives each binding of the script, for whoever reads it.
-        read: Every binding that was read.
     """
 
     def __init__(self, inputs: Sequence[Word] | None, names: Names, values: ValueReader, findings: Findings) -> None:
         self.inputs: dict[str, Word] = {word.text: word for word in inputs or ()}
-        self.read: set[str] = set()
         self._is_declared = inputs is not None
         self._names = names
         self._values = values
@@ -238,7 +236,6 @@ class Scope:
                 if name not in self.inputs and not self._is_item(name) and name in value.names:
                     self._unknown(name, value)
                 continue
-            self.read.add(name)
             reached = [binder for binder in region.binders[name] if binder.chain is not None]
             self._reads.update(binder.step for binder in reached)
             if not reached:

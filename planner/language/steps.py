@@ -344,7 +344,8 @@ class StepWriter:
             places |= {entry.key: entry.value for entry in given.entries}
         if found is not None:
             places["tools"] = found.value
-        self.put("permissions", {"tools": [], **permissions, **({} if tools is None else {"tools": tools})}, places)
+        # None are permitted, if none are named: not those that the agent declares.
+        self.put("permissions", permissions if tools is None else {**permissions, "tools": tools}, places)
 
     def retry(self) -> None:
         """Put how often it is tried again."""

@@ -11,7 +11,6 @@ from planmesh.planner.decode import KINDS
 from planmesh.planner.language.fields import MISSING, Fields
 from planmesh.planner.language.findings import Findings, quoted
 from planmesh.planner.language.flow import Flow
-from planmesh.planner.language.lint import lint
 from planmesh.planner.language.names import name_steps
 from planmesh.planner.language.parse import Parsed, parse
 from planmesh.planner.language.scope import Scope
@@ -65,7 +64,7 @@ class Translation:
         source: The script.
         document: The plan document, as far as it could be made.
         problems: What is wrong with the script by itself.
-        advice: What could be better.
+        advice: What of its form could be better; the rest is said of the document (`planmesh.planner.advice`).
     """
 
     source: Source
@@ -149,7 +148,6 @@ class _Translator:
         self._settle_bindings(drafts)
         self._settle_values(drafts)
         self._document["steps"] = [draft.document for draft in drafts]
-        lint(script, self._scope.read, findings)
         problems, advice = findings.problems(), findings.advice()
         source = findings.source
         return Translation(source, self._document, tuple(problems), tuple(advice), self._places, drafts)

@@ -319,6 +319,25 @@ async def test_a_plan_for_a_step_has_no_more_steps_than_it_allows(bench: Bench) 
 
 
 @with_echo
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_plan_for_a_step_follows_advice_if_the_step_says_so(bench: Bench, strict: bool) -> None:
+    doubtful = {
+        "name": "Ask",
+        "steps": [
+            {"kind": "ask", "name": "really", "prompt": "Really?", "reviewers": ["role:operator"]},
+            {"kind": "task", "name": "say", "agent": "echo", "after": ["really"], "inputs": {"text": "hi"}},
+        ],
+    }
+    async with modelled(bench, gives(doubtful), answer()) as server:
+        command = await written(bench, strict=strict)
+
+    assert command.document is not None
+    assert ("really" in [step["name"] for step in command.document["steps"]]) is not strict
+    assert len(server.requests) == 1 + strict
+    assert not strict or "nobody reads the answer to this" in server.said(1)
+
+
+@with_echo
 async def test_a_step_can_be_tried_again_when_the_model_was_away(bench: Bench) -> None:
     async with modelled(bench, fails(503), retries=0):
         command = await written(bench)

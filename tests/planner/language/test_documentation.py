@@ -8,9 +8,10 @@ import pytest
 from scripts import compiled, document, played
 
 from planmesh.cli import main
+from planmesh.planner.advice import advise
 from planmesh.planner.language.format import format_script
 from planmesh.planner.language.names import slug
-from planmesh.planner.language.translate import translate
+from planmesh.planner.language.recognise import Script
 from planmesh.schemas.state import PlanStatus
 
 PAGE = Path(__file__).parents[3] / "docs" / "plan-language.md"
@@ -92,6 +93,6 @@ def test_names_are_made_as_the_page_says() -> None:
 
 
 def test_only_what_should_be_better_gets_advice() -> None:
-    given = {problem.code for text in PLANS for problem in translate(text).advice}
+    given = {problem.code for text in PLANS for problem in advise(Script(text))}
 
     assert given <= {"name_like_binding"}

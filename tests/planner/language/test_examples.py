@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from scripts import compiled, document, played
 
+from planmesh.planner.advice import advise
 from planmesh.planner.language.format import format_script
-from planmesh.planner.language.translate import translate
+from planmesh.planner.language.recognise import Script
 from planmesh.schemas.events import AskOpened, PlanCompleted
 
 EXAMPLES = sorted((Path(__file__).parent / "examples").glob("*.plan"))
@@ -118,9 +119,10 @@ def test_the_human_in_the_loop_comes_to_each_of_its_ends(answer: str, outcome: s
 
 
 def test_the_examples_get_the_advice_of_whoever_described_them() -> None:
-    given = {example.stem: [one.code for one in translate(example.read_text()).advice] for example in EXAMPLES}
+    given = {example.stem: [one.code for one in advise(Script(example.read_text()))] for example in EXAMPLES}
 
     assert given["plan"] == []
+    assert given["run"] == ["run_of_other"]
     assert given["plan-form"] == ["plan_without_limit", "plan_not_validated"]
     assert given["agent"] == []
     assert given["ask-text"] == ["answer_unread", "secret_in_log"]

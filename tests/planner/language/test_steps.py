@@ -323,7 +323,7 @@ def test_an_agent_has_the_tools_that_it_names_and_no_others() -> None:
     )
     assert (bare["kind"], bare["agent"]) == ("agent", "llm")
     assert bare["inputs"] == {"task": "Look {{around}}"}
-    assert bare["permissions"] == {"tools": []}
+    assert bare["permissions"] == {}  # which is none, and not what the agent declares
     assert full["inputs"] == {"task": "Look at {x}.", "max_iterations": 3, "topic": "{x}"}
     assert full["permissions"] == {"tools": ["search"], "network": ["example.com"]}
     assert full["retry"] == {"attempts": 2}

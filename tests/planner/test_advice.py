@@ -1,7 +1,9 @@
-"""Advice on scripts that are not wrong."""
+"""Advice on plans that are not wrong: scripts, and documents."""
 
 import pytest
 
+from planmesh.planner.advice import advise
+from planmesh.planner.language.recognise import Script
 from planmesh.planner.language.translate import translate
 
 DO = 'do "It" with worker\n'
@@ -9,9 +11,8 @@ ROUTES = 'decide "D" with rules\n  when a.value == "yes" -> "Yes"\n  {rest}\n"Ye
 
 
 def advice(text: str) -> list[tuple[int, int, str]]:
-    translation = translate(text)
-    assert {one.code for one in translation.problems} <= {"not_supported_yet"}
-    return [(one.line, one.column, one.code) for one in translation.advice]
+    assert translate(text).problems == ()
+    return [(one.line, one.column, one.code) for one in advise(Script(text))]
 
 
 @pytest.mark.parametrize(
@@ -80,3 +81,43 @@ def test_inside_of_branches_and_bodies_advice_is_given_as_well() -> None:
     text = 'check "C" x\n  on fail: goto "B"\n"B":\n  each y in ys\n    agent "A" with llm\n      tools = []\n'
 
     assert advice(text) == [(5, 5, "agent_without_limit")]
+
+
+DOCUMENT = """\
+name: Doubts
+steps:
+  - {kind: plan, name: think, max_steps: 3}
+  - {kind: run, name: do, document: "{}"}
+  - kind: each
+    name: all
+    items: do.result
+    steps:
+      - {kind: agent, name: look, inputs: {task: "{item}", max_iterations: 3}}
+      - {kind: ask, name: sure, prompt: "The password?", options: ["yes", "no"]}
+      - {kind: decide, name: route, cases: [{when: 'sure.value == "yes"', then: "on"}]}
+"""
+
+
+def test_documents_get_advice_as_well() -> None:
+    found = [(one.code, one.pointer) for one in advise(DOCUMENT.replace('"{}"', "think"))]
+
+    assert found == [
+        ("plan_not_validated", "/steps/0"),
+        ("agent_without_tools", "/steps/2/steps/0"),
+        ("option_unrouted", "/steps/2/steps/1/options/1"),
+        ("secret_in_log", "/steps/2/steps/1"),
+    ]
+    assert "run_of_other" in [one.code for one in advise(DOCUMENT.replace('"{}"', "other"))]
+
+
+@pytest.mark.parametrize(
+    "document", ["", "[", "name: x", {"name": "x", "steps": [3]}, {"steps": {}}, "steps: [{}]", None]
+)
+def test_what_is_no_plan_gets_none(document: object) -> None:
+    assert advise(document) == []
+
+
+def test_a_script_that_is_wrong_is_mended_first() -> None:
+    text = 'do "A" with worker\n  -> report\nagent "B" with llm\n  a = reprot\n  retry = "x"\n'
+
+    assert [one.code for one in advise(Script(text))] == ["name_like_binding"]
