@@ -101,7 +101,7 @@ def _lines(plan: Plan) -> Iterator[_Line]:
         step = steps[place.name]
         yield _Line(place.rails, step)
         if isinstance(step, Each):
-            below = place.rails.replace("├─ ", "│  ").replace("┌─ ", "│  ").replace("└─ ", "   ")
+            below = render.below_rails(place.rails)
             inner = {one.name: one for one in step.steps}
             for within in layout(render.needs(step)):
                 yield _Line(f"{below}  ┊ {within.rails}", inner[within.name], is_item=True)

@@ -6,10 +6,11 @@ to be, and are cut where the terminal ends; only sentences are broken.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from rich.text import Text
 
 from planmesh.cli.looks import PLAN, RETRYING, STEP, Look
@@ -29,6 +30,7 @@ from planmesh.cli.text import (
 )
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
+from planmesh.schemas.each import item_step
 from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
@@ -39,6 +41,8 @@ WIDEST: Final = 100
 
 _NAME_CELLS: Final = 40  # a name longer than this moves the rest of its line, not of all lines
 _SEPARATOR: Final = " · "
+_MOST_OF_ITEMS: Final = 20  # steps of items that are all shown
+_NOW: Final = TROUBLED | {StepStatus.WAITING, StepStatus.DISPATCHED}
 
 
 def look_of(step: StepRow) -> Look:
@@ -154,7 +158,7 @@ def steps(
     most: int | None = None,
     hints: Mapping[str, str] = {},
 ) -> list[Text]:
-    """One line a step.
+    """One line a step; below an `each`, those of its items. Of many items, only what matters now.
 
     Args:
         drawn: `places` of the plan's document.
@@ -163,25 +167,59 @@ def steps(
     """
     if view.document is None:
         return []
-    documents = {step.name: step for step in view.document.steps}
-    rows = view.by_name
-    cells = max(len(place.rails) + len(place.name) for place in drawn)
+    rows = {**view.by_name}
+    for step in view.document.steps:
+        if isinstance(step, Each) and rows[step.name].status is StepStatus.PENDING and any(_items(step, rows)):
+            # The log says nothing of it until all of its items have ended.
+            rows[step.name] = msgspec.structs.replace(rows[step.name], status=StepStatus.DISPATCHED)
+    entries = list(_entries(view.document, drawn, rows))
+    cells = max(len(place.rails) + len(place.name) for place, _, _ in entries)
     name_cells = min(cells, _NAME_CELLS) + 2
-    kept = _kept([rows[place.name] for place in drawn], most)
+    kept = _kept([rows[place.name] for place, _, _ in entries], most)
     lines: list[Text] = []
     left_out: list[StepRow] = []
-    for place, keep in zip(drawn, kept, strict=True):
+    rails = ""
+    for (place, document, matters), keep in zip(entries, kept, strict=True):
         row = rows[place.name]
-        if not keep:
+        if not keep or not matters:
             left_out.append(row)
+            rails = place.rails if not matters else ""
             continue
         if left_out:
-            lines.append(_left_out(left_out))
+            lines.append(_left_out(left_out, rails))
             left_out = []
-        lines.append(_line(row, documents[place.name], place, name_cells, now, hints.get(place.name, "")))
+        lines.append(_line(row, document, place, name_cells, now, hints.get(place.name, "")))
     if left_out:
-        lines.append(_left_out(left_out))
+        lines.append(_left_out(left_out, rails))
     return lines
+
+
+def _entries(plan: Plan, drawn: Iterable[Place], rows: Mapping[str, StepRow]) -> Iterator[tuple[Place, Step, bool]]:
+    """Every line: where it stands, what it is, and whether it is shown although there are many of its kind."""
+    documents = {step.name: step for step in plan.steps}
+    for place in drawn:
+        step = documents[place.name]
+        yield place, step, True
+        if isinstance(step, Each):
+            below = f"{below_rails(place.rails)}┊ "
+            items = list(_items(step, rows))
+            many = len(items) > _MOST_OF_ITEMS
+            for name, body in items:
+                yield Place(name, below), body, not many or rows[name].status in _NOW
+
+
+def below_rails(rails: str) -> str:
+    """What is drawn before whatever hangs below a step that has *rails* before it."""
+    return rails.replace("├─ ", "│  ").replace("┌─ ", "│  ").replace("└─ ", "   ")
+
+
+def _items(each: Each, rows: Mapping[str, StepRow]) -> Iterator[tuple[str, Step]]:
+    """The steps of the items of an `each`, item by item, as far as there are any yet."""
+    for number in itertools.count(1):
+        names = [(item_step(body.name, number), body) for body in each.steps]
+        if names[0][0] not in rows:
+            return
+        yield from ((name, body) for name, body in names if name in rows)
 
 
 def taken_out(view: PlanView) -> list[Text]:
@@ -320,10 +358,10 @@ def _lines(chosen: Iterable[int], total: int) -> int:
     return len(inside) + sum(after - before > 1 for before, after in itertools.pairwise(edges))
 
 
-def _left_out(rows: Sequence[StepRow]) -> Text:
+def _left_out(rows: Sequence[StepRow], rails: str = "") -> Text:
     counts = Counter(look_of(row).word for row in rows)
     said = ", ".join(f"{count:,} {word}" for word, count in counts.most_common())
-    return Text(f"  ⋮ {said}", style="dim")
+    return Text(f"  {rails}⋮ {said}", style="dim")
 
 
 # --- lists -------------------------------------------------------------------------------------------------

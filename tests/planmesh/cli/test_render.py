@@ -7,7 +7,7 @@ from plays import TOLD, Play, plan, task
 from planmesh.cli import render
 from planmesh.cli.looks import PLAN, STEP
 from planmesh.cli.view import of_state
-from planmesh.schemas.plan import Branch, Case, Decide
+from planmesh.schemas.plan import Branch, Case, Decide, Each
 from planmesh.schemas.state import PlanStatus, StepStatus
 
 
@@ -117,3 +117,49 @@ def test_a_list_has_one_line_a_plan(asked: Play) -> None:
         "PLAN  STATUS                  STEPS     TIME  CREATED  WHAT",
         "plan  ◆ waiting for a person    2/5  5 m 3 s  5 m ago  at approve · A plan",
     ]
+
+
+def items(count: int) -> Play:
+    body = (task("read", inputs={"of": "{item}"}), task("write", "read"))
+    each = Each(name="all", items=f"[{', '.join(map(str, range(count)))}]", steps=body, after=("first",))
+    return Play(plan(task("first"), each, task("last", "all")))
+
+
+def test_items_stand_below_what_goes_through_them() -> None:
+    play = items(2)
+    play.completes("first")
+    play.completes("read_1")
+    play.fails("read_2")
+
+    assert lines(play) == [
+        "  ✓ first      completed     0.5 s  agent",
+        "  ● all        running              each item in [0, 1]",
+        "  ┊ ✓ read_1   completed     0.5 s  agent",
+        "  ┊ ● write_1  running       3.0 s  agent",
+        "  ┊ ✗ read_2   failed        0.5 s  agent · agent_error: it broke",
+        "  ┊ ○ write_2  pending              agent",
+        "  ○ last       pending              agent",
+    ]
+
+
+def test_of_many_items_only_what_matters_is_shown() -> None:
+    play = items(15)
+    play.completes("first")
+    for number in range(1, 13):
+        play.completes(f"read_{number}")
+        play.completes(f"write_{number}")
+    play.fails("read_14")
+
+    shown = lines(play)
+
+    assert [line.split()[1] for line in shown if "┊" in line] == [
+        "⋮",
+        "●",
+        "⋮",
+        "✗",
+        "⋮",
+        "●",
+        "⋮",
+    ]
+    assert "⋮ 24 completed" in shown[2]
+    assert len(shown) == 10
