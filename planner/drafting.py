@@ -6,8 +6,8 @@ model that is told lies, or tells some, can write a bad plan, and nothing else.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
@@ -46,6 +46,7 @@ FAILED: Final = "model_failed"
 _ANSWER_BYTES: Final = 256 * 1024
 _TOLD_PROBLEMS: Final = 10
 _FAILURE_CHARACTERS: Final = 4_000
+_MODEL_CHARACTERS: Final = 200  # of the name of a model
 _TOOL: Final = "answer"
 
 T = TypeVar("T")
@@ -65,6 +66,7 @@ class Wish:
         max_steps: The most steps; None: what the settings say.
         is_part: It is for another plan to run, and nobody will be asked to start it.
         strict: Whether advice is to be followed (`planmesh.planner.advice`).
+        model: Another model of the same endpoint.
     """
 
     goal: str
@@ -74,6 +76,7 @@ class Wish:
     max_steps: int | None = None
     is_part: bool = False
     strict: bool = False
+    model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +152,7 @@ class Drafter:
             prompts.wish(wish.goal, wish.agents, wish.inputs, wish.context, reviewers),
             schema,
             lambda document: self._check(document, wish, most),
+            wish.model,
         )
         if accepted is None:
             return Drafted(None, problems, origin)
@@ -265,44 +269,58 @@ class Drafter:
         wanted: str,
         schema: form.Schema,
         check: Callable[[dict[str, Any]], T | list[Problem]],
+        named: str | None = None,
     ) -> tuple[T | None, tuple[Problem, ...], Origin]:
-        """Ask until an answer passes *check*, or for as many rounds as there may be."""
+        """Ask until an answer passes *check*, or for as many rounds as there may be.
+
+        Args:
+            named: Another model than the configured one.
+        """
         tries: list[Try] = []
         problems: list[Problem] = []
         accepted: T | None = None
         begun = _Begun()
+        name = named or self._name
         try:
-            model = await self._model()
-            from pydantic_ai.messages import ModelRequest, SystemPromptPart, UserPromptPart
+            async with self._using(named) as model:
+                from pydantic_ai.messages import ModelRequest, SystemPromptPart, UserPromptPart
 
-            how, parameters = self._asked_for(schema)
-            opening = [SystemPromptPart(content="\n\n".join(filter(None, [instructions, how])))]
-            conversation: list[ModelMessage] = [ModelRequest(parts=[*opening, UserPromptPart(content=wanted)])]
-            for _ in range(self._planner.rounds):
-                begun = _Begun()
-                response = await self._ask(model, conversation, parameters)
-                text = _text(response)
-                document = _read(text, response.finish_reason == "length")
-                if isinstance(document, dict):
-                    # A thread lets the loop keep its deliveries alive.
-                    judged = await asyncio.to_thread(check, document)
-                else:
-                    judged = document
-                problems = judged if isinstance(judged, list) else []
-                usage = response.usage
-                tries.append(_try(begun, problems, usage.input_tokens, usage.output_tokens))
-                log.info("plan.drafted", model=self._name, round=len(tries), problems=len(problems))
-                if not isinstance(judged, list):
-                    accepted = judged
-                    break
-                answer = response if len(text) <= _ANSWER_BYTES else None
-                conversation += [] if answer is None else [answer]
-                conversation.append(ModelRequest(parts=[UserPromptPart(content=prompts.repair(problems))]))
+                how, parameters = self._asked_for(schema)
+                opening = [SystemPromptPart(content="\n\n".join(filter(None, [instructions, how])))]
+                conversation: list[ModelMessage] = [ModelRequest(parts=[*opening, UserPromptPart(content=wanted)])]
+                for _ in range(self._planner.rounds):
+                    begun = _Begun()
+                    response = await self._ask(model, conversation, parameters)
+                    text = _text(response)
+                    document = _read(text, response.finish_reason == "length")
+                    if isinstance(document, dict):
+                        # A thread lets the loop keep its deliveries alive.
+                        judged = await asyncio.to_thread(check, document)
+                    else:
+                        judged = document
+                    problems = judged if isinstance(judged, list) else []
+                    usage = response.usage
+                    tries.append(_try(begun, problems, usage.input_tokens, usage.output_tokens))
+                    log.info("plan.drafted", model=name, round=len(tries), problems=len(problems))
+                    if not isinstance(judged, list):
+                        accepted = judged
+                        break
+                    answer = response if len(text) <= _ANSWER_BYTES else None
+                    conversation += [] if answer is None else [answer]
+                    conversation.append(ModelRequest(parts=[UserPromptPart(content=prompts.repair(problems))]))
         except PlanmeshError as error:
             problems = [_unanswered(error)]
             tries.append(_try(begun, problems, 0, 0))
-            log.warning("plan.not_drafted", model=self._name, round=len(tries), error=str(error))
-        return accepted, tuple(problems), Origin(author="model", model=self._name, tries=tuple(tries))
+            log.warning("plan.not_drafted", model=name, round=len(tries), error=str(error))
+        return accepted, tuple(problems), Origin(author="model", model=name, tries=tuple(tries))
+
+    @asynccontextmanager
+    async def _using(self, named: str | None) -> "AsyncIterator[OpenAIChatModel]":
+        if named is None or named == self._configured.name:
+            yield await self._model()
+        else:
+            async with open_model(self._configured, named) as model:
+                yield model
 
     async def _model(self) -> "OpenAIChatModel":
         async with self._opening:
@@ -410,9 +428,17 @@ def allowed(agents: Agents, names: Collection[str] | None) -> Agents:
 async def draft_for_step(drafter: Drafter, work: DraftWork, agents: Agents) -> ReportDraft:
     """The command that answers *work*: a plan that a step can run, or why there is none. Raises nothing."""
     context = dict(work.inputs)
-    task = context.pop("task", "")
+    task, model = context.pop("task", ""), context.pop("model", None)
     goal = task if isinstance(task, str) else encode(task).decode()
-    wish = Wish(goal=goal, agents=agents, context=context, max_steps=work.max_steps, is_part=True, strict=work.strict)
+    wish = Wish(
+        goal=goal,
+        agents=agents,
+        context=context,
+        max_steps=work.max_steps,
+        is_part=True,
+        strict=work.strict,
+        model=str(model)[:_MODEL_CHARACTERS] if model else None,
+    )
     drafted = await drafter.draft(wish)
     document, failure = None, None
     if drafted.plan is not None:

@@ -300,6 +300,16 @@ async def test_a_step_gets_a_plan_that_another_can_run(bench: Bench) -> None:
 
 
 @with_echo
+async def test_a_step_may_name_the_model_that_writes_its_plan(bench: Bench) -> None:
+    async with modelled(bench, answer()) as server:
+        command = await written(bench, inputs={"task": "Say hi", "model": "bigger-7b"})
+
+    assert server.requests[0]["model"] == "bigger-7b"
+    assert "bigger-7b" not in server.said(0)
+    assert [call.name for call in command.calls] == ["bigger-7b"]
+
+
+@with_echo
 async def test_a_plan_for_a_step_uses_the_agents_that_the_step_allows(bench: Bench) -> None:
     async with modelled(bench, answer()):
         command = await written(bench, agents=("other",))
