@@ -8,14 +8,14 @@ from plays import AGENT, Play
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.language.recognise import Script
 from planmesh.planner.language.translate import translate
-from planmesh.schemas.commands import ReportChild, ReportDraft
+from planmesh.schemas.commands import CancelPlan, ReportChild, ReportDraft, ReportUnfit
 from planmesh.schemas.events import StepDispatched
-from planmesh.schemas.expressions import evaluate, parse
+from planmesh.schemas.expressions import ExpressionError, evaluate, parse
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import Ask, Draft, Each, Plan, Run, Task
 from planmesh.schemas.state import Names, PlanStatus, StepStatus
 from planmesh.schemas.templates import compile_template
-from planmesh.schemas.work import AgentDescription
+from planmesh.schemas.work import AgentDescription, Failure
 
 AGENTS = {"worker": AgentDescription(name="worker", any_parameters=True)}
 
@@ -95,23 +95,24 @@ def _complete(play: Play, name: str, outputs: dict[str, Any]) -> None:
             play.ask(ReportDraft(id=play.id(), step=name, attempt=attempt, document=document), "planner")
         case Run():
             child = next(one.child for one in reversed(play.of_type(StepDispatched)) if one.step == name)
-            document = evaluate(parse(step.document), Names(state, {}, name))
-            found = compile_plan(document, None, compile_template(step.inputs).render(Names(state, {}, name)))
-            assert isinstance(found, Compiled), found
-            ended = _played(found, outputs).state
-            status: Any = str(ended.status)
-            report = ReportChild(
-                id=play.id(),
-                step=name,
-                attempt=attempt,
-                child=child,
-                number=ended.number,
-                status=status,
-                outcome=ended.outcome,
-                result=ended.result,
-                reason=ended.reason,
-            )
-            play.ask(report, "executor")
+            about: dict[str, Any] = {"id": play.id(), "step": name, "attempt": attempt, "child": child}
+            try:
+                document = evaluate(parse(step.document), Names(state, {}, name))
+                inputs: Any = compile_template(step.inputs).render(Names(state, {}, name))
+            except ExpressionError as error:
+                unfit = Failure(code="expression", message=str(error), retryable=False)
+                play.ask(ReportUnfit(id=play.id(), step=name, attempt=attempt, failure=unfit), "executor")
+                return
+            found = compile_plan(document, None, inputs)
+            if isinstance(found, Compiled):
+                ended = _played(found, outputs).state
+                about |= {"number": ended.number, "status": str(ended.status), "reason": ended.reason}
+                about |= {"outcome": ended.outcome, "result": ended.result}
+            else:
+                about |= {"number": 1, "status": "refused", "reason": found[0].message[:1_000]}
+            play.ask(ReportChild(**about), "executor")
+            if about["status"] == "paused":
+                play.ask(CancelPlan(id=play.id(), step=name))
         case _:
             output = _given(name, outputs)
             if isinstance(output, Attempts):

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from scripts import compiled
+from scripts import compiled, played
 
 from planmesh.cli import document
 from planmesh.planner.compile import Compiled, compile_plan
@@ -22,6 +22,8 @@ from planmesh.planner.language.format import format_script
 from planmesh.planner.language.recognise import Script
 from planmesh.planner.problems import RULES as PLANNER_RULES
 from planmesh.schemas.goals import Problem
+from planmesh.schemas.plan import Draft
+from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.work import AgentDescription, ToolDescription
 
 DO = 'do "It" with worker\n'
@@ -480,6 +482,29 @@ def orderly(draw: Any) -> str:
 @given(orderly())
 def test_no_script_that_is_nearly_in_order_is_more_than_the_compiler_can_bear(text: str) -> None:
     looked_at(text)
+
+
+WHATEVER: dict[str, Any] = {
+    **{key: {"n": 1, "text": "x", "value": "yes"} for key in NAMES},
+    "xs": [1, 2],
+    "topic": 1,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(orderly())
+def test_whatever_is_a_plan_runs_to_an_end_or_says_where_it_stands(text: str) -> None:
+    found = compile_plan(Script(text), None)
+    assume(isinstance(found, Compiled))
+    assert isinstance(found, Compiled)
+    child = {"name": "Child", "steps": [{"kind": "task", "name": "only", "agent": "worker"}]}
+    plans = {step.name: child for step in found.plan.steps if isinstance(step, Draft)}
+
+    play = played(text, {name: WHATEVER.get(name) for name in found.inputs}, plans)
+
+    assert play.state.status in (PlanStatus.COMPLETED, PlanStatus.PAUSED, PlanStatus.CANCELLED), text
+    assert play.state.status is PlanStatus.COMPLETED or play.state.reason
+    play.finish()
 
 
 @settings(max_examples=100, deadline=None)
