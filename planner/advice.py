@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from planmesh.planner.decode import read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.language.recognise import is_script
@@ -34,16 +36,34 @@ def advise(document: object, *, limits: Limits = LIMITS) -> list[Problem]:
         translation = translate(str(document))
         if translation.problems:
             return [*translation.advice]
-        found = translation.placed(_advice(translation.document, limits))
+        found = translation.placed(_advice(translation.document, _IN_SCRIPT, limits))
         return sorted([*translation.advice, *found], key=lambda one: (one.line, one.column))
     try:
         value = read_document(document, Problems(), limits)
     except Unreadable:
         return []
-    return _advice(value, limits)
+    return _advice(value, _IN_DOCUMENT, limits)
 
 
-def _advice(value: dict[str, Any], limits: Limits) -> list[Problem]:
+_IN_SCRIPT: Final[Mapping[str, str]] = {
+    "plan_without_limit": "bound it: max_steps = 10",
+    "plan_not_validated": "refuse both: validate = true",
+    "agent_without_tools": 'name them: tools = ["…"], or tools = []',
+    "agent_without_limit": "say it: max_iterations = 8",
+    "option_unrouted": "route it by a `when`, or add an `otherwise`",
+    "run_of_other": "run what a `plan` step has bound",
+}
+_IN_DOCUMENT: Final[Mapping[str, str]] = {
+    "plan_without_limit": "bound it with `max_steps`",
+    "plan_not_validated": "refuse both: `strict` is true",
+    "agent_without_tools": "name them in `permissions`, under `tools`; the list may be empty",
+    "agent_without_limit": "say it in `inputs`, as `max_iterations`",
+    "option_unrouted": "let a case of a `decide` route it, or give that an `otherwise`",
+    "run_of_other": "run what a `plan` step gives",
+}
+
+
+def _advice(value: dict[str, Any], hints: Mapping[str, str], limits: Limits) -> list[Problem]:
     plan = read_plan(value, Problems(), limits).plan
     if plan is None:
         return []
@@ -61,8 +81,8 @@ def _advice(value: dict[str, Any], limits: Limits) -> list[Problem]:
                 _look_at_ask(step, routes, problems, at)
             case Run() if not _names(step.document) <= plans:
                 said = f"{quoted(step.document)} is no plan of a `plan` step, which has been checked before it is run"
-                problems.add("run_of_other", said, *at, "document", hint="run what a `plan` step gives")
-    return problems.listed()
+                problems.add("run_of_other", said, *at, "document")
+    return [msgspec.structs.replace(one, hint=one.hint or hints.get(one.code, "")) for one in problems.listed()]
 
 
 def _steps(plan: Plan, value: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], Step, Mapping[str, Any]]]:
@@ -77,19 +97,19 @@ def _steps(plan: Plan, value: Mapping[str, Any]) -> Iterator[tuple[tuple[str | i
 def _look_at_plan(step: Draft, written: Mapping[str, Any], problems: Problems, at: tuple[str | int, ...]) -> None:
     if "max_steps" not in written:
         said = f"this plan does not say how many steps it may have; {step.max_steps} it is"
-        problems.add("plan_without_limit", said, *at, hint="bound it: max_steps = 10")
+        problems.add("plan_without_limit", said, *at)
     if not step.strict:
         said = "of the plan that is written, mistakes are refused and doubts are not"
-        problems.add("plan_not_validated", said, *at, hint="refuse both: validate = true")
+        problems.add("plan_not_validated", said, *at)
 
 
 def _look_at_agent(step: Agent, written: Mapping[str, Any], problems: Problems, at: tuple[str | int, ...]) -> None:
     if "tools" not in (written.get("permissions") or {}):
         said = "this agent names no tools, so it has none"
-        problems.add("agent_without_tools", said, *at, hint='name them: tools = ["…"], or tools = []')
+        problems.add("agent_without_tools", said, *at)
     if "max_iterations" not in step.inputs:
         said = "this agent does not say how often it may go round; 10 times it is"
-        problems.add("agent_without_limit", said, *at, hint="say it: max_iterations = 8")
+        problems.add("agent_without_limit", said, *at)
 
 
 def _look_at_ask(step: Ask, routes: "_Routes", problems: Problems, at: tuple[str | int, ...]) -> None:
@@ -100,8 +120,7 @@ def _look_at_ask(step: Ask, routes: "_Routes", problems: Problems, at: tuple[str
     for index, option in enumerate(step.options if step.binding is not None or bound in routes.read else ()):
         if not routes.has(bound, option):
             said = f"nothing says what follows the answer {quoted(option)}"
-            hint = "route it by a `when`, or add an `otherwise`"
-            problems.add("option_unrouted", said, *at, "options", index, hint=hint)
+            problems.add("option_unrouted", said, *at, "options", index)
     if not step.secret and _SECRET.search(f"{step.label} {step.prompt}") is not None:
         said = "the answer to this may be a secret, and the log keeps it for good"
         hint = "let the agent that needs it have it by its own means, and ask whether it has; or say secret = true"

@@ -110,6 +110,16 @@ def test_documents_get_advice_as_well() -> None:
     assert "run_of_other" in [one.code for one in advise(DOCUMENT.replace('"{}"', "other"))]
 
 
+def test_advice_says_what_to_write_where_it_is_given() -> None:
+    (in_script,) = advise(Script('agent "A" with llm\n  max_iterations = 3\n'))
+    (in_document,) = advise(
+        {"name": "x", "steps": [{"kind": "agent", "name": "a", "inputs": {"task": "b", "max_iterations": 3}}]}
+    )
+
+    assert in_script.hint == 'name them: tools = ["…"], or tools = []'
+    assert in_document.hint == "name them in `permissions`, under `tools`; the list may be empty"
+
+
 @pytest.mark.parametrize(
     "document", ["", "[", "name: x", {"name": "x", "steps": [3]}, {"steps": {}}, "steps: [{}]", None]
 )
