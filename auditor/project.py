@@ -138,7 +138,7 @@ class Batch:
                 whole = {**plan_start(state), **plan_document(state), **plan_now(state)}
                 if plan_id in self._new:
                     rows.plans.append({"id": plan_id, **whole})
-                else:  # before, there was nothing but commands that were refused
+                else:  # before, there was nothing but refusals
                     rows.plan_changes.append({"its_id": plan_id, **whole})
                 self._all_steps(rows, plan_id, state, frozenset())
             elif plan_id in self._revised:

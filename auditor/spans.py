@@ -315,7 +315,9 @@ def _root(state: PlanState, at: datetime, error: str = "") -> Span:
     return Span(
         name=name or state.address.plan,
         trace_id=trace_id(state),
-        span_id=tracing.plan_span_id(state.address),
+        span_id=tracing.plan_span_id(state.address)
+        if created is not None
+        else tracing.refusal_span_id(state.address, state.number),
         parent=caller.span_id if caller is not None else "",
         start_ns=_ns(start),
         end_ns=max(_ns(start), _ns(at)),

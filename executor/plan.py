@@ -68,7 +68,9 @@ def decide(
         NeedsBlob: An expression reads an output that is stored as a blob: fetch it, and decide again.
     """
     what = asked.what
-    if not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
+    # A goal that was refused may be published again: by then it may be a plan.
+    again = plan.status is PlanStatus.REFUSED and isinstance(what, asks.CreatePlan | asks.RefuseGoal)
+    if not again and not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
         return Decision([], plan)
     turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to)
     match what:
@@ -134,7 +136,7 @@ def refuse(plan: PlanState, asked: Asked, code: str, reason: str) -> Decision:
 
 
 def _create(turn: Turn, command: asks.CreatePlan) -> None:
-    if turn.state.exists:
+    if turn.state.exists and turn.state.status is not PlanStatus.REFUSED:
         _same_goal(turn, command.goal_digest)
         return
     turn.record(
@@ -155,7 +157,10 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
 
 
 def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
-    if turn.state.exists:
+    refused = turn.state.refused
+    if refused is not None and (refused.goal_digest, refused.problems) == (command.goal_digest, command.problems):
+        return
+    if turn.state.exists and refused is None:
         _same_goal(turn, command.goal_digest)
         return
     turn.record(

@@ -41,7 +41,7 @@ from planmesh.schemas.events import RevisionRefused as RevisionRefusedEvent
 from planmesh.schemas.goals import FINAL, Goal, Outcome, Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.questions import Question, Questioned
-from planmesh.schemas.state import ENDED, PlanState
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus
 from planmesh.schemas.subjects import BLOBS, OUTCOMES, PLANS, Address, BadSubject
 from planmesh.schemas.work import PlannerWork, Progress
 from planmesh.steering import Answer as Answer
@@ -359,7 +359,8 @@ class Client:
             inputs: Values for the plan's inputs.
             id: The goal's id, and the plan's: 1 to 64 of ``A-Z a-z 0-9 _ -``. The same id with the same content
                 is the same goal, so a caller that does not know whether it has published may do so again; of a goal
-                that was known already, only what happens from now on is heard. None: a new one, from the plan's name
+                that was known already, only what happens from now on is heard. One that was refused may be submitted
+                again, mended or not. None: a new one, from the plan's name
                 and the time.
             start: False: it stays a draft until someone starts it.
             traceparent: The caller's span (W3C Trace Context), which the plan's trace joins.
@@ -747,7 +748,11 @@ class Operator(Steering):
                     return
             async for state, line in self._follow(recorded, changes):
                 yield state, line.commit
-                if state.status in ENDED:
+                if state.status is PlanStatus.REFUSED:
+                    # The same goal may have been published again since.
+                    if (await self._log.read(address)).state.number == state.number:
+                        return
+                elif state.status in ENDED:
                     return
 
     @contextlib.asynccontextmanager

@@ -30,7 +30,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="ty
 
 
 class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
-    """(nothing) -> draft"""
+    """(nothing) | refused -> draft"""
 
     plan: Plan
     goal: str = ""
@@ -49,7 +49,7 @@ class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
 
 
 class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):
-    """(nothing) -> refused"""
+    """(nothing) | refused -> refused: published again, it may yet be a plan"""
 
     problems: tuple[Problem, ...]
     goal: str = ""

@@ -861,6 +861,8 @@ def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
             state,
             status=PlanStatus.DRAFT,
             created=event,
+            refused=None,
+            ended_at=None,
             document=event.plan,
             revision=1,
             graph=graph,

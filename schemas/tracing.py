@@ -46,6 +46,11 @@ def plan_span_id(at: Address) -> str:
     return _derived(f"plan {at}", 16)
 
 
+def refusal_span_id(at: Address, number: int) -> str:
+    """The span of a goal that was refused after *number* commits (16 hex digits): published again, it may be a plan."""
+    return _derived(f"refusal {at} {number}", 16)
+
+
 def span_id(at: Address, step: str, attempt: int) -> str:
     """The span of one attempt of a step, or of one round of a gate (16 hex digits)."""
     return _derived(f"step {at} {step} {attempt}", 16)

@@ -115,13 +115,16 @@ class _Watched:
 
     async def next(self, least: int) -> PlanState:
         """The newest state, once it is another than the last time, and at least of commit *least*."""
-        while self.state is None or (
-            # What comes after its end (a refusal of what was asked too late) is not watched.
-            self.state.number < max(least, self._seen + 1) and self.state.status not in ENDED
-        ):
+        while self.state is None or self._is_history(self.state, least):
             await self._wait()
         self._seen = self.state.number
         return self.state
+
+    def _is_history(self, state: PlanState, least: int) -> bool:
+        if state.status is PlanStatus.REFUSED:
+            return state.number < least  # the same goal was published again since
+        # What comes after its end (a refusal of what was asked too late) is not watched.
+        return state.number < max(least, self._seen + 1) and state.status not in ENDED
 
     async def unless_decided(
         self, gate: GateRow, asking: Awaitable[CastVote | AnswerAsk | None]

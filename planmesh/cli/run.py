@@ -184,8 +184,8 @@ async def _first_news(submitted: Submitted, operator: Operator | None) -> Outcom
             done, _ = await asyncio.wait((news,), timeout=1.0)
             if done:
                 return news.result()
-            if operator is not None and (await operator.state(submitted.address)).exists:
-                return None
+            if operator is not None and (await operator.state(submitted.address)).document is not None:
+                return None  # of one that was refused before, there is news to come
     finally:
         news.cancel()
     raise Busy(

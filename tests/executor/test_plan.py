@@ -10,9 +10,10 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.expressions import NeedsBlob
+from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Policy, Retry
-from planmesh.schemas.state import PlanState
+from planmesh.schemas.state import PlanState, answered
 from planmesh.schemas.work import Failure, Usage
 
 
@@ -590,3 +591,40 @@ def test_an_output_that_is_not_accepted_was_called_for_all_the_same() -> None:
     assert kinds(happened)[:2] == ["PermissionDenied", "StepFailed"]
     assert kinds(happened).count("PermissionDenied") == 1
     assert play.of_type(events.StepFailed)[0].calls == TOLD["calls"]
+
+
+# --- goals that were refused ---------------------------------------------------------------------------------
+
+
+def refusal(message: str, goal_digest: str = "digest") -> asks.RefuseGoal:
+    problem = Problem(code="unknown_agent", message=message)
+    return asks.RefuseGoal(id=goal_digest, problems=(problem,), goal_digest=goal_digest)
+
+
+@pytest.mark.parametrize("goal_digest", ["digest", "other"])
+def test_a_goal_that_was_refused_may_become_a_plan_when_it_is_published_again(goal_digest: str) -> None:
+    state = PlanState(address=HERE)
+    state, _ = told(state, refusal("nobody is called a"))
+    created, happened = told(state, asks.CreatePlan(id=goal_digest, plan=plan(task("a")), goal_digest=goal_digest))
+
+    assert [type(event).__name__ for event in happened] == ["PlanCreated", "PlanStarted", "StepDispatched"]
+    assert (created.status, created.refused, created.ended_at) == ("running", None, None)
+    # Late news of the refusal changes nothing.
+    assert told(created, refusal("nobody is called a"))[1] == []
+
+
+def test_a_goal_that_is_refused_again_is_recorded_again_only_if_something_else_is_wrong() -> None:
+    state, _ = told(PlanState(address=HERE), refusal("nobody is called a"))
+
+    assert told(state, refusal("nobody is called a"))[1] == []
+    again, (event,) = told(state, refusal("nobody is called b"))
+
+    assert isinstance(event, events.PlanRefused)
+    assert again.refused == event
+
+
+def told(state: PlanState, command: asks.AnyCommand) -> tuple[PlanState, list[Any]]:
+    """What the planner asks of a plan, with the id remembered if it was answered."""
+    asked = Asked(command, "planner", START)
+    decision = decide(state, asked)
+    return (answered(decision.state, [asked.cause]) if decision.events else decision.state), decision.events

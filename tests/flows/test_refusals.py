@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from itertools import count
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from flows import Flow, plan, task
 from promises import expect_promises
 
+from planmesh.client import PlanRefused, Submitted
 from planmesh.schemas import codec, goals, subjects
 from planmesh.schemas.state import PlanStatus
 
@@ -99,3 +101,26 @@ async def test_what_cannot_become_a_plan_is_a_record_that_names_the_rule_and_the
     assert state.status is PlanStatus.REFUSED
     assert state.refused is not None
     assert state.refused.problems == outcome.problems
+
+
+async def test_a_goal_that_was_refused_may_be_published_again_by_its_id(flow: Flow) -> None:
+    refused = await flow.client.submit(plan(task("a", agent="ecko")), id="mended")
+    with pytest.raises(PlanRefused):
+        await refused.result(30)
+    same = await flow.client.submit(plan(task("a", agent="ecko")), id="mended")
+    with pytest.raises(PlanRefused):
+        await same.result(30)
+
+    submitted = await flow.client.submit(plan(task("a")), id="mended")
+    await submitted.result(30)
+
+    state, _ = await expect_promises(flow.operator, submitted.address)
+    assert [kind async for kind in kinds_of(flow, submitted)][:2] == ["PlanRefused", "PlanCreated"]
+    watched = [state.status async for state, _ in flow.operator.watch(submitted.address)]
+    assert (watched[0], watched[-1], state.status) == ("refused", "completed", "completed")
+
+
+async def kinds_of(flow: Flow, submitted: Submitted) -> AsyncIterator[str]:
+    async for line in flow.operator.lines(submitted.address):
+        for event in line.commit.events:
+            yield type(event).__name__

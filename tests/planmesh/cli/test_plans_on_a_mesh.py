@@ -156,6 +156,16 @@ async def test_a_refused_goal_is_told_with_the_places_in_the_file(mesh: Mesh, sa
     assert "did you mean greet?" in said.err
 
 
+async def test_a_goal_that_was_refused_may_be_mended_and_run_by_the_same_id(mesh: Mesh, says: Any) -> None:
+    wrong = mesh.file({**GREET, "agent": "great"})
+    refused = await says(run.run(wrong, id="mended", session=mesh.session()))
+    assert refused.code == FAILED
+
+    again = await says(run.run(mesh.file(GREET), id="mended", session=mesh.session("json")))
+
+    assert (again.code, again.json["plan"]["number"] > 1) == (COMPLETED, True)
+
+
 async def test_the_same_goal_twice_is_one_plan(mesh: Mesh, says: Any) -> None:
     file = mesh.file(GREET)
 
