@@ -27,7 +27,9 @@ from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanState, PlanSt
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure, Result
 
 DEFAULT_GATE_SLA_S: Final = 4 * 3600.0
-_NOT_STARTED_DELAY_S: Final = 1.0  # whatever kept it from starting is not over at once
+# Whatever keeps attempts from starting is not over at once, and each of them takes room in the log.
+_NOT_STARTED_DELAY_S: Final = 1.0
+_NOT_STARTED_MOST_S: Final = 60.0
 
 NO_BLOBS: Final[Mapping[str, object]] = {}
 NO_LIMITS: Final[Mapping[str, int]] = {}
@@ -331,12 +333,14 @@ def _report(turn: Turn, result: Result) -> None:
         case AttemptNotStarted():
             if step.status is StepStatus.DISPATCHED:
                 failure = Failure(code="not_started", message=result.reason)
+                delay_s = min(_NOT_STARTED_DELAY_S * 2.0 ** min(step.not_begun, 16), _NOT_STARTED_MOST_S)
                 turn.record(
                     events.AttemptEnded(
                         step=result.step,
                         attempt=result.attempt,
                         failure=failure,
-                        retry_at=turn.at + timedelta(seconds=_NOT_STARTED_DELAY_S),
+                        retry_at=turn.at + timedelta(seconds=delay_s),
+                        begun=False,
                         worker=result.worker,
                     )
                 )
@@ -388,8 +392,9 @@ def _not_accepted(turn: Turn, done: AttemptCompleted) -> AttemptFailed | None:
 def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
     task = turn.state.graph.steps[result.step]
     assert isinstance(task, Task)  # only tasks are dispatched
-    if result.failure.retryable and result.attempt < task.retry.attempts:
-        delay_s = task.retry.delay_s(result.attempt)
+    begun = result.attempt - turn.state.steps[result.step].not_begun
+    if result.failure.retryable and begun < task.retry.attempts:
+        delay_s = task.retry.delay_s(begun)
         turn.record(
             events.AttemptEnded(
                 step=result.step,

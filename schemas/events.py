@@ -160,6 +160,8 @@ class AttemptEnded(Event, frozen=True, kw_only=True, tag="step.attempt_ended"):
     attempt: int
     failure: Failure
     retry_at: datetime
+    begun: bool = True
+    """False: it certainly had no effect, and does not count among the attempts that the plan allows."""
     started_at: datetime | None = None
     duration_s: float | None = None
     worker: str = ""

@@ -82,6 +82,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         attempt: The attempt that is or was in flight, from 1; the round of a gate or an ask. 0 before the first.
+        not_begun: How many of the attempts were never begun.
         since: When it came to this status.
         output: What it gave, once completed.
         agent: Who was asked, at the last dispatch.
@@ -101,6 +102,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
 
     status: StepStatus = StepStatus.PENDING
     attempt: int = 0
+    not_begun: int = 0
     since: datetime | None = None
     output: Payload = NOTHING
     agent: str = ""
@@ -516,6 +518,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 status=StepStatus.WAITING,
                 failure=event.failure,
                 retry_at=event.retry_at,
+                not_begun=state.steps[event.step].not_begun + (not event.begun),
                 started_at=event.started_at,
                 duration_s=event.duration_s,
                 worker=event.worker,
@@ -929,13 +932,15 @@ def _carried(state: PlanState, step: Step) -> StepState:
     before = state.steps.get(step.name)
     if before is None:
         gone = state.superseded.get(step.name)
-        return FRESH if gone is None else StepState(attempt=gone.attempt)
+        return FRESH if gone is None else StepState(attempt=gone.attempt, not_begun=gone.not_begun)
     was = state.graph.steps[step.name]
     if type(step) is type(was):
         # Those to whom it was escalated may answer what is asked of the same people, not what is asked of others.
         is_open_to_others = isinstance(step, Gate | Ask) and before.escalated and _asks(step) != _asks(was)
         return _replace(before, also=(), escalated=0) if is_open_to_others else before
-    return StepState(status=_at_the_beginning(before), attempt=before.attempt, hold=before.hold)
+    return StepState(
+        status=_at_the_beginning(before), attempt=before.attempt, not_begun=before.not_begun, hold=before.hold
+    )
 
 
 def _asks(step: Step) -> object:

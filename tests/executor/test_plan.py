@@ -628,3 +628,28 @@ def told(state: PlanState, command: asks.AnyCommand) -> tuple[PlanState, list[An
     asked = Asked(command, "planner", START)
     decision = decide(state, asked)
     return (answered(decision.state, [asked.cause]) if decision.events else decision.state), decision.events
+
+
+# --- attempts that were never begun --------------------------------------------------------------------------
+
+
+def test_what_was_not_begun_is_not_one_of_the_attempts_that_a_plan_allows() -> None:
+    play = Play(plan(task("a", retry=Retry(attempts=2))))
+    for _ in range(5):
+        play.gives_back("a")
+        play.is_due("a")
+
+    play.fails("a")
+    assert play.status("a") == "waiting"
+    play.is_due("a")
+    play.fails("a")
+
+    assert play.status("a") == "failed"
+    waits = [(one.retry_at - at).total_seconds() for one, at in ended_at(play) if not one.begun]
+    assert waits == [1, 2, 4, 8, 16]
+
+
+def ended_at(play: Play) -> list[tuple[events.AttemptEnded, Any]]:
+    return [
+        (event, commit.at) for commit, _ in play.log for event in commit.events if type(event) is events.AttemptEnded
+    ]
