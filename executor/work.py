@@ -50,6 +50,7 @@ _RESULT_DEPTH: Final = 4  # what a message of results puts around an output
 _CLAIMED_S: Final = 29 * 86_400.0  # the stream CLAIMS forgets after 30 days
 _STUCK_S: Final = 30.0
 _LAST_WORDS_S: Final = 0.5
+_BLOCKED_S: Final = 1.0
 _TRACEBACK_CHARACTERS: Final = 8_000
 _MESSAGE_CHARACTERS: Final = 4_000
 _LISTED: Final = 20
@@ -191,7 +192,12 @@ class Host:
             "attempt": work.attempt,
             "worker": self._worker,
         }
-        inputs = await self._inputs(work)
+        try:
+            inputs = await self._inputs(work)
+        except (Poison, DecodeError) as error:
+            # They are gone, or nothing that can be read: another worker, or another time, would get no further.
+            failure = Failure(code="inputs", message=_clipped(f"its inputs cannot be had: {error}"), retryable=False)
+            return AttemptFailed(failure=failure, started_at=datetime.now(UTC), duration_s=0, **about)
         if not work.idempotent:
             if waited_s > _CLAIMED_S:
                 reason = "it was handed out so long ago that nobody knows any more whether it was begun"
@@ -307,8 +313,9 @@ class Rooms:
         with contextlib.suppress(TimeoutError):
             ended.result(2 * _LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(_BLOCKED_S)
+        if not self._thread.is_alive():  # an agent that blocks it does not hear
+            self._loop.close()
 
     async def call(self, agent: Agent, inputs: Mapping[str, Any]) -> object:
         """Run *agent*. Cancelling this cancels an async agent; one in a thread goes on, unheard."""

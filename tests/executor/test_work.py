@@ -1,6 +1,7 @@
 """What agents may do to a worker, and it still says what became of each attempt."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -148,3 +149,27 @@ async def test_results_that_are_large_together_go_in_several_messages(opened: An
         assert len(state.troubled) == 60
         assert max(sizes) < 2.5 * 1024 * 1024
         assert len(sizes) < 60
+
+
+async def test_inputs_that_are_gone_fail_their_step(opened: Any) -> None:
+    @agent(idempotent=True)
+    def take(text: str) -> int:
+        return len(text)
+
+    async with opened("take") as house:
+        running = await house.executor()
+        document = plan(Task(name="t", agent="take", inputs={"text": "{text}"}, idempotent=True))
+        address = await house.create(document, inputs={"text": "x" * 300_000})
+        admin = await house.connected("admin")
+        while json.loads(await admin.request("$JS.API.STREAM.INFO.WORK"))["state"]["messages"] == 0:
+            await asyncio.sleep(0.01)
+        await running.stop()  # it keeps in memory what it used last
+        await admin.request("$JS.API.STREAM.PURGE.BLOBS")
+        await house.executor()
+        await house.worker(take)
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["t"].failure is not None
+        assert state.steps["t"].failure.code == "inputs"
+        assert "there is no blob" in state.steps["t"].failure.message
