@@ -3,10 +3,16 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from typing import Final, NoReturn
+
+import structlog
 
 from planmesh import credentials, settings, telemetry
 from planmesh.agents import find
@@ -14,6 +20,8 @@ from planmesh.connection import Connection, connect
 from planmesh.errors import PlanmeshError, Unusable
 from planmesh.executor.service import LOOPS, steer, work
 from planmesh.schemas.subjects import token
+
+_PATIENCE_S: Final = 1.0
 
 
 def main() -> None:
@@ -37,7 +45,22 @@ def main() -> None:
     except* PlanmeshError as group:
         for error in _each(group):
             sys.stderr.write(f"executor: {error}\n")
-        sys.exit(1)
+        leave(1)
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process, also while agents that were given up on still run in threads, for which Python would wait."""
+    ends = time.monotonic() + _PATIENCE_S
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join(max(ends - time.monotonic(), 0))
+            if thread.is_alive():
+                structlog.get_logger().warning("agent.left_behind", thread=thread.name)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(status)
+    sys.exit(status)
 
 
 def _each(group: BaseExceptionGroup[PlanmeshError]) -> Iterator[PlanmeshError]:

@@ -161,8 +161,12 @@ async def test_inputs_that_are_gone_fail_their_step(opened: Any) -> None:
         document = plan(Task(name="t", agent="take", inputs={"text": "{text}"}, idempotent=True))
         address = await house.create(document, inputs={"text": "x" * 300_000})
         admin = await house.connected("admin")
-        while json.loads(await admin.request("$JS.API.STREAM.INFO.WORK"))["state"]["messages"] == 0:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(15):
+            while True:
+                info = json.loads(await admin.request("$JS.API.STREAM.INFO.WORK"))
+                if info["state"]["messages"]:
+                    break
+                await asyncio.sleep(0.01)
         await running.stop()  # it keeps in memory what it used last
         await admin.request("$JS.API.STREAM.PURGE.BLOBS")
         await house.executor()
