@@ -24,6 +24,7 @@ from planmesh.schemas.work import PlannerWork
 PROPOSAL: Final = "proposal"
 
 _AT_ONCE: Final = 2
+_WAITING: Final = 16  # each has up to 8 MiB
 _question: Final = Codec[PlannerWork](PlannerWork)  # from people, and so not trusted as the executor is
 
 log = structlog.get_logger()
@@ -52,10 +53,15 @@ async def serve(
             _refuse(core, message, error)
 
     def on_message(message: Msg) -> None:
-        if message.reply:
-            task = asyncio.create_task(answer(message))
-            running.add(task)
-            task.add_done_callback(running.discard)
+        if not message.reply:
+            return
+        if len(running) >= _WAITING:
+            # Nothing holds people's programs back, and all that they ask is in memory.
+            _refuse(core, message, Busy("too many revisions are being looked at; ask again later"))
+            return
+        task = asyncio.create_task(answer(message))
+        running.add(task)
+        task.add_done_callback(running.discard)
 
     interest = await core.listen(subjects.query(PROPOSAL), on_message, queue=PLANNER)
     await stop.wait()
