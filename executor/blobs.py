@@ -12,9 +12,12 @@ from planmesh.connection import Connection
 from planmesh.errors import Busy, Conflict, PlanmeshError, Poison, Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
+from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.payload import MAX_BLOB_BYTES, Blob, Payload, blob_of, canonical
 from planmesh.schemas.subjects import BLOBS
 
+MOST_READ_BYTES: Final = 64 * 1024 * 1024
+"""Of JSON; decoded, it takes several times as much."""
 _CACHED_BYTES: Final = 32 * 1024 * 1024
 _QUEUE: Final = "blobs"  # several executors share the requests
 _AT_ONCE: Final = 16
@@ -101,6 +104,25 @@ class BlobStore:
         while self._kept_bytes > _CACHED_BYTES:
             _, dropped = self._kept.popitem(last=False)
             self._kept_bytes -= len(dropped)
+
+
+class Values:
+    """The values of blobs that one turn reads, by SHA-256: no more of them than memory can bear."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.by_sha256: dict[str, object] = {}
+        self._store = store
+        self._size_bytes = 0
+
+    async def fetch(self, blob: Unloaded) -> None:
+        """Raises: Poison (no such blob; or they are too large together), Busy."""
+        self._size_bytes += blob.size_bytes
+        if self._size_bytes > MOST_READ_BYTES:
+            raise Poison(
+                f"what is read at once has {self._size_bytes:,} bytes or more; at most {MOST_READ_BYTES:,} are: let "
+                "the steps pass on less"
+            )
+        self.by_sha256[blob.sha256] = await self._store.value(blob.sha256)
 
 
 async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> None:

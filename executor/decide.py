@@ -17,7 +17,7 @@ from planmesh.connection import Connection
 from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Conflict, Poison
 from planmesh.eventlog import EventLog, Recorded
-from planmesh.executor.blobs import BlobStore
+from planmesh.executor.blobs import BlobStore, Values
 from planmesh.executor.claims import Claims
 from planmesh.executor.limits import AgentLimits
 from planmesh.executor.news import OUTCOME_BYTES, latest
@@ -251,13 +251,13 @@ class Decider:
                 recorded, fresh = await self._log.read_to_the_end(Recorded.nothing(address)), True
         for part in parts:
             await self._expect_blob(part.asked)
-        blobs: dict[str, object] = {}
+        values = Values(self._blobs)
         races = 0
         while races < _LOST_RACES:
             try:
-                proposal = self._propose(recorded, parts, blobs)
+                proposal = self._propose(recorded, parts, values.by_sha256)
             except NeedsBlob as needs:
-                blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                await values.fetch(needs.blob)
                 continue
             if proposal.says_no and not fresh:
                 recorded, fresh = await self._log.read_to_the_end(recorded), True

@@ -17,7 +17,7 @@ from planmesh.connection import Ack, Connection
 from planmesh.delivery import Message, Subscription, give_up
 from planmesh.errors import Busy, Poison, Unusable
 from planmesh.eventlog import EventLog, Recorded, misfit
-from planmesh.executor.blobs import BlobStore
+from planmesh.executor.blobs import BlobStore, Values
 from planmesh.executor.children import PLANNING_BYTES, SAYS_STATUS, errands, planning, told
 from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
@@ -156,13 +156,13 @@ class Dispatcher:
         await give_up(self._core, SERVICE, message, error, keep=True)
 
     async def _send_slowly(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> None:
-        blobs: dict[str, object] = {}
+        values = Values(self._blobs)
         while True:
             try:
-                sent = self._send(state, commit, index, event, blobs)
+                sent = self._send(state, commit, index, event, values.by_sha256)
             except NeedsBlob as needs:
                 try:
-                    blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                    await values.fetch(needs.blob)
                 except Poison as error:
                     if isinstance(event, events.StepDispatched):
                         sent = self._unfit(commit, index, event, error)

@@ -11,7 +11,7 @@ from planmesh import agent
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Poison
 from planmesh.eventlog import EventLog
-from planmesh.executor import decide
+from planmesh.executor import blobs, decide
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.gates import release_digest
 from planmesh.schemas import subjects
@@ -66,6 +66,33 @@ async def test_a_turn_may_read_any_number_of_large_outputs(opened: Any) -> None:
         state = await house.ended(address)
 
         assert (state.status, state.result.value) == ("completed", ["w"] * 30)
+
+
+NAMES = tuple(f"w{number}" for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("reads", "fails"),
+    [
+        (Emit(name="end", after=NAMES, outcome="Done", result=[f"{{{name}[0]}}" for name in NAMES]), NAMES),
+        (Task(name="r", agent="write", after=NAMES, inputs={"text": "{w0}{w1}{w2}{w3}", "times": 1}), ("r",)),
+    ],
+)
+async def test_what_reads_more_than_memory_can_bear_fails_a_step(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, reads: Any, fails: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(blobs, "MOST_READ_BYTES", 30_000)
+    async with opened("write") as house:
+        await house.executor()
+        await house.worker(write)
+        address = await house.create(plan(*(writing(name, name, 5_000) for name in NAMES), reads))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        (failed,) = state.troubled
+        assert failed in fails
+        assert state.steps[failed].failure is not None
+        assert "what is read at once has" in state.steps[failed].failure.message
 
 
 @pytest.mark.parametrize("false", [NOWHERE, Blob(sha256="../..", size_bytes=1)])
