@@ -9,7 +9,6 @@ import contextlib
 import itertools
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -22,9 +21,8 @@ from planmesh.auditor.store import REBUILD, Database, Position, Store
 from planmesh.connection import Connection, StoredMessage
 from planmesh.delivery import Message, Subscription, subscribe
 from planmesh.errors import Busy, Conflict, Unusable
-from planmesh.eventlog import misfit
-from planmesh.schemas import codec, subjects
-from planmesh.schemas.codec import DecodeError
+from planmesh.eventlog import next_commit
+from planmesh.schemas import subjects
 from planmesh.schemas.events import Commit, hash_of
 from planmesh.schemas.state import ENDED, PlanState, apply
 from planmesh.schemas.subjects import AUDITOR, PLANS, Address, BadSubject
@@ -118,30 +116,6 @@ class _ConsumerInfo(msgspec.Struct, frozen=True):
     """Source: JetStream API, CONSUMER.INFO."""
 
     delivered: _Sequences
-
-
-class _Envelope(msgspec.Struct, frozen=True):
-    """What a commit of any version has."""
-
-    space: str
-    plan: str
-    number: int
-    at: datetime
-    previous: str
-
-    def as_commit(self) -> Commit:
-        return Commit(
-            space=self.space,
-            plan=self.plan,
-            number=self.number,
-            at=self.at,
-            causes=(),
-            events=(),
-            previous=self.previous,
-        )
-
-
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 class _Kept:
@@ -495,30 +469,16 @@ def _fitting(state: PlanState, entry: Entry) -> Commit | None:
     Raises:
         Unusable: It is the next one, and cannot be read: whoever wrote it knows more than we do.
     """
-    try:
-        commit = codec.commit.decode(entry.data)
-    except DecodeError as error:
-        try:
-            commit = _decode_envelope(entry.data).as_commit()
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        if misfit(state, commit):
-            return None
-        raise Unusable(
-            f"message {entry.sequence:,} of the stream {PLANS} is commit {commit.number} of plan {state.address}, and "
-            f"this auditor cannot read it ({error}). Was it written by a newer planmesh? Then upgrade this one"
-        ) from None
-    return None if misfit(state, commit) else commit
+    found = next_commit(state, entry.sequence, entry.data)
+    return found if isinstance(found, Commit) else None
 
 
 def _misfit(followed: Followed | None, entry: Entry) -> str:
     """What is wrong with an entry that holds no commit of its plan."""
     if followed is None:
         return "its subject is no plan's"
-    try:
-        return misfit(followed.state, codec.commit.decode(entry.data))
-    except DecodeError as error:
-        return str(error)
+    found = next_commit(followed.state, entry.sequence, entry.data)
+    return found if isinstance(found, str) else ""
 
 
 def _runs(entries: Iterable[Entry]) -> Iterator[list[Entry]]:

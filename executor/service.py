@@ -23,13 +23,9 @@ from planmesh.executor.work import Host, Rooms
 from planmesh.readiness import notify_ready
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, INLINE_OUTPUT_BYTES
 from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
+from planmesh.streams import PINNED_GROUP, STEERING_ACK_WAIT_S
 
 LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
-GROUP: Final = "executor"
-"""The priority group of the consumers that one executor at a time reads; the others stand by."""
-
-_ACK_WAIT_S: Final = 1.0  # of the consumers that one executor at a time reads; see `planmesh.streams`
-
 # Made as they are needed. How many are needed is for the agents' consumers to say: an attempt that waited for one here
 # would be timed, and given up, before it begins.
 _THREADS: Final = 10_000
@@ -71,8 +67,8 @@ async def steer(
         subscriptions: list[Subscription] = []
 
         async def open_group(connection: Connection, stream: str, consumer: str) -> Subscription:
-            keeper = Keeper(_ACK_WAIT_S)
-            subscription = await subscribe(connection, stream, consumer, group=GROUP, keeper=keeper)
+            keeper = Keeper(STEERING_ACK_WAIT_S)
+            subscription = await subscribe(connection, stream, consumer, group=PINNED_GROUP, keeper=keeper)
             subscriptions.append(subscription)
             stack.callback(keeper.close)
             await stack.enter_async_context(subscription)

@@ -42,8 +42,8 @@ from planmesh.schemas.work import (
     Result,
     StepWork,
 )
+from planmesh.streams import AGENT_ACK_WAIT_S
 
-ACK_WAIT_S: Final = 2.0
 MOST_IN_A_BUNDLE: Final = 120
 _BUNDLE_BYTES: Final = 2 * 1024 * 1024
 _RESULT_DEPTH: Final = 4  # what a message of results puts around an output
@@ -87,7 +87,7 @@ class Host:
         self._running: dict[str, Context] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._outbox = _Outbox(agent.name, connection)
-        self._keeper = Keeper(ACK_WAIT_S)
+        self._keeper = Keeper(AGENT_ACK_WAIT_S)
 
     async def describe(self) -> None:
         """Tell the planner what the agent declares, as soon as the server takes it. Raises: Unusable."""
@@ -174,7 +174,7 @@ class Host:
         except Busy as error:
             # Before it was begun: blobs or the server are away.
             log.warning("work.later", key=work.key, error=str(error))
-            message.nak(ACK_WAIT_S)
+            message.nak(AGENT_ACK_WAIT_S)
         except Exception:
             log.exception("work.bug", key=work.key)
             message.nak(_STUCK_S)

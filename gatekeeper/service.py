@@ -36,12 +36,12 @@ from planmesh.schemas.commands import ReportNotice
 from planmesh.schemas.events import Commit
 from planmesh.schemas.plan import OPERATORS
 from planmesh.schemas.subjects import GATEKEEPER, PLANS, POISON, Address, BadSubject
+from planmesh.streams import SERVICE_ACK_WAIT_S
 
 SERVICE: Final = "gatekeeper"
 RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
 """How long a channel that failed is left alone before the next try; after the last, it is given up."""
 
-_ACK_WAIT_S: Final = 5.0  # of the consumer
 # A channel that fails holds up deliveries, and the server gives no more than the consumer's `max_ack_pending` (1,000)
 # at a time. From this many on, nobody waits any longer for a channel that has failed this often in a row.
 _CROWDED: Final = 500
@@ -120,7 +120,7 @@ class Gatekeeper:
             log.info("gatekeeper.ready", channels=[])
             await self._until(stop)
             return
-        keeper = Keeper(_ACK_WAIT_S)
+        keeper = Keeper(SERVICE_ACK_WAIT_S)
         async with (
             await subscribe(self._core, PLANS, GATEKEEPER, keeper=keeper) as commits,
             await subscribe(self._core, POISON, GATEKEEPER, keeper=keeper) as aside,

@@ -127,10 +127,6 @@ _ANSWER: Final = ("_INBOX.>", "_R_.>")
 _ACCOUNT_INFO: Final = "$JS.API.INFO"
 
 
-# Who else is named as the actor of a command, or of what follows from the rules themselves.
-_ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
-
-
 # --- services ----------------------------------------------------------------------------------------------
 
 
@@ -274,7 +270,7 @@ def operator(name: str) -> User:
         BadToken: Not a name.
         Unusable: The log would take this person for a service.
     """
-    if name in _ACTORS:
+    if name in subjects.ACTORS:
         raise Unusable(f"an operator cannot be called {name}: the log names a service so. Choose another name")
     user = f"operator-{subjects.token('operator', name)}"
     return _in(

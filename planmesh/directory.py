@@ -14,9 +14,7 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from planmesh.schemas.plan import OPERATORS
-
-SERVICES: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
-"""Who else acts in a log: no person may be called so."""
+from planmesh.schemas.subjects import ACTORS
 
 _PERSON: Final = "person:"
 _ID: Final = r"^[A-Za-z0-9_-]{1,40}$"  # what is longer leaves no room for the names of channels
@@ -98,7 +96,7 @@ class Directory(_Part):
     def _bad_people(self) -> Iterable[str]:
         taken: dict[str, str] = {}
         for name, person in self.people.items():
-            if name in SERVICES:
+            if name in ACTORS:
                 yield f"a person cannot be called {name}: the log names a service so"
             if person.email is not None:
                 other = taken.setdefault(person.email.lower(), name)

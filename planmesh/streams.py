@@ -59,6 +59,12 @@ DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
 PINNED_GROUP: Final = "executor"
 TAKEOVER_S: Final = 2
 
+# What is not answered for so long is delivered again: this is how soon somebody else has the work of one who died.
+STEERING_ACK_WAIT_S: Final = 1
+AGENT_ACK_WAIT_S: Final = 2
+SERVICE_ACK_WAIT_S: Final = 5
+READER_ACK_WAIT_S: Final = 30
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -180,17 +186,17 @@ def consumers() -> tuple[Consumer, ...]:
         "priority_timeout": TAKEOVER_S * _SECOND_NS,
     }
     return (
-        _consumer(COMMANDS, DECIDE, ack_wait_s=1, max_ack_pending=20_000, **pinned),
-        _consumer(RESULTS, DECIDE, ack_wait_s=1, max_ack_pending=20_000, **pinned),
-        _consumer(PLANS, DISPATCH, ack_wait_s=1, max_ack_pending=20_000, **pinned),
+        _consumer(COMMANDS, DECIDE, ack_wait_s=STEERING_ACK_WAIT_S, max_ack_pending=20_000, **pinned),
+        _consumer(RESULTS, DECIDE, ack_wait_s=STEERING_ACK_WAIT_S, max_ack_pending=20_000, **pinned),
+        _consumer(PLANS, DISPATCH, ack_wait_s=STEERING_ACK_WAIT_S, max_ack_pending=20_000, **pinned),
         # Its tables and its position are one transaction: it acks a batch by its last message.
-        _consumer(PLANS, AUDITOR, ack_wait_s=30, ack_policy="all", max_ack_pending=20_000),
-        _consumer(PLANS, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
-        _consumer(POISON, GATEKEEPER, ack_wait_s=5, max_ack_pending=1_000),
-        _consumer(GOALS, PLANNER, ack_wait_s=5, max_ack_pending=-1),
+        _consumer(PLANS, AUDITOR, ack_wait_s=READER_ACK_WAIT_S, ack_policy="all", max_ack_pending=20_000),
+        _consumer(PLANS, GATEKEEPER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=1_000),
+        _consumer(POISON, GATEKEEPER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=1_000),
+        _consumer(GOALS, PLANNER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=-1),
         # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
-        _consumer(WORK, PLANNER, filter_subject="work.planner.>", ack_wait_s=5),
-        _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=5, max_ack_pending=-1),
+        _consumer(WORK, PLANNER, filter_subject="work.planner.>", ack_wait_s=SERVICE_ACK_WAIT_S),
+        _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=-1),
     )
 
 
@@ -205,7 +211,7 @@ def agent_consumer(agent: str, concurrency: int) -> Consumer:
         WORK,
         subjects.agent_consumer(agent),
         filter_subject=f"work.agent.{agent}.>",
-        ack_wait_s=2,
+        ack_wait_s=AGENT_ACK_WAIT_S,
         max_ack_pending=concurrency,
     )
 
@@ -221,7 +227,7 @@ def outcome_consumer(space: str) -> Consumer:
         OUTCOMES,
         subjects.outcome_consumer(space),
         filter_subject=f"outcomes.{space}.*",
-        ack_wait_s=30,
+        ack_wait_s=READER_ACK_WAIT_S,
         max_ack_pending=1_000,
     )
 

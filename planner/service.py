@@ -27,12 +27,12 @@ from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft, verb_of
 from planmesh.schemas.subjects import GOALS, PLANNER, WORK
 from planmesh.schemas.work import DraftWork, RunWork
+from planmesh.streams import SERVICE_ACK_WAIT_S
 
 ACTOR: Final = "planner"
 
 _CONCURRENCY: Final = 16
 _REVISIONS: Final = 4
-_ACK_WAIT_S: Final = 5.0  # see `planmesh.streams.consumers`
 _SMALL_BYTES: Final = 8 * 1024  # what takes no longer than a turn of the loop may
 
 log = structlog.get_logger()
@@ -80,7 +80,7 @@ async def plan_goals(
             service=ACTOR,
             batch=4 * _CONCURRENCY,
             concurrency=_CONCURRENCY + drafts_at_once + WAITING,
-            ack_wait_s=_ACK_WAIT_S,
+            ack_wait_s=SERVICE_ACK_WAIT_S,
             stop=stop,
             poison_to=core,
         ),
@@ -92,7 +92,7 @@ async def plan_goals(
             service=ACTOR,
             batch=_REVISIONS,
             concurrency=_REVISIONS + drafts_at_once + WAITING,
-            ack_wait_s=_ACK_WAIT_S,
+            ack_wait_s=SERVICE_ACK_WAIT_S,
             stop=stop,
         ),
         serve(core, catalogue, limits, stop, directory),

@@ -29,6 +29,9 @@ CLAIMS: Final = "CLAIMS"
 CATALOGUE: Final = "CATALOGUE"
 GOALS: Final = "GOALS"
 
+ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
+"""Who acts in a log besides people: no person may be called so."""
+
 # Durable consumers, by stream. Agents and submitters have one each: see `agent_consumer`, `outcome_consumer`.
 DECIDE: Final = "decide"
 DISPATCH: Final = "dispatch"

@@ -277,7 +277,7 @@ async def test_it_stops_at_a_commit_that_only_a_newer_version_can_read(desk: Any
     await desk.write_bytes(msgspec.json.encode(newer), subjects.plan_log(HERE))
 
     async with desk.running() as running:
-        with pytest.raises(Unusable, match=r"message 2 .* is commit 2 of plan space.plan.*upgrade"):
+        with pytest.raises(Unusable, match=r"commit 2 of space\.plan \(message 2\) cannot be read.*upgrade this one"):
             await running.ended()
 
 

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import msgspec
 from arena import Arena, Kind, running_arena
 from chance import People, random_plan
-from flows import eventually, insist
+from flows import insist
 from harms import HURT_S, Harm, harms_for
 from judge import Broken, Judge
+from patience import eventually
 from promises import expect_tables
 
 from planmesh.client import Submitted

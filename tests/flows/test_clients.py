@@ -15,8 +15,9 @@ import nats
 import nats.errors
 import pytest
 import pytest_asyncio
-from flows import EXAMPLES, TESTS, Flow, eventually, plan, task
+from flows import EXAMPLES, TESTS, Flow, plan, task
 from nats.aio.client import Client
+from patience import eventually
 from promises import expect_promises
 
 from planmesh.poison import SetAside, read

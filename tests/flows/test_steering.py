@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from flows import Flow, eventually, plan, task
+from flows import Flow, plan, task
+from patience import eventually
 from promises import expect_promises
 
 from planmesh.cli.preview import foresee

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flows import TESTS, Flow, eventually, insist, plan, task
+from flows import TESTS, Flow, insist, plan, task
 from msgspec.structs import replace
+from patience import eventually
 from promises import expect_promises
 
 from planmesh.access import HOME

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from patience import eventually
 from plays import gate, plan, task
 from receivers import WebReceiver
-from reviews import Clerk, Running, connected, eventually
+from reviews import Clerk, Running, connected
 
 from planmesh.gatekeeper import bulletin
 from planmesh.gatekeeper.notify import Channel, open_channels

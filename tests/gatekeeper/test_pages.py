@@ -10,9 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import eventually
 from plays import gate, plan, task
 from receivers import WebReceiver
-from reviews import Clerk, connected, eventually
+from reviews import Clerk, connected
 from structlog.testing import capture_logs
 
 from planmesh.auditor.service import audit

@@ -13,9 +13,10 @@ from functools import partial
 
 import psutil
 import pytest
+from patience import eventually
 from plays import gate, plan, question, task
 from receivers import WebReceiver, mail_receiver
-from reviews import Clerk, Running, connected, eventually
+from reviews import Clerk, Running, connected
 from structlog.testing import capture_logs
 
 from planmesh import streams
@@ -413,7 +414,7 @@ async def pending(mesh: MeshServer) -> tuple[int, int]:
 def test_deliveries_are_kept_alive_for_as_long_as_the_consumer_waits() -> None:
     (consumer,) = [one for one in streams.consumers() if (one.stream, one.name) == (PLANS, GATEKEEPER)]
 
-    assert consumer.settings["ack_wait"] == service._ACK_WAIT_S * 1e9
+    assert consumer.settings["ack_wait"] == streams.SERVICE_ACK_WAIT_S * 1e9
     assert consumer.settings["max_ack_pending"] > service._CROWDED
 
 
@@ -458,7 +459,7 @@ async def test_a_gatekeeper_that_is_killed_sends_the_rest_when_it_is_back_and_no
         _, said = await first.communicate()
 
     async with process(mesh_server, *urls) as second:
-        await eventually(lambda: len(clerk.reports) == 2, within_s=20)
+        await eventually(lambda: len(clerk.reports) == 2, timeout_s=20)
         second.terminate()
         _, more = await second.communicate()
 

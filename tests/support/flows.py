@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-import inspect
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from patience import eventually
 
 from planmesh.client import Answer, Client, Operator, new_command_id
 from planmesh.connection import Connection, connect
@@ -126,18 +127,6 @@ class Flow:
     def let_go(self, address: Address, *steps: str) -> None:
         for step in steps:
             (self.directory / f"{address}.{step}.1").touch()
-
-
-async def eventually(check: Callable[[], Any], timeout_s: float = 10) -> Any:
-    """What *check* gives, as soon as that is true: for what another process does without telling us."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            found = check()
-            if inspect.isawaitable(found):
-                found = await found
-            if found:
-                return found
-            await asyncio.sleep(0.01)
 
 
 async def insist(ask: Callable[[], Awaitable[_T]], timeout_s: float = 30) -> _T:

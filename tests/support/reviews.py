@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,15 +23,6 @@ from planmesh.schemas.state import answered
 from planmesh.schemas.subjects import COMMANDS, DECIDE, Address
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, Failure
 from planmesh.testing import MeshServer
-
-
-async def eventually(holds: Callable[[], Any], within_s: float = 10.0) -> None:
-    """Wait until *holds* is true."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while not holds():
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not so within {within_s:g} s")
-        await asyncio.sleep(0.01)
 
 
 class Clerk:
