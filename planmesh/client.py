@@ -163,6 +163,12 @@ def _only(role: Literal["submitter", "operator"], directory: Path, data_dir: Pat
         return there[0]
     if there:
         raise Unusable(f"{directory} has the credentials of {', '.join(there)}: say which of them to be (--user)")
+    if not users(directory):
+        raise Unusable(
+            f"there is no mesh in {data_dir}, and no credentials of one: `planmesh up` starts one on this machine. To "
+            f"use one elsewhere, have its administrator run `planmesh credentials {role} NAME`, and say where you keep "
+            "the file: --data-dir, PLANMESH_DATA_DIR or PLANMESH_CREDENTIALS"
+        )
     raise Unusable(
         f"no {role}'s credentials in {directory}: `planmesh up` makes them for a mesh on this machine, and "
         f"`planmesh credentials {role} NAME` on the machine of whoever administers it. If they are elsewhere, say so "

@@ -24,6 +24,7 @@ from planmesh.client import (
     new_command_id,
 )
 from planmesh.connection import Connection, connect
+from planmesh.credentials import Credentials, write_credentials
 from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.executor.service import steer, work
 from planmesh.planner.document import Limits
@@ -574,6 +575,9 @@ async def test_one_file_of_credentials_is_enough(mesh: Running, tmp_path: Path) 
 
 
 def test_without_credentials_it_says_how_to_get_some(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match=r"there is no mesh in .*`planmesh up` starts .*`planmesh credentials operator"):
+        find_credentials("operator", data_dir=tmp_path)
+    write_credentials(tmp_path / "credentials", Credentials(server="nats://here", user="agent-a", password="p"))
     with pytest.raises(Unusable, match=r"no operator's credentials in .*`planmesh up`.*`planmesh credentials operator"):
         find_credentials("operator", data_dir=tmp_path)
 

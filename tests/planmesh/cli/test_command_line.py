@@ -81,7 +81,7 @@ def test_no_credentials_is_one_line_that_says_what_to_do(
     monkeypatch.delenv("PLANMESH_CREDENTIALS", raising=False)
 
     assert main(["--data-dir", str(tmp_path), "list"]) == FAILED
-    assert "`planmesh up` makes them" in capsys.readouterr().err
+    assert "`planmesh up` starts one on this machine" in capsys.readouterr().err
 
 
 def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
