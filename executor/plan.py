@@ -511,7 +511,7 @@ def _resolve(turn: Turn, command: asks.ResolveStep) -> None:
         )
     else:
         failure = Failure(code="not_done", message=command.reason or f"{turn.by} says that it was not done")
-        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
+        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure, by=turn.by))
         failed(turn, command.step)
 
 

@@ -175,6 +175,8 @@ class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
     step: str
     attempt: int
     failure: Failure
+    by: str = ""
+    """The person who says so, where nobody knew how it ended."""
     started_at: datetime | None = None
     duration_s: float | None = None
     worker: str = ""

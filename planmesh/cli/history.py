@@ -7,12 +7,13 @@ from typing import NamedTuple, assert_never
 from rich.text import Text
 
 from planmesh.cli.render import columns, failed, used
-from planmesh.cli.text import clock, counted, duration, listed, one_line, value
+from planmesh.cli.text import clock, counted, defuse, duration, listed, one_line, value
 from planmesh.schemas import events
 from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.work import Call, usage_of
 
+_TRACEBACK_LINES = 12
 _PLANMESH = "planmesh"  # who acts when nobody asked: the rules themselves
 
 
@@ -40,6 +41,7 @@ class Entry(NamedTuple):
     type: str
     step: str
     told: Told
+    traceback: str = ""
 
     @property
     def sentence(self) -> str:
@@ -52,10 +54,11 @@ class Entry(NamedTuple):
         return f"{self.step or 'plan'} {what}{by}" + (f": {why}" if why else "")
 
 
-def entries(commit: Commit, agents: dict[str, str]) -> Iterator[Entry]:
+def entries(commit: Commit, agents: dict[str, str], *, verbose: bool = False) -> Iterator[Entry]:
     """What a commit says, in order.
 
     Args:
+        verbose: With the tracebacks of agents.
         agents: Who was handed each step last. It is kept up to date: pass it on to the plan's next commit.
     """
     for event in commit.events:
@@ -63,7 +66,9 @@ def entries(commit: Commit, agents: dict[str, str]) -> Iterator[Entry]:
             agents[event.step] = event.agent
         step = getattr(event, "step", "") if not isinstance(event, events.PlanCompleted | events.PlanFailed) else ""
         told = tell(event, agents.get(step, ""))
-        yield Entry(commit.at, commit.number, str(event.__struct_config__.tag), step, told)
+        broke = isinstance(event, events.StepFailed | events.AttemptEnded) and verbose
+        traceback = event.failure.traceback if broke else ""  # type: ignore[union-attr]
+        yield Entry(commit.at, commit.number, str(event.__struct_config__.tag), step, told, traceback)
 
 
 _REQUESTED = {"revise": "to be revised", "retry": "to be retried with other means", "redirect": "redirected"}
@@ -109,7 +114,10 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(again, agent, one_line(failed(event.failure)))
         case events.StepFailed():
             return Told(
-                f"failed{_attempt(event.attempt)}{_used(event.calls)}", agent, one_line(failed(event.failure)), _BAD
+                f"failed{_attempt(event.attempt)}{_used(event.calls)}",
+                event.by or agent,
+                one_line(failed(event.failure)),
+                _BAD,
             )
         case events.StepOutcomeUnknown():
             what = f"of unknown outcome{_attempt(event.attempt)}{_used(event.calls)}"
@@ -199,8 +207,8 @@ def line(entry: Entry, now: datetime | None = None) -> Text:
     return Text().append(f"{clock(entry.at, now)} ", "dim").append(entry.sentence, entry.told.style)
 
 
-def table(told: list[Entry], now: datetime) -> list[Text]:
-    """A whole log."""
+def table(told: list[Entry], now: datetime, width: int | None = None) -> list[Text]:
+    """A whole log, with the tracebacks of those entries that have one."""
     rows = [
         (
             f"{clock(entry.at, now)}.{entry.at.microsecond // 1_000:03}",
@@ -211,4 +219,14 @@ def table(told: list[Entry], now: datetime) -> list[Text]:
         )
         for entry in told
     ]
-    return columns(("TIME", "NO", "STEP", "WHO", "WHAT"), rows, right=frozenset({1}))
+    head, *lines = columns(("TIME", "NO", "STEP", "WHO", "WHAT"), rows, right=frozenset({1}), width=width)
+    return [head, *(one for entry, line in zip(told, lines, strict=True) for one in (line, *_traceback(entry)))]
+
+
+def _traceback(entry: Entry) -> Iterator[Text]:
+    """The end of an agent's traceback, which says most."""
+    lines = defuse(entry.traceback).splitlines()
+    if len(lines) > _TRACEBACK_LINES:
+        lines = ["…", *lines[-_TRACEBACK_LINES:]]
+    for text in lines:
+        yield Text(f"    {text}", style="dim")

@@ -116,3 +116,31 @@ def test_every_event_has_words(kind: type[msgspec.Struct]) -> None:
     event: AnyEvent = msgspec.convert(fields, kind)
 
     assert tell(event).what
+
+
+def test_what_a_person_says_was_not_done_is_told_as_theirs() -> None:
+    play = Play(plan(task("pay")))
+    play.loses("pay")
+    play.ask(asks.ResolveStep(id="r", step="pay", attempt=1, done=False, reason="the bank says no"), by="ada")
+
+    (failed,) = [entry for entry in told(play) if entry.type == "step.failed"]
+
+    assert failed.told.who == "ada"
+    assert failed.sentence == "pay failed by ada: not_done: the bank says no"
+
+
+def test_the_end_of_a_traceback_is_told_if_it_is_asked_for() -> None:
+    frames = "".join(f'  File "agent.py", line {number}, in work\n' for number in range(40))
+    failure = Failure(code="agent_error", message="it broke", traceback=f"{frames}ValueError: \x1b[2J no\n")
+    play = Play(plan(task("a")))
+    play.ask(asks.ReportUnfit(id="u", step="a", attempt=1, failure=failure), by="executor")
+    agents: dict[str, str] = {}
+    quiet, verbose = (
+        [entry for commit, _ in play.log for entry in entries(commit, agents, verbose=asked)] for asked in (False, True)
+    )
+
+    shown = [line.plain for line in table(verbose, play.at)]
+
+    assert len(shown) - len(table(quiet, play.at)) == 13
+    assert any(line == '      File "agent.py", line 39, in work' for line in shown)
+    assert any(line.endswith("ValueError: \\x1b[2J no") for line in shown)
