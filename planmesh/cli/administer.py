@@ -86,7 +86,11 @@ async def list_agents(*, session: OfSession) -> None:
         session.say("There are no agents. Name their module: planmesh up --agents MODULE")
     else:
         session.say(
-            *columns(("AGENT", "WORKER", "RUNNING", "WAITING", "VERSION", "WHAT"), [_cells(row) for row in rows])
+            *columns(
+                ("AGENT", "WORKER", "RUNNING", "WAITING", "VERSION", "WHAT"),
+                [_cells(row) for row in rows],
+                width=session.out.width,
+            )
         )
 
 
@@ -255,7 +259,7 @@ async def list_poison(*, session: OfSession) -> None:
         ]
         for one in found
     ]
-    session.say(*columns(head, cells, right=frozenset({0, 4})))
+    session.say(*columns(head, cells, right=frozenset({0, 4}), width=session.out.width))
     number = found[0].number
     session.say(
         Text(""),

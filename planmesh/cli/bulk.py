@@ -261,11 +261,11 @@ def _print(session: Session, rows: list[Row]) -> None:
     if session.output != "table":
         print(*(map(as_line, rows) if session.output == "jsonl" else as_rows(rows, session.output)), sep="\n")
         return
-    session.say(*_table(rows))
+    session.say(*_table(rows, session.out.width))
     session.say(Text("Nothing was done: this is a preview.", style="dim"), to=session.err)
 
 
-def _table(rows: list[Row]) -> list[Text]:
+def _table(rows: list[Row], width: int) -> list[Text]:
     """One line a plan, and one more for what would be refused of it."""
     grouped: dict[tuple[str, str, bool], list[Row]] = {}
     for row in rows:
@@ -276,7 +276,7 @@ def _table(rows: list[Row]) -> list[Text]:
         what = f"{some[0].verb} {listed(steps)}" if steps else some[0].verb
         said = dict.fromkeys(one_line(row.said) for row in (some[-1:] if good else some))
         lines.append((f"{space}.{plan}", what, Text("; ".join(said), style="" if good else "red")))
-    return columns(("PLAN", "WHAT", "THEN"), lines)
+    return columns(("PLAN", "WHAT", "THEN"), lines, width=width)
 
 
 def _counted(rows: list[Row]) -> str:
@@ -290,7 +290,7 @@ async def _agrees(session: Session, verb: str, would: list[Row]) -> bool:
     if not session.asks:
         raise NotUnderstood(f"this would {verb} {_counted(would)}: add --yes to do it, or --preview to look at it")
     screen = session.progress
-    lines = _table(would)
+    lines = _table(would, screen.width)
     session.say(*lines[: _SHOWN + 1], to=screen)
     if len(lines) > _SHOWN + 1:
         session.say(Text(f"… and {len(lines) - _SHOWN - 1:,} more", style="dim"), to=screen)

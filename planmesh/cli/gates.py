@@ -49,7 +49,7 @@ async def list_(*, plan: str = "", limit: int = 100, session: OfSession) -> int:
     if session.output != "table":
         print(*as_rows(rows, session.output), sep="\n")
     elif rows:
-        session.say(*screens.gates(rows, now()))
+        session.say(*screens.gates(rows, now(), session.out.width))
     else:
         session.say("No gate and no ask is open: nothing waits for a person.")
     return COMPLETED

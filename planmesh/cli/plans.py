@@ -64,7 +64,8 @@ async def list_(
     if not rows:
         session.say("There is no such plan." if status or text or agent or space or since else "There is no plan yet.")
         return COMPLETED
-    session.say(*render.plans(rows, now(), spaces=len({row.space for row in rows}) > 1))
+    spaces = len({row.space for row in rows}) > 1
+    session.say(*render.plans(rows, now(), spaces=spaces, width=session.out.width))
     if more is not None:
         session.say(Text(f"There are more: --limit {2 * limit}", style="dim"), to=session.err)
     return COMPLETED
@@ -144,7 +145,7 @@ async def steps(
     elif step:
         session.say(*_everything(rows[0], min(session.out.width, 120)))
     else:
-        session.say(*_table(rows))
+        session.say(*_table(rows, session.out.width))
     return COMPLETED
 
 
@@ -157,7 +158,7 @@ async def _with_blobs(operator: Operator, row: StepRow) -> StepRow:
     return msgspec.structs.replace(row, **changes)
 
 
-def _table(rows: tuple[StepRow, ...]) -> list[Text]:
+def _table(rows: tuple[StepRow, ...], width: int) -> list[Text]:
     at = now()
     lines = []
     for row in rows:
@@ -177,7 +178,7 @@ def _table(rows: tuple[StepRow, ...]) -> list[Text]:
             )
         )
     head = ("STEP", "STATUS", "TRY", "TIME", "AGENT", "AFTER", "INPUTS", "OUTPUT")
-    return render.columns(head, lines, right=frozenset({2, 3}))
+    return render.columns(head, lines, right=frozenset({2, 3}), width=width)
 
 
 def _brief(payload: Payload) -> str:
@@ -230,6 +231,7 @@ async def log(
     /,
     *,
     step: Annotated[str, Parameter(help="Only what happened to this step.")] = "",
+    verbose: Annotated[bool, Parameter(negative=(), help="With the ends of the tracebacks of agents.")] = False,
     session: OfSession,
 ) -> int:
     """Print everything that happened to a plan, from its log. With -o jsonl, the log itself, a commit a line."""
@@ -244,11 +246,11 @@ async def log(
                 # To a file or a program byte for byte as it is stored, so that the chain of hashes can be verified.
                 print(as_line(line.commit) if session.out.is_terminal else encode(line.commit).decode())
             elif session.output == "table":
-                told += [entry for entry in entries(line.commit, agents) if step in ("", entry.step)]
+                told += [entry for entry in entries(line.commit, agents, verbose=verbose) if step in ("", entry.step)]
             else:
                 commits.append(line.commit)
     if session.output == "table":
-        session.say(*history.table(told, now()))
+        session.say(*history.table(told, now(), session.out.width))
     elif not raw:
         _print_rows(session, commits)
     return COMPLETED

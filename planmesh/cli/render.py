@@ -43,6 +43,8 @@ _NAME_CELLS: Final = 40  # a name longer than this moves the rest of its line, n
 _SEPARATOR: Final = " · "
 _MOST_OF_ITEMS: Final = 20  # steps of items that are all shown
 _NOW: Final = TROUBLED | {StepStatus.WAITING, StepStatus.DISPATCHED}
+_LEAST: Final = 6
+_LAST: Final = 24  # as much as the last column of a narrow table should have
 
 
 def look_of(step: StepRow) -> Look:
@@ -368,17 +370,28 @@ def _left_out(rows: Sequence[StepRow], rails: str = "") -> Text:
 
 
 def columns(
-    head: Sequence[str], rows: Sequence[Sequence[Text | str]], *, right: frozenset[int] = frozenset()
+    head: Sequence[str],
+    rows: Sequence[Sequence[Text | str]],
+    *,
+    right: frozenset[int] = frozenset(),
+    keep: frozenset[int] = frozenset({0}),
+    width: int | None = None,
 ) -> list[Text]:
     """A table without lines: each column as wide as its widest cell, the last one as wide as it likes.
 
     Args:
         right: The columns that are aligned to the right.
+        keep: Those that are never cut, such as what is pasted into commands.
+        width: How wide the table may be: the widest of the other columns are cut until there is some room for the
+            last one. None: as wide as it likes.
     """
     cells = [[cell if isinstance(cell, Text) else plain(cell) for cell in row] for row in rows]
     titles = [Text(title, style="dim") for title in head]
     last = len(head) - 1
     widths = [max(line[column].cell_len for line in [titles, *cells]) for column in range(len(head))]
+    if width is not None:
+        widths = _narrowed(widths, [max(len(title), _LEAST) for title in head], keep | right, width)
+        cells = [[*(cut(cell, most) for cell, most in zip(row, widths[:-1], strict=False)), row[-1]] for row in cells]
     lines = []
     for line in [titles, *cells]:
         written = Text()
@@ -394,7 +407,7 @@ def columns(
     return lines
 
 
-def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool) -> list[Text]:
+def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool, width: int | None = None) -> list[Text]:
     """A list of plans. *spaces*: whether it says whose they are."""
     lines = []
     for row in rows:
@@ -407,7 +420,8 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool) -> list[Text]
             one_line(_matter(row), 200),
         ]
         lines.append(line)
-    return columns(("PLAN", "STATUS", "STEPS", "TIME", "CREATED", "WHAT"), lines, right=frozenset({2, 3}))
+    head = ("PLAN", "STATUS", "STEPS", "TIME", "CREATED", "WHAT")
+    return columns(head, lines, right=frozenset({2, 3}), width=width)
 
 
 def _matter(row: PlanRow) -> str:
@@ -418,6 +432,19 @@ def _matter(row: PlanRow) -> str:
     if row.status in (PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED) and row.reason:
         return f"{row.reason}{_SEPARATOR}{row.name}"
     return row.name or row.goal
+
+
+def _narrowed(widths: list[int], least: list[int], keep: frozenset[int], width: int) -> list[int]:
+    """*widths* that fit into *width* with some room for the last column, as far as that can be."""
+    widths = list(widths)
+    gaps, last = 2 * (len(widths) - 1), min(widths[-1], _LAST)
+    may_give = [column for column in range(len(widths) - 1) if column not in keep]
+    while sum(widths[:-1]) + gaps + last > width:
+        spare = [(widths[column] - least[column], column) for column in may_give if widths[column] > least[column]]
+        if not spare:
+            break
+        widths[max(spare)[1]] -= 1
+    return widths
 
 
 def cut(line: Text, width: int) -> Text:

@@ -220,7 +220,7 @@ def _answers(gate: GateRow, command: str) -> list[Remedy]:
     ]
 
 
-def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
+def gates(rows: tuple[GateRow, ...], now: datetime, width: int | None = None) -> list[Text]:
     """A list of open gates and asks."""
     lines = [
         (
@@ -234,4 +234,6 @@ def gates(rows: tuple[GateRow, ...], now: datetime) -> list[Text]:
         )
         for gate in rows
     ]
-    return columns(("PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines)
+    return columns(
+        ("PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines, keep=frozenset({0, 1}), width=width
+    )

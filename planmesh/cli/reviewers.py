@@ -67,7 +67,7 @@ def list_(*, session: OfSession) -> int:
         ]
         for row in rows
     ]
-    session.say(*columns(("REVIEWER", "WHO", "TOLD AT"), cells))
+    session.say(*columns(("REVIEWER", "WHO", "TOLD AT"), cells, width=session.out.width))
     if directory.is_empty:
         session.say("", "The settings declare nobody: a plan may name person:NAME for an operator called NAME.")
     return COMPLETED

@@ -163,3 +163,18 @@ def test_of_many_items_only_what_matters_is_shown() -> None:
     ]
     assert "⋮ 24 completed" in shown[2]
     assert len(shown) == 10
+
+
+def test_a_narrow_table_cuts_what_is_widest_and_keeps_every_column() -> None:
+    rows = [("a-plan-with-a-long-name", "x" * 40, "y" * 60, "3", "why it is so, at some length")]
+    head = ("PLAN", "ONE", "OTHER", "NO", "WHY")
+
+    shown = [line.plain for line in render.columns(head, rows, right=frozenset({3}), width=80)]
+
+    (cells,) = [line.split("  ") for line in shown[1:]]
+    assert cells[0] == "a-plan-with-a-long-name"
+    assert all(cell.rstrip().endswith("…") for cell in cells[1:3])
+    assert shown[1].index("why it is so") <= 80 - 24
+    assert [line.plain for line in render.columns(head, rows, width=500)] == [
+        line.plain for line in render.columns(head, rows)
+    ]
