@@ -20,6 +20,7 @@ from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import MAX_STEPS, Ask, Draft, Gate, Plan, Task
+from planmesh.schemas.subjects import is_token
 from planmesh.schemas.work import AgentDescription
 
 UNKNOWN_AGENT: Final = "unknown_agent"
@@ -116,17 +117,9 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                 _check_agent_inputs(one, one.step, agents[agent], problems)
                 _check_tools(one, one.step, agents[agent], problems)
             else:
-                near = problems.nearest(agent, agents)
-                add = f"add it with `planmesh agents add {agent}`"
-                hint = f"{near} If not, {add}" if near else add
-                problems.add(
-                    UNKNOWN_AGENT,
-                    f"the mesh has no agent called {quoted(agent)}",
-                    "steps",
-                    one.index,
-                    "agent",
-                    hint=hint,
-                )
+                said = f"the mesh has no agent called {quoted(agent)}"
+                hint = _where_agents_come_from(agent, agents, problems)
+                problems.add(UNKNOWN_AGENT, said, "steps", one.index, "agent", hint=hint)
         case Draft(agents=named) if agents is not None and named is not None and "agents" not in one.unread:
             known = {*agents, *(tool.name for agent in agents.values() for tool in agent.tools or ())}
             for index, name in enumerate(named):
@@ -136,6 +129,14 @@ def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | No
                     problems.add(UNKNOWN_AGENT, said, "steps", one.index, "agents", index, hint=hint)
         case Gate() | Ask():
             check_asked(one, directory, problems)
+
+
+def _where_agents_come_from(agent: str, agents: Agents, problems: Problems) -> str:
+    near = problems.nearest(agent, agents)
+    add = "run its module with `planmesh up --agents MODULE`"
+    if is_token(agent):
+        add += f"; or, to run it elsewhere, add it with `planmesh agents add {agent}`"
+    return f"{near} If not, {add}" if near else add
 
 
 def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:

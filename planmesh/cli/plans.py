@@ -1,6 +1,8 @@
 """Verbs that look at plans of the mesh. Lists come from the auditor; one plan can also be read from its log."""
 
-from typing import Annotated, Any, Literal
+import asyncio
+import contextlib
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
@@ -12,20 +14,25 @@ from planmesh.cli.history import Entry, entries
 from planmesh.cli.review import allowed
 from planmesh.cli.run import whole
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
+from planmesh.cli.standing import agents_asked
 from planmesh.cli.steer import PlanId
 from planmesh.cli.text import clock, defuse, duration, listed, one_line, paragraph, size, value
 from planmesh.cli.view import PlanView, of_answers, of_state
 from planmesh.cli.where import moment
 from planmesh.client import Operator
+from planmesh.errors import Busy, Unusable
+from planmesh.inspection import consumer_info
+from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.queries import GateRow, GatesQuery, PlanRow, PlansQuery, StepRow
 from planmesh.schemas.state import PlanStatus, StepStatus
-from planmesh.schemas.subjects import Address
+from planmesh.schemas.subjects import WORK, Address
 
 _Status = Literal["draft", "running", "waiting", "paused", "completed", "failed", "cancelled", "refused"]
 _PAGE = 1_000
+_AGENTS_LOOKED_AT: Final = 20
 
 
 async def list_(
@@ -82,15 +89,27 @@ async def show(
     async with session.operator() as operator:
         address = await operator.find(plan)
         view, lag = (of_state(await operator.state(address)), 0) if from_log else await _ask(operator, address)
+        unserved = await _unserved(operator, agents_asked(view)) if session.output == "table" else ()
     if session.output != "table":
         print(as_one(view, session.output))
         return COMPLETED
-    lines = whole(view, session)
+    lines = whole(view, session, unserved=unserved)
     origin = [*render.origin(view, now(), session.out.width), *_inputs(view)]
     session.say(*lines[:3], *origin, *lines[3:])
     if lag:
         session.say(Text(f"  The auditor is {lag:,} behind the log; --from-log shows what is newer.", style="dim"))
     return COMPLETED
+
+
+async def _unserved(operator: Operator, agents: list[str]) -> tuple[str, ...]:
+    """Those of *agents* that nobody runs. What cannot be looked at counts as run."""
+    asked = agents[:_AGENTS_LOOKED_AT]
+    with contextlib.suppress(Busy, Unusable):
+        found = await asyncio.gather(
+            *(consumer_info(operator.connection, WORK, subjects.agent_consumer(agent)) for agent in asked)
+        )
+        return tuple(agent for agent, info in zip(asked, found, strict=True) if info is None or not info.is_read)
+    return ()
 
 
 async def _ask(operator: Operator, address: Address) -> tuple[PlanView, int]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -232,14 +232,14 @@ def leave(session: Session, state: PlanState) -> None:
     session.say(*whole(view, session, most))
 
 
-def whole(view: PlanView, session: Session, most: int | None = None) -> list[Text]:
-    """A plan from its header to what can be done about it."""
+def whole(view: PlanView, session: Session, most: int | None = None, unserved: Collection[str] = ()) -> list[Text]:
+    """A plan from its header to what can be done about it. *unserved*: agents that nobody runs."""
     at = now()
     lines = [Text(), *render.header(view, at), Text()]
     if view.document is not None:
         lines += [*render.steps(view, render.places(view.document), at, most=most), *render.taken_out(view), Text()]
     lines += [Text().append("  ✗ ", "red").append(problem.message) for problem in view.problems]
-    ending = account(view, at, session.out.width, None if session.passing else session.command)
+    ending = account(view, at, session.out.width, None if session.passing else session.command, unserved)
     if ending and session.passing:
         ending.append(
             Text("  Its private mesh has ended: nothing more can be done. `planmesh up` runs one that stays.")

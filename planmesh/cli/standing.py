@@ -5,7 +5,7 @@ Pure. What it offers is what `planmesh.executor.plan.decide` would carry out; th
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePath
@@ -56,11 +56,19 @@ class Stop:
     person: bool
 
 
-def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
+def agents_asked(view: PlanView) -> list[str]:
+    """The agents that steps are with now."""
+    if view.plan.status in ENDED:
+        return []
+    return sorted({step.agent for step in view.steps if step.status is StepStatus.DISPATCHED and step.agent})
+
+
+def stops(view: PlanView, command: str = "planmesh", unserved: Collection[str] = ()) -> list[Stop]:
     """Every place where a plan stands still; none of a plan that goes on or has ended.
 
     Args:
         command: How a command line begins that leads to this mesh.
+        unserved: Agents that nobody runs.
     """
     row = view.plan
     if row.status in ENDED:
@@ -93,7 +101,22 @@ def stops(view: PlanView, command: str = "planmesh") -> list[Stop]:
             needed = (rows.get(need) for need in step.needs)
             reached = all(need is None or (need.status in SATISFIED and not need.held) for need in needed)
             found.append(_trouble(step, attempts, command, of, can_skip=step.optional and reached))
-    return found
+    waiting: dict[str, list[StepRow]] = {}
+    for step in view.steps:
+        if step.status is StepStatus.DISPATCHED and step.agent in unserved:
+            waiting.setdefault(step.agent, []).append(step)
+    return [*found, *(_unserved(agent, steps, command) for agent, steps in waiting.items())]
+
+
+def _unserved(agent: str, steps: list[StepRow], command: str) -> Stop:
+    since = min((step.since for step in steps if step.since is not None), default=None)
+    of = "it" if len(steps) == 1 else "they"
+    why = f"Nobody runs the agent {agent}: {of} will begin as soon as somebody does."
+    remedies = (
+        Remedy(f"{command} up --agents MODULE", f"start, or restart, the mesh with it; MODULE has {agent}"),
+        Remedy(f"{command} agents list", "see who is run, and what waits"),
+    )
+    return Stop(listed([step.step for step in steps]), since, why, remedies, False)
 
 
 def _open_gate(step: StepRow, gate: GateRow, command: str, of: str) -> Stop:
@@ -163,13 +186,20 @@ def _trouble(step: StepRow, attempts: int, command: str, of: str, *, can_skip: b
     return Stop(name, step.since, why, tuple(remedies), False)
 
 
-def account(view: PlanView, now: datetime, width: int, command: str | None = "planmesh") -> list[Text]:
+def account(
+    view: PlanView,
+    now: datetime,
+    width: int,
+    command: str | None = "planmesh",
+    unserved: Collection[str] = (),
+) -> list[Text]:
     """What `show` ends with, for a plan that stands still somewhere: stopped at, since, why, what you can do.
 
     Args:
         command: How a command line begins that leads to this mesh; None: nothing can be done any more.
+        unserved: Agents that nobody runs.
     """
-    found = stops(view, command or "planmesh")
+    found = stops(view, command or "planmesh", unserved)
     if not found:
         return list(_failed(view, width, command) if view.plan.status is PlanStatus.FAILED else _retries(view, now))
     lines: list[Text] = []

@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from planmesh import administration
 from planmesh.cli import COMPLETED, FAILED, INTERRUPTED, WAITING, gates, plans, run, steer
 from planmesh.cli.session import NotUnderstood, Output, Session
 from planmesh.client import QueryRefused
@@ -164,6 +165,22 @@ async def test_a_goal_that_was_refused_may_be_mended_and_run_by_the_same_id(mesh
     again = await says(run.run(mesh.file(GREET), id="mended", session=mesh.session("json")))
 
     assert (again.code, again.json["plan"]["number"] > 1) == (COMPLETED, True)
+
+
+async def test_show_says_that_nobody_runs_the_agent_of_a_step(mesh: Mesh, says: Any) -> None:
+    await administration.Mesh(mesh.directory).add_agent("idle")
+    step = {"kind": "task", "name": "wait", "agent": "idle"}
+    submitted = await says(run.submit(mesh.file(step), id="idle-1", session=mesh.session()))
+    assert submitted.code == COMPLETED
+
+    shown = await says(plans.show("idle-1", from_log=True, session=mesh.session()))
+    await says(steer.cancel("idle-1", session=mesh.session()))
+    ended = await says(plans.show("idle-1", from_log=True, session=mesh.session()))
+
+    assert "Stopped at  wait" in shown.out
+    assert "Nobody runs the agent idle" in shown.out
+    assert f"planmesh --data-dir {mesh.directory} up --agents MODULE" in shown.out
+    assert "Nobody runs" not in ended.out
 
 
 async def test_the_same_goal_twice_is_one_plan(mesh: Mesh, says: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import Play, gate, plan, plans, play_on, task
 
-from planmesh.cli.standing import account, stops
+from planmesh.cli.standing import account, agents_asked, stops
 from planmesh.cli.view import of_state
 from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
@@ -178,3 +178,17 @@ def test_whatever_is_offered_is_carried_out(data: st.DataObject) -> None:
             # What it would let go has changed: then it asks again, and the account has the new digest.
             assert refused.code == "stale", (command, refused)
             assert isinstance(others[0], GateOpened)
+
+
+def test_a_step_whose_agent_nobody_runs_says_so_with_what_to_run(release: Play) -> None:
+    view = of_state(release.state)
+
+    (stop,) = stops(view, "planmesh", {"agent", "other"})
+
+    assert stop.at == "build and docs"
+    assert stop.why.startswith("Nobody runs the agent agent")
+    assert stop.remedies[0].command == "planmesh up --agents MODULE"
+    release.completes("build")
+    (stop,) = stops(of_state(release.state), "planmesh", {"agent"})
+    assert stop.at == "docs"
+    assert agents_asked(of_state(release.state)) == ["agent"]

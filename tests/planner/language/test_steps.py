@@ -515,7 +515,13 @@ def test_the_planner_looks_at_agents_and_their_inputs() -> None:
 
     assert isinstance(found, list)
     assert [(problem.line, problem.column, problem.code, problem.hint) for problem in found] == [
-        (1, 13, "unknown_agent", "did you mean worker? If not, add it with `planmesh agents add workr`"),
+        (
+            1,
+            13,
+            "unknown_agent",
+            "did you mean worker? If not, run its module with `planmesh up --agents MODULE`; or, to run it elsewhere, "
+            "add it with `planmesh agents add workr`",
+        ),
         (2, 1, "missing_input", "it takes text"),
         (3, 9, "unknown_input", "did you mean text?"),
     ]
