@@ -237,7 +237,11 @@ def admins() -> tuple[User, ...]:
         User("admin", CORE, (">",), (">",)),
         User("admin-agents", AGENTS, (">",), (">",)),
         User("admin-edge", EDGE, (">",), (">",)),
-        _in(SYSTEM, "admin-system", publish=("$SYS.REQ.SERVER.PING.IDZ", "$SYS.REQ.SERVER.*.RELOAD")),
+        _in(
+            SYSTEM,
+            "admin-system",
+            publish=("$SYS.REQ.SERVER.PING.IDZ", "$SYS.REQ.SERVER.PING.HEALTHZ", "$SYS.REQ.SERVER.*.RELOAD"),
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from planmesh.schemas import subjects
 from planmesh.schemas.subjects import AGENTS, CORE, EDGE, WORK
 
 DEFAULT_CONCURRENCY: Final = 100
+_HEALTH_WAIT_S: Final = 2.0
 _ADMINS: Final[Mapping[str, str]] = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
@@ -50,7 +51,19 @@ class _Answer(msgspec.Struct, frozen=True):
     id: str = ""
 
 
+class _Health(msgspec.Struct, frozen=True):
+    status: str = "ok"
+    error: str = ""
+
+
+class _HealthAnswer(msgspec.Struct, frozen=True):
+    """Source: system account API, HEALTHZ."""
+
+    data: _Health = _Health()
+
+
 _decode = msgspec.json.Decoder(_Answer).decode
+_decode_health = msgspec.json.Decoder(_HealthAnswer).decode
 
 
 class Mesh:
@@ -238,6 +251,19 @@ class Mesh:
                         f"the server at {credentials.server} could not reload: {answer.error.description}. Change "
                         f"that, and have it {by_hand}"
                     )
+
+    async def sickness(self) -> str:
+        """What is wrong with the server, in its own words: that it cannot write any more, say. Empty if nothing is.
+
+        Raises:
+            Unusable: The administrator's credentials are not here, or not those of the server.
+            Busy: It does not answer, or does not let planmesh ask (see `reload`).
+        """
+        who = self.credentials_of("admin-system")
+        server = await connect(who.server, who.user, who.password, name="planmesh-health", wait_s=_HEALTH_WAIT_S)
+        async with server:
+            answer = _decode_health(await server.request("$SYS.REQ.SERVER.PING.HEALTHZ", timeout_s=_HEALTH_WAIT_S))
+        return "" if answer.data.status == "ok" else answer.data.error or answer.data.status
 
     async def _add(self, user: User) -> Credentials:
         server_url = self._server()

@@ -56,6 +56,13 @@ _READY_S: Final = 60.0
 _STOP_S: Final = 10.0
 _LAST_LINES: Final = 15
 
+_HEALTH_S: Final = 5.0
+_SICK_TIMES: Final = 2
+_ROOM_BYTES: Final = 256 * 1024 * 1024
+_SAY_AGAIN_S: Final = 60.0
+_FIRST_CURE_S: Final = 10.0
+_LONGEST_CURE_S: Final = 600.0
+
 _NOT_IN_TOKEN: Final = re.compile(r"[^A-Za-z0-9_-]+")
 
 # Runs in a process of its own: what people's modules do when they are imported is not for the supervisor.
@@ -367,14 +374,20 @@ def _place(child: Child) -> int:
 
 
 class _Server:
-    """The server of our own: started again on the same port when it ends."""
+    """The server of our own: started again on the same port when it ends, and when it can write again.
 
-    def __init__(self, directory: Path, port: int, sync_interval: str, max_payload_bytes: int) -> None:
+    A nats-server whose disk was full stores nothing more until it is started anew.
+    """
+
+    def __init__(self, mesh: Mesh, port: int, sync_interval: str, max_payload_bytes: int) -> None:
         self.current: EmbeddedServer | None = None
-        self._directory = directory
+        self._mesh = mesh
+        self._directory = mesh.server_dir
         self._port = port
         self._sync_interval = sync_interval
         self._max_payload_bytes = max_payload_bytes
+        self._next_restart = float("-inf")
+        self._cure_s = _FIRST_CURE_S
         self._first: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> str:
@@ -405,8 +418,10 @@ class _Server:
                     self._port = urlsplit(server.url).port or 0
                     if not self._first.done():
                         self._first.set_result(server.url)
-                    status = await server.wait()
-                log.error("mesh.server_ended", status=status, log=str(server.log), again_in_s=pause_s)
+                    status = await self._until_restart(server)
+                    self.current = None
+                if status is not None:
+                    log.error("mesh.server_ended", status=status, log=str(server.log), again_in_s=pause_s)
             except (PlanmeshError, OSError) as error:
                 if not self._first.done():
                     self._first.set_exception(
@@ -417,6 +432,52 @@ class _Server:
             self.current = None
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _until_restart(self, server: EmbeddedServer) -> int | None:
+        """Wait until *server* has ended, or has to. Returns: its exit status; None if it runs, and has to end."""
+        ended = asyncio.create_task(server.wait())
+        able = asyncio.create_task(self._could_write_again())
+        try:
+            await asyncio.wait((ended, able), return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else None
+        finally:
+            ended.cancel()
+            able.cancel()
+            await asyncio.gather(ended, able, return_exceptions=True)
+
+    async def _could_write_again(self) -> None:
+        """Return when the server has been unable to write, and there is room on its disk."""
+        sick, said_at = 0, float("-inf")
+        while True:
+            await asyncio.sleep(_HEALTH_S)
+            try:
+                sickness = await self._mesh.sickness()
+            except PlanmeshError as error:
+                log.debug("mesh.health_unknown", error=str(error))
+                continue
+            sick = sick + 1 if sickness else 0
+            if sick < _SICK_TIMES:
+                continue
+            free_bytes = shutil.disk_usage(self._directory).free
+            if free_bytes >= _ROOM_BYTES and self._may_restart():
+                log.warning("mesh.server_restarts", error=sickness, free_bytes=free_bytes)
+                return
+            now = asyncio.get_running_loop().time()
+            if now - said_at >= _SAY_AGAIN_S:
+                said_at = now
+                hint = "the server is restarted as soon as there is room" if free_bytes < _ROOM_BYTES else ""
+                log.error("mesh.server_cannot_write", error=sickness, free_bytes=free_bytes, hint=hint)
+
+    def _may_restart(self) -> bool:
+        """Whether that may help: less and less often, if it did not."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_restart:
+            return False
+        if now - self._next_restart > _LONGEST_CURE_S:
+            self._cure_s = _FIRST_CURE_S
+        self._next_restart = now + self._cure_s
+        self._cure_s = min(2 * self._cure_s, _LONGEST_CURE_S)
+        return True
 
 
 # --- the whole ---------------------------------------------------------------------------------------------
@@ -517,7 +578,7 @@ async def local_mesh(
             # Where it was before, for now: if another mesh runs on these files, this changes nothing for it.
             before = mesh.credentials_of("admin").server if "admin" in mesh.users() else "nats://127.0.0.1"
             mesh.ensure_users(before, users)
-            own = _Server(mesh.server_dir, port or _last_port(person.server), sync_interval, max_payload_bytes)
+            own = _Server(mesh, port or _last_port(person.server), sync_interval, max_payload_bytes)
             server = await stack.enter_async_context(own)
             mesh.point_to(server)
         else:

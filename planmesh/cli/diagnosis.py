@@ -86,6 +86,8 @@ async def examine(
             yield Finding(what="server", level="ok", found=found)
         async for finding in _users(mesh, who.server):
             yield finding
+        with contextlib.suppress(Busy, Unusable):  # who is no administrator, or has a server that keeps it to itself
+            yield _storage(await mesh.sickness())
         try:
             async for finding in _mesh(operator, mesh, settings):
                 yield finding
@@ -126,6 +128,18 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     yield _log(infos[PLANS], mesh.server_dir)
     yield _room(infos)
     yield _poison(infos[POISON])
+
+
+def _storage(sickness: str) -> Finding:
+    if not sickness:
+        return Finding(what="storage", level="ok", found="the server can write")
+    return Finding(
+        what="storage",
+        level="bad",
+        found=f"the server is not well: {one_line(sickness, 300)}",
+        advice="if its disk was full, make room, and restart it: until then it stores nothing. `planmesh up` restarts "
+        "its own when there is room",
+    )
 
 
 def _channels(settings: Settings) -> bool:

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import resource
+import shutil
 import signal
 import sys
 import textwrap
@@ -10,9 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from flows import insist
+from patience import eventually
 
+from planmesh import supervision
 from planmesh.client import Client, Operator
-from planmesh.errors import Unusable
+from planmesh.connection import connect
+from planmesh.errors import Busy, Unusable
 from planmesh.schemas.state import PlanStatus
 from planmesh.supervision import Children, Service, find_agents, local_mesh, people
 
@@ -237,6 +243,38 @@ async def test_a_mesh_goes_on_when_its_processes_are_killed(agents: str, tmp_pat
             assert all(child.starts >= 2 for child in mesh.children.values())
 
     assert not set(psutil.Process().children(recursive=True)) - before
+
+
+async def test_a_server_that_could_not_write_is_started_anew_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "_HEALTH_S", 0.05)
+    room = [0]
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=room[0]))
+    async with local_mesh(tmp_path, sync_interval="2m", without=ALL) as mesh:
+        who = mesh.mesh.credentials_of("executor")
+        async with await connect(who.server, who.user, who.password, name="test") as executor:
+            await executor.publish("plans.s.p", b"kept")
+            assert mesh.server is not None
+            first = mesh.server.pid
+            _, most = resource.prlimit(first, resource.RLIMIT_FSIZE)
+            resource.prlimit(first, resource.RLIMIT_FSIZE, (4_096, most))  # as a disk that is full
+            with pytest.raises(Busy):
+                await executor.publish("plans.s.p", bytes(8_000), timeout_s=1)
+            resource.prlimit(first, resource.RLIMIT_FSIZE, (most, most))
+
+            with pytest.raises(TimeoutError):
+                await eventually(lambda: mesh.server is None or mesh.server.pid != first, 1)
+            assert "write error" in await mesh.mesh.sickness()
+            room[0] = usage.total
+            await eventually(lambda: mesh.server is not None and mesh.server.pid != first, 30)
+
+            stored = await insist(lambda: executor.publish("plans.s.q", b"again"))
+            log = await insist(lambda: executor.direct_get("PLANS"))
+
+    assert (log[0].data, log[-1].data) == (b"kept", b"again")
+    assert stored.sequence == log[-1].sequence
 
 
 async def test_nobody_else_can_read_what_a_mesh_keeps(agents: str, tmp_path: Path) -> None:
