@@ -74,6 +74,8 @@ class Mesh:
         credentials: The directory with one file a user.
         server_dir: The directory of the server, with ``accounts.conf``.
         agent_concurrency: How many steps of an agent may run at once, if it is made without a number.
+        accounts_changed: There are new users, or users with other rights than before: a server that runs has to
+            `reload`.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Mesh:
         self.credentials = credentials or data_dir / "credentials"
         self.server_dir = data_dir / "nats"
         self.agent_concurrency = agent_concurrency
+        self.accounts_changed = False
 
     @property
     def accounts_file(self) -> Path:
@@ -126,7 +129,10 @@ class Mesh:
             write_credentials(self.credentials, made)
         self.point_to(server_url)
         passwords = {name: self.credentials_of(name).password for name in there | wanted}
-        write_private(self.accounts_file, access.server_config(passwords))
+        accounts = access.server_config(passwords)
+        if not self.accounts_file.exists() or self.accounts_file.read_text("utf-8") != accounts:
+            write_private(self.accounts_file, accounts)
+            self.accounts_changed = True
         return tuple(sorted(wanted - there))
 
     def point_to(self, server_url: str) -> None:
@@ -251,6 +257,7 @@ class Mesh:
                         f"the server at {credentials.server} could not reload: {answer.error.description}. Change "
                         f"that, and have it {by_hand}"
                     )
+        self.accounts_changed = False
 
     async def sickness(self) -> str:
         """What is wrong with the server, in its own words: that it cannot write any more, say. Empty if nothing is.
@@ -267,7 +274,8 @@ class Mesh:
 
     async def _add(self, user: User) -> Credentials:
         server_url = self._server()
-        if self.ensure_users(server_url, (user,)):
+        self.ensure_users(server_url, (user,))
+        if self.accounts_changed:
             await self.reload()
         return self.credentials_of(user.name)
 

@@ -573,16 +573,16 @@ async def local_mesh(
         person = people(data_dir)
         users = (access.named(person.operator), access.named(person.submitter))
         own: _Server | None = None
-        new: tuple[str, ...] = ()
         if server is None:
             # Where it was before, for now: if another mesh runs on these files, this changes nothing for it.
             before = mesh.credentials_of("admin").server if "admin" in mesh.users() else "nats://127.0.0.1"
             mesh.ensure_users(before, users)
             own = _Server(mesh, port or _last_port(person.server), sync_interval, max_payload_bytes)
             server = await stack.enter_async_context(own)
+            mesh.accounts_changed = False  # it has just read them
             mesh.point_to(server)
         else:
-            new = mesh.ensure_users(server, users)
+            mesh.ensure_users(server, users)
         await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
         person = replace(person, server=server)
         write_connection(data_dir, person)
@@ -593,8 +593,8 @@ async def local_mesh(
             if service.name not in without:
                 children.start(service)
         found = await finding
-        new += mesh.ensure_users(server, map(access.agent, found))
-        if new:
+        mesh.ensure_users(server, map(access.agent, found))
+        if mesh.accounts_changed:
             await mesh.reload()
             await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
         if found and "worker" not in without:

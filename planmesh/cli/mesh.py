@@ -209,7 +209,7 @@ async def init(
     if not files_only:
         try:
             changed = await mesh.prepare(replicas=given.replicas, max_bytes=given.storage.max_bytes)
-            if new:
+            if mesh.accounts_changed:
                 await mesh.reload()
         except Unusable:
             session.say(*_what_the_server_needs(mesh.accounts_file, session.command), to=session.err)

@@ -124,6 +124,27 @@ async def test_a_mesh_from_before_there_were_limits_gets_them_and_keeps_what_it_
     assert await mesh_server.mesh.prepare(max_bytes={"BLOBS": 2**30}) == ("BLOBS",)
 
 
+async def test_a_server_that_runs_is_told_of_rights_that_are_new(mesh_server: MeshServer) -> None:
+    mesh = mesh_server.mesh
+    accounts = mesh.accounts_file.read_text()
+    older = accounts.replace('"poison.executor.*",', "")
+    assert older != accounts
+    mesh.accounts_file.write_text(older)  # as an earlier version has left it
+    await mesh.reload()
+    async with as_user(mesh_server.credentials("executor")) as executor:
+        with pytest.raises(Unusable):
+            await executor.publish("poison.executor.GOALS", b"x", timeout_s=1)
+
+        assert mesh.ensure_users(mesh_server.url) == ()
+        assert mesh.accounts_changed
+        await mesh.add_operator("ada")
+        await executor.publish("poison.executor.GOALS", b"x")
+
+    assert not mesh.accounts_changed
+    mesh.ensure_users(mesh_server.url)
+    assert not mesh.accounts_changed
+
+
 async def test_a_stream_that_cannot_become_ours_is_named(mesh_server: MeshServer) -> None:
     async with as_user(mesh_server.credentials("admin")) as admin:
         await admin.request("$JS.API.STREAM.DELETE.COMMANDS")
