@@ -72,7 +72,7 @@ class Directory(_Part):
     operators: str | None = None
     """Whom the gatekeeper lets answer for ``role:operator``, and tells: a reviewer, such as ``team:oncall``."""
     escalate_to: str | None = None
-    """Who hears as well that nobody has decided in time."""
+    """Who may answer as well what nobody has answered in time, where a gate or an ask says nothing of it."""
     mail: SecretStr | None = None
     """How people with an e-mail address and no channels are told: an Apprise URL with ``{email}`` in it."""
 

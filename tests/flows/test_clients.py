@@ -207,6 +207,36 @@ async def test_the_python_example_publishes_a_goal_and_hears_its_outcome(flow: F
     assert lines[-1] == "{'send': {'sent': 'Hello, Ada!'}}"
 
 
+async def test_a_service_answers_what_plans_ask_it(flow: Flow, shop: Plain) -> None:
+    await flow.mesh.mesh.add_submitter("billing")
+    credentials = flow.mesh.mesh.credentials / "submitter-billing.toml"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "answer_questions.py", credentials),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            assert await process.stdout.readline() == b"service:billing is there to be asked\n"
+            asked = {"kind": "ask", "name": "ok", "type": "boolean", "reviewers": ["service:billing"], "prompt": "OK?"}
+            gate = {"kind": "gate", "name": "pay", "reviewers": ["service:billing"], "after": ["ok"]}
+            end = {"kind": "emit", "name": "end", "outcome": "Paid", "result": "{ok.provided_by}", "after": ["pay"]}
+            heard = await shop.outcomes("order-9", {"plan": {"name": "Pay", "steps": [asked, gate, end]}})
+            lines = [await process.stdout.readline() for _ in range(4)]
+    finally:
+        process.kill()
+        await process.wait()
+
+    assert heard[-1]["result"]["value"] == "service:billing"
+    assert lines == [
+        b"ok of order-9: OK?\n",
+        b"ok of order-9 is answered by service:billing\n",
+        b"pay of order-9: \n",
+        b"pay of order-9 is approved by service:billing\n",
+    ]
+
+
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="there is no node here, or no npm")
 async def test_the_javascript_example_publishes_a_goal_and_hears_its_outcome(
     flow: Flow, shop: Plain, tmp_path: Path

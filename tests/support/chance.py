@@ -11,7 +11,23 @@ import msgspec
 
 from planmesh.schemas import commands as asks
 from planmesh.schemas.commands import AnyCommand
-from planmesh.schemas.plan import Branch, Case, Check, Decide, Emit, Gate, Parameter, Plan, Policy, Retry, Step, Task
+from planmesh.schemas.events import AskOpened
+from planmesh.schemas.plan import (
+    Ask,
+    Branch,
+    Case,
+    Check,
+    Decide,
+    Emit,
+    Escalation,
+    Gate,
+    Parameter,
+    Plan,
+    Policy,
+    Retry,
+    Step,
+    Task,
+)
 from planmesh.schemas.state import PlanState, StepStatus
 
 AGENT = "agent"
@@ -35,7 +51,7 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
             branch = Branch(step=of, label=draw.choice(labels[of]))
             after = after if of in after else (*after, of)
         about: dict[str, Any] = {"name": f"s{index}", "after": after, "branch": branch, "optional": draw.random() < 0.3}
-        kind = draw.choice(["task", "task", "task", "task", "gate", "decide", "check"])
+        kind = draw.choice(["task", "task", "task", "task", "gate", "ask", "decide", "check"])
         step: Step
         if kind == "task":
             step = Task(
@@ -45,7 +61,12 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
                 idempotent=not once or draw.random() >= once,
             )
         elif kind == "gate":
-            step = Gate(**about, sla_s=draw.choice([None, 5.0 * pace]))
+            step = Gate(**about, sla_s=draw.choice([None, 5.0 * pace]), escalate=_escalations(draw, pace))
+        elif kind == "ask":
+            # Where the default is to be the answer, nobody answers: only its timer lets the plan go on.
+            by_default: dict[str, Any] = {"default": 7, "on_overdue": "default"} if draw.random() < 0.4 else {}
+            sla_s, escalate = draw.choice([1.0, 5.0]) * pace, _escalations(draw, pace)
+            step = Ask(**about, type="number", sla_s=sla_s, max_retries=1, escalate=escalate, **by_default)
         elif kind == "decide":
             step = Decide(**about, cases=(Case(when="n == 1", then="one"),), otherwise=draw.choice(["none", "one"]))
             labels[step.name] = step.labels
@@ -62,6 +83,11 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
         concurrency=draw.randint(1, 4),
         policy=Policy(on_failure=draw.choice(["pause", "pause", "pause", "fail"])),
     )
+
+
+def _escalations(draw: random.Random, pace: float) -> tuple[Escalation, ...]:
+    chain = (Escalation(after_s=2.0 * pace, to=("person:grace",)), Escalation(after_s=6.0 * pace, to=("service:aide",)))
+    return draw.choice([(), chain])
 
 
 def random_revision(draw: random.Random, current: Plan) -> Plan:
@@ -99,7 +125,10 @@ class People:
     def _needed(self, state: PlanState, whims: bool) -> Iterator[AnyCommand]:
         for name in state.waiting:
             opened = state.steps[name].opened
-            if isinstance(state.graph.steps[name], Gate) and opened is not None:
+            if isinstance(opened, AskOpened) and opened.on_overdue != "default":
+                value: Any = "seven" if whims and self._draw.random() < 0.3 else 7
+                yield asks.AnswerAsk(id=self._id(), step=name, digest=opened.digest, value=value)
+            elif isinstance(state.graph.steps[name], Gate) and opened is not None:
                 decision: Any = "reject" if whims and self._draw.random() < 0.1 else "approve"
                 yield asks.CastVote(id=self._id(), step=name, digest=opened.digest, decision=decision)
         for name in state.troubled:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from planmesh.cli.view import gate_row
 from planmesh.client import Operator, QueryRefused
 from planmesh.errors import Busy
 from planmesh.eventlog import Recorded, read_line
@@ -11,8 +12,8 @@ from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AnyEvent, Commit, StepCompleted, StepDispatched
 from planmesh.schemas.plan import Gate
-from planmesh.schemas.queries import LogLine
-from planmesh.schemas.state import SATISFIED, PlanState, StepStatus, evolve, open_gates
+from planmesh.schemas.queries import GatesQuery, LogLine
+from planmesh.schemas.state import SATISFIED, PlanState, StepStatus, evolve, open_asks, open_gates
 from planmesh.schemas.subjects import PLANS, Address
 
 
@@ -93,7 +94,9 @@ async def expect_tables(operator: Operator, state: PlanState, commits: list[Comm
     assert (row.status, row.reason, row.by, row.outcome) == (state.status, state.reason, state.by, state.outcome)
     assert (row.number, row.steps, row.running) == (state.number, len(state.steps), state.running)
     assert (row.created_at, row.updated_at, row.ended_at) == (state.created_at, state.updated_at, state.ended_at)
-    assert (row.gates, row.troubled) == (tuple(open_gates(state)), state.troubled)
+    assert (row.gates, row.asks, row.troubled) == (tuple(open_gates(state)), tuple(open_asks(state)), state.troubled)
+    asked = {one.step: one for one in (await operator.gates(GatesQuery(plan=at.plan, space=at.space))).gates}
+    assert asked == {name: gate_row(state, name) for name in (*row.gates, *row.asks)}
 
     rows = (await operator.steps(at)).steps
     steps = {**{name: state.steps[name] for name in state.graph.steps}, **dict(sorted(state.superseded.items()))}
