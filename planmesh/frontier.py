@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from planmesh.schemas.plan import Gate, Step, Task
+from planmesh.schemas.plan import Ask, Gate, Step, Task
 from planmesh.schemas.revision import Change, difference
 from planmesh.schemas.state import SATISFIED, TROUBLED, PlanState, PlanStatus, StepState, StepStatus
 
@@ -21,8 +21,8 @@ Fate: TypeAlias = Literal[
 `kept`     it has ended, and stays as it is: its output is there, and it is not run again
 `running`  an attempt is under way, or due by itself: it goes on
 `again`    it was begun before, and begins anew
-`asks`     a gate that has asked before, and asks again
-`open`     a gate that asks, and goes on asking what it asks
+`asks`     a gate or an ask that has asked before, and asks again
+`open`     a gate or an ask that asks, and goes on asking what it asks
 `new`      the plan did not have it
 `changed`  it has not begun, and will do something else than before
 `next`     it has not begun, and is as it was: its turn comes, or has come
@@ -127,7 +127,7 @@ def _fate(step: Step, was: StepState, now: StepState, *, changed: bool) -> Fate:
         return "skipped"
     if status in TROUBLED and status is was.status and now.attempt == was.attempt:
         return "stands"
-    asked = isinstance(step, Gate) and was.opened is not None
+    asked = isinstance(step, Gate | Ask) and was.opened is not None
     if asked:
         return "open" if status is StepStatus.WAITING and now.attempt == was.attempt else "asks"
     if status is StepStatus.PAUSED:

@@ -302,7 +302,9 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
         case Gate():
             return Text(f"gate for {listed(document.reviewers)}", style="dim")
         case Ask() if done and row.votes:
-            return Text(f"answered by {listed(row.votes)}")
+            answer = row.output.value
+            said = f" {value(answer['value'], 60)}" if isinstance(answer, dict) and "value" in answer else ""
+            return Text(f"answered{said} by {listed(row.votes)}")
         case Ask() if row.status is StepStatus.WAITING:
             return Text(f"asks {_asked(document)}", style="magenta")
         case Ask():

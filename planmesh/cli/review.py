@@ -205,7 +205,8 @@ def _deadline(gate: GateRow, now: datetime) -> list[Text]:
     for escalation in gate.escalate:
         if not set(escalation.to) <= set(gate.reviewers):
             at = gate.since + timedelta(seconds=escalation.after_s)
-            lines.append(Text(f"  {until(at, now)}, {listed(escalation.to)} may answer as well", style="dim"))
+            said = f"{until(at, now)}, {listed(escalation.to)} may answer as well"
+            lines.append(Text(f"  {said[:1].upper()}{said[1:]}", style="dim"))
     return lines
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from planmesh.cli import COMPLETED, FAILED, gates, revise, run, steer
+from planmesh.cli import COMPLETED, FAILED, WAITING, gates, revise, run, steer
 from planmesh.cli.bulk import Many
 from planmesh.cli.preview import Looking
 from planmesh.cli.session import NotUnderstood, Output, Session
@@ -409,3 +409,54 @@ async def test_a_person_may_allow_what_the_planner_may_not_do_by_itself(tmp_path
     assert "step send goes around gate agree, which nobody has decided" in refused.err
     assert f"planmesh --data-dir {tmp_path} revise plan --proposed" in refused.err
     assert (done.code, state.revision, state.steps["send"].status) == (COMPLETED, 2, "dispatched")
+
+
+# --- questions ---------------------------------------------------------------------------------------------
+
+QUESTION = {
+    "kind": "ask",
+    "name": "how-many",
+    "type": "number",
+    "prompt": "How many?",
+    "default": 80,
+    "escalate": [{"after_s": 3600, "to": ["person:grace"]}],
+}
+
+
+async def test_a_question_is_listed_shown_and_answered(desk: Desk, says: Any) -> None:
+    await says(run.run(desk.file("asking", QUESTION), id="ask-1", wait=False, session=desk.session()))
+
+    listed = await says(gates.list_(plan="ask-1", session=desk.session()))
+    assert listed.lines[0].split() == ["PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"]
+    assert "how-many  ask" in listed.lines[1]
+    shown = (await says(gates.show("ask-1", "how-many", session=desk.session()))).lines
+    assert {"How many?", "It takes a number", "Default: 80", "In 1 h, person:grace may answer as well"} <= set(shown)
+    offered = [line for line in (await says(_show(desk, "ask-1"))).lines if " answer ask-1 how-many NUMBER" in line]
+    assert len(offered) == 1
+    with pytest.raises(NotUnderstood, match=r"expected a number; found a text\. Nothing was answered"):
+        await gates.answer("ask-1", "how-many", "many", session=desk.session())
+    with pytest.raises(NotUnderstood, match="is no gate, but an ask: `answer` answers it"):
+        await gates.approve("ask-1", "how-many", session=desk.session())
+    said = await says(gates.answer("ask-1", "how-many", "-3", reason="a debt", session=desk.session()))
+
+    assert said.code == COMPLETED
+    assert said.lines[0].startswith("how-many answered -3 by root: a debt  (no. ")
+    assert "answered -3 by root" in (await says(_show(desk, "ask-1"))).out
+    with pytest.raises(PlanmeshError, match=r"ask how-many of plan root\.ask-1 is not open: it is completed"):
+        await gates.answer("ask-1", "how-many", "4", session=desk.session())
+
+
+async def test_whoever_runs_a_plan_without_waiting_learns_how_to_answer(desk: Desk, says: Any) -> None:
+    said = await says(
+        run.run(
+            desk.file("choosing", {"kind": "ask", "name": "way", "options": ["left", "sharp right"]}),
+            id="ask-2",
+            wait=False,
+            session=desk.session(),
+        )
+    )
+
+    assert said.code == WAITING
+    shown = (await says(_show(desk, "ask-2"))).out
+    assert "answer ask-2 way left" in shown
+    assert "answer ask-2 way 'sharp right'" in shown
