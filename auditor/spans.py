@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from planmesh.schemas import events, tracing
 from planmesh.schemas.events import AnyEvent
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Emit, Gate, Task
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import Call, Failure, usage_of
 
@@ -97,7 +97,9 @@ def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime)
             yield from _gate(before, event.step, at, "rejected", (event.by,), event.reason)
         case events.StepSkipped():
             yield from _gate(before, event.step, at, "skipped", (event.by,), event.reason)
-        case events.GateOpened():
+        case events.AskAnswered():
+            yield from _gate(before, event.step, at, "answered", (event.by,), event.reason)
+        case events.GateOpened() | events.AskOpened():
             yield from _gate(before, event.step, at, "asked_again")
         case events.StepsCancelled():
             for name in event.steps:
@@ -227,17 +229,21 @@ def _worked(
 def _gate(
     before: PlanState, name: str, at: datetime, decision: str, by: tuple[str, ...] = (), reason: str = ""
 ) -> Iterator[Span]:
-    """The wait at a gate, if it was open. However it ended, nothing went wrong."""
+    """The wait at a gate or an ask, if it was open. However it ended, nothing went wrong."""
     step, gate = before.steps[name], before.graph.steps[name]
-    if step.status is not StepStatus.WAITING or not isinstance(gate, Gate):
+    if step.status is not StepStatus.WAITING or not isinstance(gate, Gate | Ask):
         return
     attributes: dict[str, Attribute] = {
         "planmesh.gate.decision": decision,
         "planmesh.gate.by": by,
-        "planmesh.gate.reviewers": gate.reviewers,
-        "planmesh.gate.quorum": gate.quorum,
+        "planmesh.gate.reviewers": step.reviewers,
         "planmesh.gate.overdue": step.overdue,
+        "planmesh.gate.escalated": step.escalated,
     }
+    if isinstance(gate, Gate):
+        attributes["planmesh.gate.quorum"] = gate.quorum
+    else:
+        attributes["planmesh.ask.invalid_answers"] = step.invalid
     if step.opened is not None:
         attributes["planmesh.gate.digest"] = step.opened.digest
     if reason:

@@ -142,9 +142,7 @@ async def redirect(
 async def answer(
     plan: PlanId,
     step: StepName,
-    value: Annotated[
-        str, Parameter(allow_leading_hyphen=True, help="A text; a number; yes or no; or one of the options.")
-    ],
+    value: Annotated[str, Parameter(help="A text; a number; yes or no; or one of the options.")],
     /,
     *,
     reason: Why = "",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from plays import AGENT, START, Play, gate, plan, plans, play_on, task
 
 from planmesh.auditor.read import Refused
+from planmesh.cli.view import gate_row
 from planmesh.schemas import commands as asks
 from planmesh.schemas import queries
 from planmesh.schemas.codec import encode
@@ -28,7 +29,7 @@ from planmesh.schemas.events import (
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Plan, Task
-from planmesh.schemas.state import PlanState, fold, open_gates
+from planmesh.schemas.state import PlanState, fold, open_asks, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted
 
@@ -66,7 +67,7 @@ def expect_equal(audited: Audited, state: PlanState) -> None:
     assert (row.steps, row.settled, row.running) == (len(state.steps), len(state.steps) - state.open, state.running)
     assert (row.created_at, row.updated_at, row.ended_at) == (state.created_at, state.updated_at, state.ended_at)
     assert (row.number, row.gates, row.troubled) == (state.number, tuple(open_gates(state)), state.troubled)
-
+    assert row.asks == tuple(open_asks(state))
     assert (row.name, row.revision, row.held_steps) == (state.plan.name, state.revision, state.held_steps)
 
     steps = audited.ask(queries.StepsQuery(plan=at.plan, space=at.space)).steps
@@ -87,13 +88,9 @@ def expect_equal(audited: Audited, state: PlanState) -> None:
             assert found.started_at == step.started_at
 
     gates = audited.ask(queries.GatesQuery(plan=at.plan, space=at.space)).gates
-    assert sorted(one.step for one in gates) == sorted(open_gates(state))
-    for one in gates:
-        step, opened = state.steps[one.step], state.steps[one.step].opened
-        assert opened is not None
-        assert (one.round, one.votes, one.overdue, one.since) == (step.attempt, step.votes, step.overdue, step.since)
-        assert (one.digest, one.releases, one.upstream) == (opened.digest, opened.releases, opened.upstream)
-        assert (one.because, one.changes) == (opened.because, opened.changes)
+    assert {one.step: one for one in gates} == {
+        name: gate_row(state, name) for name in (*open_gates(state), *open_asks(state))
+    }
 
 
 def log_of(audited: Audited, at: Address) -> list[queries.LogLine]:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import AGENT, HERE, START, Play, gate, plan, plans, play_on, task
+from plays import AGENT, HERE, START, Play, gate, plan, plans, play_on, question, task
 
 from planmesh.auditor.project import Batch, Followed
 from planmesh.auditor.spans import Span
@@ -85,6 +85,17 @@ def test_each_attempt_that_fails_is_an_error_with_its_exception() -> None:
     assert (first.attributes["planmesh.attempt"], second.attributes["planmesh.attempt"]) == (1, 2)
     assert first.span_id != second.span_id
     assert second.error == ""
+
+
+def test_a_wait_for_an_answer_is_a_span() -> None:
+    play = Play(plan(question("how-many", type="number")))
+    play.answers("how-many", "many")
+
+    play.answers("how-many", 3)
+
+    asked = named(spans_of(play.log), "how-many")
+    assert (asked.attributes["planmesh.gate.decision"], asked.attributes["planmesh.gate.by"]) == ("answered", ("ada",))
+    assert asked.attributes["planmesh.ask.invalid_answers"] == 1
 
 
 def test_a_wait_at_a_gate_is_a_span_and_never_an_error() -> None:
