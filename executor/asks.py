@@ -2,14 +2,12 @@
 
 from typing import Any, NamedTuple
 
-from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalate, escalations, may_answer
+from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalate, escalations, may_answer, prompt_of
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas.answers import misfit
 from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, PlanRevised
 from planmesh.schemas.payload import Payload, digest
 from planmesh.schemas.plan import OPERATORS, SERVICE, Ask
-from planmesh.schemas.templates import compile_template
-from planmesh.schemas.values import text_of
 
 
 def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
@@ -22,7 +20,7 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
         ExpressionError: Its prompt cannot be put together.
         NeedsBlob: What the prompt shows has to be fetched first.
     """
-    prompt = text_of(compile_template(ask.prompt).render(turn.names(ask.name))) if ask.prompt else ""
+    prompt = prompt_of(turn, ask)
     turn.record(
         AskOpened(
             step=ask.name,

@@ -3,7 +3,16 @@
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalations, groups_of, may_answer, same
+from planmesh.executor.reviewers import (
+    OPERATOR,
+    Standing,
+    deadline,
+    escalations,
+    groups_of,
+    may_answer,
+    prompt_of,
+    same,
+)
 from planmesh.executor.turn import Turn
 from planmesh.schemas.commands import CastVote, Reply, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
@@ -14,11 +23,9 @@ from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import SATISFIED, Names, PlanState
 from planmesh.schemas.templates import compile_template
-from planmesh.schemas.values import text_of
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 _CHANGES_BYTES = 64 * 1024
-_PROMPT_BYTES = 64 * 1024  # it is for people to read; a large value belongs into `show`
 
 
 def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, ...] = ()) -> None:
@@ -41,7 +48,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             digest=release_digest(state, gate.name),
             reviewers=gate.reviewers,
             quorum=gate.quorum,
-            prompt=_cut(text_of(compile_template(gate.prompt).render(names))) if gate.prompt else "",
+            prompt=prompt_of(turn, gate),
             shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
             releases=tuple(_releases(state, gate.name))[:_MAX_LISTED],
@@ -53,13 +60,6 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             escalate=escalations(turn, gate),
         )
     )
-
-
-def _cut(prompt: str) -> str:
-    data = prompt.encode()
-    if len(data) <= _PROMPT_BYTES:
-        return prompt
-    return f"{data[:_PROMPT_BYTES].decode(errors='ignore')} … (cut: the whole prompt has {len(data):,} bytes)"
 
 
 def open_gate_again(turn: Turn, gate: Gate, revised: PlanRevised) -> None:

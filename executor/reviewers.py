@@ -8,6 +8,8 @@ from planmesh.executor.turn import Turn
 from planmesh.schemas.events import GateEscalated
 from planmesh.schemas.plan import LEVELS, OPERATORS, SERVICE, Ask, Escalation, Gate, Level
 from planmesh.schemas.state import ENDED, PlanState, StepStatus
+from planmesh.schemas.templates import compile_template
+from planmesh.schemas.values import text_of
 
 
 class Standing(NamedTuple):
@@ -24,6 +26,8 @@ class Standing(NamedTuple):
 
 
 OPERATOR: Final = Standing()
+
+_PROMPT_BYTES = 64 * 1024  # it is for people to read; a large value belongs into `show`
 
 
 def same(one: str, other: str) -> bool:
@@ -74,6 +78,20 @@ def groups_of(person: str, groups: tuple[str, ...] | None = None) -> tuple[str, 
 def is_open(state: PlanState, name: str) -> bool:
     """Whether step *name* is a gate or an ask that asks."""
     return state.steps[name].status is StepStatus.WAITING and state.steps[name].opened is not None
+
+
+def prompt_of(turn: Turn, step: Gate | Ask) -> str:
+    """The question, put together; cut where it is too long to be one.
+
+    Raises:
+        ExpressionError: It cannot be put together.
+        NeedsBlob: What it shows has to be fetched first.
+    """
+    prompt = text_of(compile_template(step.prompt).render(turn.names(step.name))) if step.prompt else ""
+    data = prompt.encode()
+    if len(data) <= _PROMPT_BYTES:
+        return prompt
+    return f"{data[:_PROMPT_BYTES].decode(errors='ignore')} … (cut: the whole prompt has {len(data):,} bytes)"
 
 
 def deadline(turn: Turn, step: Gate | Ask) -> datetime:

@@ -187,6 +187,7 @@ def services() -> tuple[User, ...]:
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
                 f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer
+                f"$JS.API.CONSUMER.NAMES.{OUTCOMES}",  # and so is whoever publishes goals
                 *_ANSWER,
                 _ACCOUNT_INFO,
             ),

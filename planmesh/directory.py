@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model_validator
 
 from planmesh.schemas.plan import OPERATORS
 from planmesh.schemas.subjects import ACTORS
@@ -73,6 +73,7 @@ class Directory(_Part):
     """Whom the gatekeeper lets answer for ``role:operator``, and tells: a reviewer, such as ``team:oncall``."""
     escalate_to: str | None = None
     """Who may answer as well what nobody has answered in time, where a gate or an ask says nothing of it."""
+    _services: frozenset[str] | None = PrivateAttr(None)
     mail: SecretStr | None = None
     """How people with an e-mail address and no channels are told: an Apprise URL with ``{email}`` in it."""
 
@@ -120,6 +121,17 @@ class Directory(_Part):
 
     def _names(self) -> str:
         return ", ".join(self.reviewers[:10]) or "those that are declared, and none is"
+
+    def with_services(self, services: Iterable[str]) -> Self:
+        """The same, which knows that there are *services*, and no others."""
+        found = self.model_copy()
+        found._services = frozenset(services)
+        return found
+
+    @property
+    def services(self) -> frozenset[str] | None:
+        """The services that may be asked, by their spaces; None: whoever is named may exist."""
+        return self._services
 
     # --- finding people ----------------------------------------------------------------------------------
 

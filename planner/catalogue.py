@@ -15,7 +15,7 @@ from planmesh.connection import Connection
 from planmesh.errors import Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError
-from planmesh.schemas.subjects import CATALOGUE, WORK, BadSubject
+from planmesh.schemas.subjects import CATALOGUE, OUTCOMES, WORK, BadSubject
 from planmesh.schemas.work import AgentDescription
 
 MAX_AGE_S: Final = 2.0
@@ -23,6 +23,8 @@ _WHOLE_S: Final = 60.0
 _BATCH: Final = 1_000
 _AGENT: Final = subjects.agent_consumer("_").removesuffix("_")
 _NAMES: Final = f"$JS.API.CONSUMER.NAMES.{WORK}"
+_SPACE: Final = subjects.outcome_consumer("_").removesuffix("_")
+_SPACES: Final = f"$JS.API.CONSUMER.NAMES.{OUTCOMES}"
 
 log = structlog.get_logger()
 
@@ -56,14 +58,18 @@ class Catalogue:
     """The agents of a mesh.
 
     Args:
-        core: May read the stream CATALOGUE, and the names of the consumers of WORK.
+        core: May read the stream CATALOGUE, and the names of the consumers of WORK and OUTCOMES.
         max_age_s: How long an answer is good.
+
+    Attributes:
+        services: Those that publish goals, and that plans may ask, as of the agents that were given last.
     """
 
     def __init__(self, core: Connection, *, max_age_s: float = MAX_AGE_S) -> None:
         self._core = core
         self._max_age_s = max_age_s
         self._clock = asyncio.get_running_loop().time
+        self.services: frozenset[str] = frozenset()
         self._agents: Mapping[str, AgentDescription] = {}
         self._described: dict[str, AgentDescription] = {}
         self._sequence = 0
@@ -94,19 +100,23 @@ class Catalogue:
 
     async def _read(self) -> None:
         began = self._clock()
-        names, _ = await asyncio.gather(self._names(), self._read_descriptions(began))
+        names, spaces, _ = await asyncio.gather(
+            self._names(_NAMES, _AGENT), self._names(_SPACES, _SPACE), self._read_descriptions(began)
+        )
+        self.services = frozenset(spaces)
         self._agents = {name: self._described.get(name) or undescribed(name) for name in names}
         self._read_at = began
 
-    async def _names(self) -> list[str]:
+    async def _names(self, ask: str, prefix: str) -> list[str]:
+        """What follows *prefix* in the names of a stream's consumers."""
         found: list[str] = []
         while True:
-            page = _decode_names(await self._core.request(_NAMES, msgspec.json.encode({"offset": len(found)})))
+            page = _decode_names(await self._core.request(ask, msgspec.json.encode({"offset": len(found)})))
             if page.error is not None:
-                raise Unusable(f"the server does not say which agents there are: {page.error.description}")
+                raise Unusable(f"the server does not say which {prefix}… there are: {page.error.description}")
             found += page.consumers or ()
             if not page.consumers or len(found) >= page.total:
-                return [name.removeprefix(_AGENT) for name in found if name.startswith(_AGENT)]
+                return [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
 
     async def _read_descriptions(self, now: float) -> None:
         """Read what is new. All of it now and then: whoever made the stream again began to count again."""

@@ -14,6 +14,7 @@ from planmesh.planner.decode import read_goal
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document, refuse_duplicates
 from planmesh.planner.drafting import Drafted
 from planmesh.planner.problems import Problems, quoted
+from planmesh.planner.reviewers import UNKNOWN_REVIEWER
 from planmesh.planner.secrets import find_secret, refuse_secrets
 from planmesh.planner.templates import Template, Templates
 from planmesh.schemas import codec
@@ -123,9 +124,9 @@ def drafted(wanted: InWords, found: Drafted) -> CreatePlan | RefuseGoal:
 
 
 def lacks_an_agent(command: CreatePlan | RefuseGoal | InWords) -> bool:
-    """Whether the goal was refused because nobody knows an agent: there may be newer news of the agents."""
+    """Whether the goal was refused because nobody knows an agent, or whom it asks: there may be newer news of them."""
     return isinstance(command, RefuseGoal) and any(
-        problem.code in (UNKNOWN_AGENT, NO_AGENTS) for problem in command.problems
+        problem.code in (UNKNOWN_AGENT, NO_AGENTS, UNKNOWN_REVIEWER) for problem in command.problems
     )
 
 

@@ -11,7 +11,10 @@ from planmesh.schemas.plan import OPERATORS, SERVICE, Ask, Gate
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.subjects import is_token
 
+UNKNOWN_REVIEWER: Final = "unknown_reviewer"
+
 _WRITE: Final = "write person:NAME, service:SPACE, or role:operator for everyone with an operator's credentials"
+_MAKE: Final = "make it with `planmesh credentials submitter"
 _LIST: Final = "`planmesh reviewers list` shows who there is"
 
 
@@ -20,8 +23,9 @@ def check_asked(one: StepDraft, directory: Directory | None, problems: Problems)
     step = one.step
     assert isinstance(step, Gate | Ask)  # whoever calls has looked
     known = None if directory is None or directory.is_empty else directory
+    services = None if directory is None else directory.services
     at = ("steps", one.index)
-    everybody = _check_names(one, known, problems)
+    everybody = _check_names(one, known, services, problems)
     if "escalate" not in one.unread:
         _check_order(step, at, problems)
     if isinstance(step, Ask):
@@ -32,7 +36,7 @@ def check_asked(one: StepDraft, directory: Directory | None, problems: Problems)
             _check_enough(step, known, at, problems)
 
 
-def _check_names(one: StepDraft, known: Directory | None, problems: Problems) -> bool:
+def _check_names(one: StepDraft, known: Directory | None, services: frozenset[str] | None, problems: Problems) -> bool:
     """Whether everybody who is named is somebody."""
     step = one.step
     assert isinstance(step, Gate | Ask)
@@ -42,7 +46,7 @@ def _check_names(one: StepDraft, known: Directory | None, problems: Problems) ->
         named += [(reviewer, _place(one, "escalate", level, "to", at)) for at, reviewer in enumerate(escalation.to)]
     known_all = True
     for reviewer, place in named:
-        known_all = _check_name(reviewer, known, problems, "steps", one.index, *place) and known_all
+        known_all = _check_name(reviewer, known, services, problems, "steps", one.index, *place) and known_all
     return known_all
 
 
@@ -50,16 +54,22 @@ def _place(one: StepDraft, field: str, *rest: str | int) -> At:
     return (field,) if field in one.unread else (field, *rest)
 
 
-def _check_name(reviewer: str, known: Directory | None, problems: Problems, *at: str | int) -> bool:
+def _check_name(
+    reviewer: str, known: Directory | None, services: frozenset[str] | None, problems: Problems, *at: str | int
+) -> bool:
     kind, _, name = reviewer.partition(":")
     if f"{kind}:" == SERVICE and is_token(name):
-        return True  # whoever has credentials for that space
+        if services is None or name in services:
+            return True
+        hint = problems.nearest(reviewer, [f"{SERVICE}{one}" for one in services], f"{_MAKE} {name}`")
+        problems.add(UNKNOWN_REVIEWER, f"there is no service called {quoted(name)}", *at, hint=hint)
+        return False
     if known is not None and known.knows(reviewer):
         return True
     if known is None and (reviewer == OPERATORS or (kind == "person" and is_token(name))):
         return True
     hint = _WRITE if known is None else problems.nearest(reviewer, known.reviewers, _LIST)
-    problems.add("unknown_reviewer", f"nobody is found under the reviewer {quoted(reviewer)}", *at, hint=hint)
+    problems.add(UNKNOWN_REVIEWER, f"nobody is found under the reviewer {quoted(reviewer)}", *at, hint=hint)
     return False
 
 

@@ -151,6 +151,11 @@ class Planner:
                 codes = sorted({problem.code for problem in problems})
                 log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
 
+    @property
+    def _known(self) -> Directory:
+        """Who can be asked to decide: people, as the settings have them, and the services that the server knows."""
+        return (self._directory or Directory()).with_services(self._catalogue.services)
+
     async def _in_words(self, wanted: InWords) -> CreatePlan | RefuseGoal:
         wish = Wish(goal=wanted.goal.goal, agents=wanted.agents, inputs=wanted.goal.inputs)
         return drafted(wanted, await self._drafter.draft(wish))
@@ -169,7 +174,7 @@ class Planner:
 
     async def _run(self, work: RunWork) -> None:
         agents = await self._catalogue.agents_now()
-        command = await asyncio.to_thread(consider_run, work, agents, limits=self._limits, directory=self._directory)
+        command = await asyncio.to_thread(consider_run, work, agents, limits=self._limits, directory=self._known)
         child = subjects.address(work.space, work.child)
         await self._core.publish(subjects.command(child, verb_of(command), ACTOR), encode(command))
         log.info("run.considered", space=work.space, plan=work.plan, step=work.step, child=work.child)
@@ -196,7 +201,7 @@ class Planner:
             assert isinstance(made, ProposeRevision)  # the key of a draft is another
             command = made
         else:
-            command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._directory)
+            command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._known)
         await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
         log.info("revision.proposed", space=work.space, plan=work.plan, kind=work.kind, problems=len(command.problems))
 
@@ -209,7 +214,7 @@ class Planner:
             agents,
             traceparent=traceparent,
             limits=self._limits,
-            directory=self._directory,
+            directory=self._known,
             templates=self._templates,
         )
         # A thread lets the loop keep the deliveries alive while a large plan takes a second.

@@ -5,16 +5,16 @@ import time
 from typing import Any
 
 import pytest
-from plays import gate, plan
+from plays import gate, plan, question
 
 from planmesh import Context, Rejected, agent
 from planmesh.agents import _MARK
 from planmesh.delivery import subscribe
 from planmesh.executor.work import Host, Rooms
 from planmesh.schemas import codec, subjects
-from planmesh.schemas.commands import CancelPlan, CastVote, CreatePlan, RetryStep
+from planmesh.schemas.commands import AnswerAsk, CancelPlan, CastVote, CreatePlan, RetryStep
 from planmesh.schemas.goals import Completed
-from planmesh.schemas.plan import Check, Emit, Parameter, Retry, Task
+from planmesh.schemas.plan import Check, Emit, Escalation, Parameter, Retry, Task
 from planmesh.schemas.subjects import WORK, agent_consumer
 
 
@@ -246,6 +246,63 @@ async def test_a_gate_waits_for_a_vote_and_an_operator_opens_it(opened: Any) -> 
         state = await house.ended(address)
         assert state.status == "completed"
         assert state.steps["g"].votes == ("tester",)
+
+
+async def test_escalations_and_defaults_come_about_although_the_executor_dies(opened: Any) -> None:
+    chain = (
+        Escalation(after_s=0.2, to=("person:lin",)),
+        Escalation(after_s=1.5, to=("person:max",)),
+        Escalation(after_s=3_600, to=("person:eve",)),
+    )
+    document = plan(
+        gate("g", sla_s=0.1, escalate=chain),
+        question("q", type="number", default=7, on_overdue="default", sla_s=1.5),
+    )
+    async with opened() as house:
+        first = await house.executor()
+        address = await house.create(document)
+        await house.until(address, lambda state: state.status == "waiting")
+        await first.die()
+        await house.executor()
+
+        state = await house.until(
+            address, lambda state: state.steps["g"].escalated == 2 and state.steps["q"].status == "completed"
+        )
+
+        assert state.steps["g"].overdue
+        assert (state.steps["g"].status, state.steps["g"].also) == ("waiting", ("person:lin", "person:max"))
+        assert (state.steps["q"].output.value["value"], state.steps["q"].votes) == (7, ("planmesh",))
+
+
+async def test_what_settings_say_of_escalation_holds_for_what_says_nothing(opened: Any) -> None:
+    async with opened() as house:
+        await house.executor(gate_sla_s=0.1, escalate_to="role:operator")
+        address = await house.create(plan(gate("g", reviewers=("person:nobody",)), gate("h", sla_s=3_600)))
+
+        state = await house.until(address, lambda state: state.steps["g"].escalated)
+        assert (state.steps["g"].reviewers, state.steps["h"].also) == (("person:nobody", "role:operator"), ())
+        digest = state.steps["g"].opened.digest
+        await house.ask(address, CastVote(id="v", step="g", digest=digest, decision="approve"))
+        await house.until(address, lambda state: state.steps["g"].status == "completed")
+
+
+async def test_a_long_answer_is_a_claim_check_in_the_log_and_a_value_where_it_is_read(opened: Any) -> None:
+    text = "so " * 20_000
+    document = plan(
+        question("q"),
+        Check(name="long", after=("q",), condition="count(q.value) > 50000"),
+        Emit(name="end", after=("long",), outcome="Done", result="{q.provided_by}"),
+    )
+    async with opened() as house:
+        await house.executor()
+        address = await house.create(document)
+        state = await house.until(address, lambda state: state.status == "waiting")
+
+        await house.ask(address, AnswerAsk(id="a", step="q", digest=state.steps["q"].opened.digest, value=text))
+
+        state = await house.ended(address)
+        assert state.steps["q"].output.blob.size_bytes > 60_000
+        assert (state.status, state.result.value) == ("completed", "tester")
 
 
 async def test_a_standby_takes_over_from_an_executor_that_dies(opened: Any) -> None:

@@ -690,3 +690,15 @@ async def told(questions: Any, kind: type[Any]) -> Any:
             if isinstance(heard.question, kind):
                 return heard.question
     raise AssertionError("the questions have ended")
+
+
+async def test_a_plan_that_asks_a_service_that_nobody_is_is_refused(client: Client, mesh: Running) -> None:
+    await mesh.server.add_submitter("helper")
+    document = {"name": "Ask", "steps": [{"kind": "ask", "name": "q", "reviewers": ["service:helpr"]}]}
+
+    with pytest.raises(PlanRefused) as refused:
+        await (await client.submit(document)).result(10)
+
+    assert [(one.code, one.hint) for one in refused.value.problems] == [
+        ("unknown_reviewer", "did you mean service:helper?")
+    ]

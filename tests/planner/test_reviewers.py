@@ -133,3 +133,20 @@ steps:
     assert (question.default, question.escalate[0].to) == (80, ("team:legal",))
     assert isinstance(release, Gate)
     assert (release.approvals, release.least_level) == (2, "login")
+
+
+def test_a_service_that_the_mesh_does_not_have_is_a_problem_with_the_nearest_name() -> None:
+    known = DIRECTORY.with_services(["billing", "shop"])
+    step = ask(reviewers=["service:billing", "service:biling", "person:ada"])
+
+    compiled = compile_plan({"name": "P", "steps": [step]}, {}, directory=known)
+
+    assert isinstance(compiled, list)
+    assert [(one.pointer, one.message, one.hint) for one in compiled] == [
+        ("/steps/0/reviewers/1", "there is no service called 'biling'", "did you mean service:billing?")
+    ]
+    assert found(step) == []  # where nobody says which services there are
+    assert found(gate(reviewers=["service:zzz"]), Directory().with_services([])) == [
+        ("unknown_reviewer", "/steps/0/reviewers/0")
+    ]
+    assert DIRECTORY.services is None
