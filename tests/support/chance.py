@@ -86,7 +86,7 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
 
 
 def _escalations(draw: random.Random, pace: float) -> tuple[Escalation, ...]:
-    chain = (Escalation(after_s=2.0 * pace, to=("person:grace",)), Escalation(after_s=6.0 * pace, to=("service:aide",)))
+    chain = (Escalation(after_s=2.0 * pace, to=("person:grace",)), Escalation(after_s=6.0 * pace, to=("person:lin",)))
     return draw.choice([(), chain])
 
 
