@@ -257,8 +257,8 @@ class PlanState(Struct, frozen=True, kw_only=True):
         revision: The number of the revision that is in force; 1 is the plan as it was created.
         requests: Revisions that were asked for and are not answered, by the id of the command.
         revised: The revision in force, unless it is the first.
-        authors: Who has last changed a step, or what stood behind it, by the step's name; none of those that are as the
-            plan was created.
+        authors: Who has last changed a step, or has taken out what stood behind a gate, by its name; nobody has changed
+            those that are as the plan was created.
         superseded: Steps that a revision has taken out, with the state that they had.
         items: The items of each `each` that has been reached.
         admitted: How many of them may be under way, or have been.
@@ -917,10 +917,15 @@ def _authors(state: PlanState, graph: Graph, by: str) -> Map[str, str]:
     """Who has changed what, now that *by* has revised the plan to *graph*."""
     authors = {name: author for name, author in state.authors.items() if name in graph.steps}
     authors |= {name: by for name, step in graph.steps.items() if state.graph.steps.get(name) != step}
-    for name in state.graph.steps.keys() - graph.steps.keys():
-        # What is gone stood behind these: whoever looks behind a gate for what was changed finds it there.
-        authors |= {need: by for need in state.graph.needs[name] if need in graph.steps}
-    return Map(authors)
+    # What is gone cannot be named any more: the gates that it stood behind release something else without it.
+    above = dict.fromkeys(name for name in state.graph.steps if name not in graph.steps)
+    queue = list(above)
+    for name in queue:
+        for need in state.graph.needs[name]:
+            if need not in above:
+                above[need] = None
+                queue.append(need)
+    return Map(authors | {name: by for name in above if isinstance(graph.steps.get(name), Gate)})
 
 
 def _carried(state: PlanState, step: Step) -> StepState:

@@ -8,7 +8,7 @@ from planmesh.schemas import events
 from planmesh.schemas.answers import misfit
 from planmesh.schemas.events import AnyEvent, AskOpened, Commit
 from planmesh.schemas.plan import Ask, Gate, Step, Task
-from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
+from planmesh.schemas.state import ENDED, SATISFIED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
 from planmesh.schemas.subjects import Address
 
 ANYTHING: dict[str, Step] = {}
@@ -34,6 +34,7 @@ class Judge:
         self._open: dict[str, int] = {}
         self._completed: set[str] = set()
         self._approved: dict[str, dict[str, Step]] = {}
+        self._revisers: dict[tuple[str, str], str] = {}
 
     def read(self, commit: Commit, commit_hash: str) -> None:
         """Raises: Broken."""
@@ -65,6 +66,8 @@ class Judge:
                 graph = self.state.graph
                 self._approved[event.step] = {name: graph.steps[name] for name in graph.behind(event.step)}
                 self._judge_approval(event)
+            case events.PlanRevised():
+                self._note_reviser(event)
             case events.AskAnswered():
                 self._judge_answer(event)
             case events.GateEscalated():
@@ -82,6 +85,21 @@ class Judge:
             raise Broken(f"gate {event.step} takes {gate.quorum} people, and {event.by} have opened it")
         if gate.four_eyes and self.state.requester in people:
             raise Broken(f"gate {event.step} takes four eyes, and the requester has approved it")
+        to_come = [
+            name for name in self.state.graph.behind(event.step) if self.state.steps[name].status not in SATISFIED
+        ]
+        for name in (event.step, *to_come):
+            if gate.four_eyes and self._revisers.get((event.step, name)) in people:
+                raise Broken(f"gate {event.step} takes four eyes, and whoever last revised {name} has approved it")
+
+    def _note_reviser(self, event: events.PlanRevised) -> None:
+        """For each gate and each step behind it, in the new plan: who was the last to change it."""
+        before, after = self.state.graph.steps, {step.name: step for step in event.plan.steps}
+        for gate in (name for name, step in after.items() if isinstance(step, Gate)):
+            gone = [name for name in self.state.graph.behind(gate) if name not in after] if gate in before else []
+            changed = [name for name, step in after.items() if before.get(name) != step]
+            for name in (*changed, *([gate] if gone else [])):
+                self._revisers[gate, name] = event.by
 
     def _judge_answer(self, event: events.AskAnswered) -> None:
         step, ask, output = self.state.steps[event.step], self.state.graph.steps[event.step], event.output.value
