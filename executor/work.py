@@ -228,9 +228,9 @@ class Host:
 
     async def _call(self, work: StepWork, context: Context, inputs: dict[str, Any]) -> object:
         agent = self._agent
+        _check_inputs(agent, inputs)
         if agent.context_parameter is not None:
             inputs = {**inputs, agent.context_parameter: context}
-        _check_inputs(agent, inputs)
         _check_tools(agent, work.permissions.tools)
         try:
             async with asyncio.timeout(work.timeout_s) as limit:
@@ -430,7 +430,8 @@ def _check_inputs(agent: Agent, inputs: Mapping[str, Any]) -> None:
     described = agent.description
     known = {parameter.name for parameter in described.parameters}
     missing = [one.name for one in described.parameters if one.required and one.name not in inputs]
-    unknown = [] if described.any_parameters else [n for n in inputs if n not in known and n != agent.context_parameter]
+    # What the context is given to is nobody else's to fill.
+    unknown = [n for n in inputs if n == agent.context_parameter or (n not in known and not described.any_parameters)]
     if missing or unknown:
         found = ", ".join(
             [f"{name} is missing" for name in missing] + [f"{name} is not one of its parameters" for name in unknown]

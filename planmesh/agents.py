@@ -31,6 +31,7 @@ from planmesh.tools import MARK, Tool
 ENTRY_POINT: Final = "planmesh.agents"
 """A distribution that ships agents names their modules under this group of entry points."""
 
+_DESCRIPTION_BYTES: Final = 1024 * 1024
 _TYPE_CHARACTERS: Final = 100
 _MARK: Final = "__planmesh_agent__"
 
@@ -196,9 +197,16 @@ def find(modules: Iterable[str] = (), *, entry_point: bool = True) -> dict[str, 
 
 
 def with_tools(user: Agent, tools: Mapping[str, Tool]) -> Agent:
-    """An agent that uses tools, with all that are here, by name."""
+    """An agent that uses tools, with all that are here, by name. Raises: Unusable, if that is too much to tell."""
     described = tuple(tools[name].description for name in sorted(tools))
-    return replace(user, tools=tools, description=msgspec.structs.replace(user.description, tools=described))
+    description = msgspec.structs.replace(user.description, tools=described)
+    size_bytes = len(msgspec.json.encode(description))
+    if size_bytes > _DESCRIPTION_BYTES:
+        raise Unusable(
+            f"the descriptions of {len(tools):,} tools have {size_bytes:,} bytes together, and may have "
+            f"{_DESCRIPTION_BYTES:,}: give them shorter ones, or run them in several workers with agents of their own"
+        )
+    return replace(user, tools=tools, description=description)
 
 
 def _imported(module: str) -> ModuleType:

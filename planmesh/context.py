@@ -194,5 +194,5 @@ class Context:
 
 
 def line_of(text: str) -> str:
-    """*text* as one line that may be in a message: short, without what hides or reorders text."""
-    return "".join(character for character in text[:_LINE_CHARACTERS] if character.isprintable())
+    """*text* as one line that may be in a message: short, with a mark in place of whatever hides or reorders text."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text[:_LINE_CHARACTERS])

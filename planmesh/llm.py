@@ -53,7 +53,7 @@ class ModelAway(Exception):
 
 @agent(idempotent=True, uses_tools=True, version=planmesh.__version__)
 async def llm(
-    context: Context,
+    planmesh_context: Context,  # so that a step may give an input called `context`
     task: Any,
     system: Any = "",
     model: str | None = None,
@@ -96,8 +96,8 @@ async def llm(
         "max_iterations": max_iterations,
     }
     asked = _read(_prompt(task, more), options, schema)
-    thinking = asyncio.ensure_future(_think(context, asked))
-    cancelled = asyncio.ensure_future(context.cancelled.heard())
+    thinking = asyncio.ensure_future(_think(planmesh_context, asked))
+    cancelled = asyncio.ensure_future(planmesh_context.cancelled.heard())
     try:
         await asyncio.wait((thinking, cancelled), return_when=asyncio.FIRST_COMPLETED)
         if not thinking.done():

@@ -6,6 +6,7 @@ model says, the names of tools among it, and what tools give.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,6 +34,8 @@ MAX_TOOL_CALLS: Final = 300
 _AT_ONCE: Final = 10
 _RESULT_CHARACTERS: Final = 64 * 1024
 _SHOWN_CHARACTERS: Final = 200
+_ANSWER: Final = "Answer"  # no tool of ours has a capital letter
+_TEXTS: Final = ("content", "args", "tool_name", "tool_call_id")
 _NO_LIMIT: Final = 1_000_000  # of retries: how often the model is asked is counted here, whatever the reason
 
 
@@ -106,7 +109,7 @@ def _asked_for(form: Form, structured: str) -> Any:
     kind: Any = StructuredDict(form.schema, name="answer")
     match structured:
         case "tool":
-            return ToolOutput(kind, name="answer", strict=False)
+            return ToolOutput(kind, name=_ANSWER, strict=False)
         case "text":
             return PromptedOutput(kind)
         case _:
@@ -151,7 +154,7 @@ class _Watched(WrapperModel):
             raise _Exhausted
         context.progress(f"asking {self.model_name} ({thought.iterations + 1} of {self._most} at most)")
         with context.calling("model", self.model_name) as call:
-            response = await super().request(messages, model_settings, model_request_parameters)
+            response = _sound(await super().request(messages, model_settings, model_request_parameters))
             call.input_tokens = response.usage.input_tokens
             call.output_tokens = response.usage.output_tokens
         self._heard(response, [tool.name for tool in model_request_parameters.output_tools])
@@ -173,17 +176,28 @@ class _Watched(WrapperModel):
             raise _Exhausted
 
 
+def _sound(response: ModelResponse) -> ModelResponse:
+    """The same with nothing in its texts that UTF-8 has no form for: JSON has one for half a character."""
+    parts: list[Any] = []
+    for part in response.parts:
+        texts: dict[str, Any] = {name: text for name in _TEXTS if isinstance(text := getattr(part, name, None), str)}
+        sound = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+        parts.append(part if sound == texts else replace(part, **sound))
+    return replace(response, parts=parts)
+
+
 class _Unchecked:
-    """Leaves it to the tool to say whether arguments fit: what is no JSON is a text, and no object."""
+    """Leaves it to the tool to say whether arguments fit. What is no JSON is a text, and no object; none are none."""
 
     def validate_json(self, input: str | bytes | bytearray, **_options: Any) -> Any:
+        text = input.encode("utf-8", "replace") if isinstance(input, str) else bytes(input)
         try:
-            return codec.value.decode(input.encode() if isinstance(input, str) else bytes(input))
+            return self.validate_python(codec.value.decode(text) if text.strip() else None)
         except DecodeError:
-            return str(input)
+            return text.decode("utf-8", "replace")
 
     def validate_python(self, input: Any, **_options: Any) -> Any:
-        return input
+        return {} if input is None else input
 
 
 class _Tools(AbstractToolset[None]):

@@ -225,7 +225,7 @@ async def test_an_answer_with_a_form_is_held_against_it(
     monkeypatch.setenv("PLANMESH_MODEL__STRUCTURED", structured)
 
     def answer(value: Any) -> Script:
-        return calls(("answer", value)) if structured == "tool" else gives(value)
+        return calls(("Answer", value)) if structured == "tool" else gives(value)
 
     async with room(answer({"score": 11, "by": "eve"}), answer({"score": 9, "by": "ada"})) as here:
         step = await here.run(thinks(schema=FORM))
@@ -255,7 +255,7 @@ async def test_a_tool_that_the_step_does_not_name_is_denied_told_and_logged(room
         denied = await here.of_type(events.PermissionDenied)
         assert [(one.what, one.why) for one in denied] == [
             ("tool pay", "the tools of this step are: look_up"),
-            ("tool rm[2J", "the tools of this step are: look_up"),
+            ("tool rm\ufffd\ufffd[2J", "the tools of this step are: look_up"),
         ]
         kinds = [type(event).__name__ for event in await here.log()]
         assert kinds.index("PermissionDenied") < kinds.index("StepCompleted")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from plays import plan
 
-from planmesh import agent
+from planmesh import Context, agent
 from planmesh.executor import work
 from planmesh.schemas.plan import Task
 
@@ -84,6 +84,22 @@ async def test_an_output_that_is_deeper_fails_its_step(opened: Any) -> None:
 
         assert state.steps["n"].failure is not None
         assert state.steps["n"].failure.code == "bad_output"
+
+
+async def test_no_step_fills_what_the_context_is_given_to(opened: Any) -> None:
+    @agent(idempotent=True)
+    def look(context: Context, **more: Any) -> str:
+        return context.step
+
+    async with opened("look") as house:
+        await house.executor()
+        await house.worker(look)
+        address = await house.create(plan(Task(name="l", agent="look", inputs={"context": "mine"}, idempotent=True)))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["l"].failure is not None
+        assert state.steps["l"].failure.message == "agent look takes no inputs: context is not one of its parameters"
 
 
 async def test_as_many_agents_run_in_threads_as_there_is_work(opened: Any) -> None:

@@ -172,7 +172,7 @@ async def test_a_tool_that_the_step_does_not_permit_is_denied_and_noted() -> Non
         await context.call("rm_rf\x1b[2J\u202e", {})
 
     (denial,) = context.journal.denials
-    assert (denial.what, denial.why) == ("tool rm_rf[2J", "the tools of this step are: find_way")
+    assert (denial.what, denial.why) == ("tool rm_rf\ufffd[2J\ufffd", "the tools of this step are: find_way")
     assert context.journal.calls == ()
 
 
@@ -333,6 +333,16 @@ def test_an_agent_that_uses_tools_is_found_with_all_of_them(module: Callable[[st
     assert [(one.name, one.description) for one in described] == [("ask", ""), ("grep", "Find words.")]
     assert sorted(found["think"].tools or ()) == ["ask", "grep"]
     assert (found["plain"].tools, found["plain"].description.tools) == (None, None)
+
+
+def test_more_than_a_worker_can_tell_of_is_refused(module: Callable[[str, str], str]) -> None:
+    many = (
+        "from planmesh import tool\n"
+        "for n in range(400): globals()[f't{n}'] = tool(name=f't{n}', description='x' * 4_000)(lambda: None)\n"
+    )
+
+    with pytest.raises(Unusable, match=r"the descriptions of 400 tools have 1,6\d\d,\d\d\d bytes together"):
+        find([module("a_thinker", _THINKER), module("many_tools", many)])
 
 
 def test_an_agent_that_uses_tools_and_finds_none_says_so() -> None:
