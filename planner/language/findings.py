@@ -44,7 +44,6 @@ RULES: Final[Mapping[str, str]] = {
     "unreachable": "Every step can be reached.",
     "no_retry": "A check that tries a step again reads the output of just that one.",
     "flat_each": "The body of an `each` is indented.",
-    "not_supported_yet": "A script has only what this planmesh can run.",
     # Advice
     "braces_in_expression": "A text within an expression holds no expressions of its own.",
     "name_like_binding": "A name that is taken for an input is not nearly one that is bound.",

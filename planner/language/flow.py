@@ -179,7 +179,7 @@ class Flow:
         """Let each way through the body of an `each` end in something that says what the item gives."""
         emits = [one for one in self.drafts if one.gives is not None and not one.body]
         if not emits:
-            bound = [str(one.document["binding"]) for one in self.drafts if "binding" in one.document]
+            bound = [one.means or str(one.document["binding"]) for one in self.drafts if "binding" in one.document]
             may_be_missing = any("branch" in one.document for one in self.drafts)
             self.gives = f"{bound[-1]} ?? null" if bound and may_be_missing else bound[-1] if bound else None
             return
@@ -273,12 +273,17 @@ class Flow:
         draft = writer.write()
         if kind == "each":
             self._body(step, draft)
-        self._scope.reached(step)
+        if writer.fallback is None:
+            self._scope.reached(step)
+        else:
+            self._scope.reached_with_fallback(step, draft.name, writer.fallback[1].name)
         if writer.approval is not None:
             self._add(path, writer.approval)
         if kind == "emit":
             self._wait_for_all(path, draft, above)
         self._add(path, draft)
+        if writer.fallback is not None:
+            self._fall_back(path, *writer.fallback)
         if kind == "decide":
             self._decide(path, step, draft, above)
         elif kind == "check":
@@ -286,8 +291,17 @@ class Flow:
         elif kind == "emit":
             path.closed = f"the plan ends at {quoted(draft.document.get('outcome', ''))} above"
             path.ended = path.is_lost = True
-        elif self._is_ordered or kind in _WAITED_FOR:
+        elif (self._is_ordered and writer.fallback is None) or kind in _WAITED_FOR:
             path.barrier = (draft.name,)
+
+    def _fall_back(self, path: _Path, check: Draft, instead: Draft) -> None:
+        """Add the check whether the step above has failed, and the step that is done then."""
+        self._add(path, check)
+        self.drafts.append(instead)
+        self._by_name[instead.name] = instead
+        path.earlier[instead.name] = None  # it does not run whenever control comes here
+        if self._is_ordered:
+            path.barrier = (check.name, instead.name)
 
     def _add(self, path: _Path, draft: Draft) -> None:
         """Add a step where control is."""

@@ -48,11 +48,11 @@ class Names:
     _counts: dict[str, int] = field(default_factory=dict)
 
     def free(self, name: str, at: Span) -> str:
-        """*name*, or one like it that no step has; from now on it is taken."""
-        base = name = name[:LONGEST_NAME].rstrip("-")
+        """*name*, or one like it that no step has; from now on it is taken. It may be one of a step in an `each`."""
+        base = name = name[:LONGEST_NAME_IN_EACH].rstrip("-")
         while name in self.taken:
             self._counts[base] = number = self._counts.get(base, 1) + 1
-            name = f"{base[: LONGEST_NAME - 6].rstrip('-')}-{number}"
+            name = f"{base[: LONGEST_NAME_IN_EACH - 6].rstrip('-')}-{number}"
         self.taken[name] = at
         return name
 

@@ -58,11 +58,13 @@ class Region:
     Attributes:
         item: What the body of an `each` calls its item.
         at: Where control is now.
+        either: Bindings of steps with a fallback.
     """
 
     item: Word | None = None
     binders: dict[str, list[Binder]] = field(default_factory=lambda: defaultdict(list))
     at: Chain = ()
+    either: list[str] = field(default_factory=list)
 
 
 class Scope:
@@ -88,6 +90,8 @@ class Scope:
         self._reads: set[str] = set()
         self._inside: dict[str, Word] = {}  # names that are known in the body of an `each` only
         self._branches = 0
+        self._hidden: dict[str, str] = {}  # names that no script says, by what they are for
+        self._shown: dict[str, str] = {}  # what the script says instead
 
     # --- what is known -------------------------------------------------------------------------------------
 
@@ -109,7 +113,8 @@ class Scope:
         try:
             yield region
         finally:
-            self._regions.pop()
+            for name in self._regions.pop().either:
+                del self._aliases[name]
 
     @contextmanager
     def block(self) -> Iterator[Callable[[Let], None]]:
@@ -171,6 +176,36 @@ class Scope:
         for binder in self._regions[-1].binders[word.text]:
             if binder.word is word:
                 binder.chain = self._regions[-1].at
+
+    def reached_with_fallback(self, step: Step, first: str, second: str) -> None:
+        """Note that control is at *step*, whose binding stands for what *second* gives, or else for what *first* does.
+
+        Args:
+            first: The step of the document, and `second` the one that is done if it fails.
+        """
+        region, word = self._regions[-1], step.binding
+        place = word or step.head.agent or Word(step.head.span, "")
+        names = [self._hidden[f"first_{first}"], self._hidden[f"second_{first}"]]
+        for name, binder in zip(names, (first, second), strict=True):
+            region.binders[name].append(Binder(binder, place, region.at))
+        if word is None:
+            return
+        if len(region.binders[word.text]) > 1:
+            said = f"{quoted(word.text)} is given by a step with a fallback, and by another one"
+            self._findings.add("name_taken", said, word.span, "give them bindings of their own: first ?? second")
+        text = f"{names[1]} ?? {names[0]}"
+        if word.text not in self._aliases:
+            region.either.append(word.text)
+        self._shown |= dict.fromkeys(names, word.text)
+        self._aliases[word.text] = Alias(f"{{{text}}}", False, len(text), text, either=(names[1], names[0]))
+
+    def free_name(self, name: str) -> str:
+        """A name like *name* that nothing has in the script."""
+        found = name.replace("-", "_")[:50]
+        while self.knows(found) or found in self._hidden.values():
+            found += "_"
+        self._hidden[name] = found
+        return found
 
     def new_branch(self) -> int:
         """A number for a branch, which no other has."""
@@ -274,7 +309,7 @@ class Scope:
         return False
 
     def _maybe_unbound(self, name: str, value: Value, binders: Sequence[Binder], at: Chain, required: bool) -> None:
-        where = self._where(value, name)
+        where, name = self._where(value, name), self._shown.get(name, name)
         if not any(self._may_be_bound(binder.chain or (), at) for binder in binders):
             said = f"{quoted(name)} is bound in a branch that is not taken where this is"
             hint = "read a binding of this branch, or one from above the branches"

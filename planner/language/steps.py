@@ -1,8 +1,4 @@
-"""A step of a script to a step of the plan document: one function a kind.
-
-A field that the engine does not have yet is written all the same, in the form that it will have; whoever puts the plan
-together sees that `planmesh.schemas.plan` knows no such thing, and says so.
-"""
+"""A step of a script to a step of the plan document: one function a kind."""
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
@@ -53,6 +49,7 @@ class Draft:
         body: Of an `each`: the steps in it.
         gives: Of an `each`: what an item gives, as an expression; None if that depends on where it ends. Of an `emit`
             in its body: what an item gives that ends there.
+        means: What its binding stands for in the script, if that is not its output alone.
     """
 
     head: Span
@@ -63,6 +60,7 @@ class Draft:
     waits: set[str] = field(default_factory=set)
     body: "list[Draft]" = field(default_factory=list)
     gives: str | None = None
+    means: str = ""
 
     @property
     def name(self) -> str:
@@ -148,6 +146,7 @@ class StepWriter:
 
     Attributes:
         approval: A gate that this step waits for, and nothing else does.
+        fallback: A check whether this step has failed, and the step that is done then.
     """
 
     def __init__(self, step: Step, around: Surroundings, fields: Iterable[Field], draft: Draft) -> None:
@@ -158,6 +157,7 @@ class StepWriter:
         self.fields = Fields(fields, around.scope, around.findings)
         self.draft = draft
         self.approval: Draft | None = None
+        self.fallback: tuple[Draft, Draft] | None = None
 
     def write(self) -> Draft:
         """The step, all but what control adds to it. What is wrong with it is said."""
@@ -390,13 +390,32 @@ class StepWriter:
                 self.put("retry", {"attempts": number + 1}, part)
 
     def _fallback(self, action: Action, part: OnError) -> None:
-        fallback: dict[str, Any] = {"agent": action.word.text if action.word is not None else ""}
+        """If the step fails for good, it is skipped; a check sees that its output is null, and another step is done.
+
+        So that nothing else looks like that, an output of null is a failure. What the step binds is the output of the
+        other one, or else its own.
+        """
+        own, label, names = self.draft, self.step.head.label, self.around.names
+        called = label.text if label is not None else own.name
+        first = own.document["binding"] = self.scope.free_name(f"first_{own.name}")
+        if "accept" not in own.document:
+            self.put("accept", f"{first} != null", part)
+        self.put("on_error", "ignore", part)
+        document: dict[str, Any] = {"kind": "check", "name": names.free(f"{own.name[:45]}-failed", part.span)}
+        document |= {"label": f"Failed: {called}"[:200], "condition": f"{first} == null", "on_fail": "continue"}
+        check = Draft(part.span, document, reads={own.name}, waits={own.name})
+        document = {"kind": "task", "name": names.free(f"{own.name[:45]}-instead", part.span)}
+        document |= {"label": f"Instead: {called}"[:200], "agent": action.word.text if action.word is not None else ""}
+        document["branch"] = {"step": check.name, "label": "pass"}
+        places: dict[str, Place] = {"agent": action.word or part}
         if isinstance(action.value, Entries):
-            fallback["inputs"] = self.scope.template(action.value)
+            document["inputs"], places["inputs"] = self.scope.template(action.value), action.value
         elif action.value is not None and not isinstance(action.value, Broken):
             hint = "write on error: fallback AGENT { name: value }"
             self.findings.add("wrong_value", "expected an object with the inputs", action.value.span, hint)
-        self.put("fallback", fallback, part)
+        second = document["binding"] = self.scope.free_name(f"second_{own.name}")
+        instead = Draft(part.span, document, places, waits={check.name}, means=f"{second} ?? {first}")
+        self.fallback = check, instead
 
     def again(self) -> None:
         """Put how often it is tried again, by a field or by a line; it can do nothing else about an error."""

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from planmesh.planner.decode import KINDS
 from planmesh.planner.language.fields import MISSING, Fields
 from planmesh.planner.language.findings import Findings, quoted
 from planmesh.planner.language.flow import Flow
@@ -80,7 +79,7 @@ class Translation:
         Args:
             found: What the planner says of the document; each is given its place in the script.
         """
-        is_wrong = any(problem.code != "not_supported_yet" for problem in self.problems)
+        is_wrong = bool(self.problems)
         lines = sorted({problem.line for problem in self.problems})
         placed: list[Problem] = [*self.problems]
         for problem in found:
@@ -140,8 +139,6 @@ class _Translator:
         drafts = flow.drafts
         if not drafts and not findings:
             findings.add("empty", "expected at least one step; found none", 0, 'begin with do "Label" with AGENT')
-        for draft in _all(drafts):
-            self._check_support(draft.document, draft.places, draft.head)
         if self._inputs is None and self._scope.inputs:
             self._document["inputs"] = {name: {} for name in self._scope.inputs}
             self._places["inputs"] = dict(self._scope.inputs)
@@ -236,19 +233,6 @@ class _Translator:
 
     # --- the steps -----------------------------------------------------------------------------------------
 
-    def _check_support(self, document: Mapping[str, Any], places: Mapping[str, Place], head: Span) -> None:
-        """Say what of a step the engine does not have yet."""
-        kind = str(document["kind"])
-        known = KINDS.get(kind)
-        if known is None:
-            said = f"this planmesh cannot run `{kind}` steps yet"
-            self._findings.add("not_supported_yet", said, head, "the rest of the script has been checked")
-            return
-        for key in document.keys() - {*known.__struct_fields__, "kind"}:
-            said = f"this planmesh has no `{_WRITTEN.get(key, key)}` of a {kind} step yet"
-            at = _start(places.get(key)) or head.start
-            self._findings.add("not_supported_yet", said, at, "leave it out for now")
-
     def _settle_bindings(self, drafts: Sequence[Draft]) -> None:
         """Name the outputs that nobody named, where the planner would take the name of something else for them."""
         taken = {str(draft.document["binding"]) for draft in _all(drafts) if "binding" in draft.document}
@@ -282,9 +266,6 @@ def _all(drafts: Iterable[Draft]) -> Iterator[Draft]:
     for draft in drafts:
         yield draft
         yield from _all(draft.body)
-
-
-_WRITTEN: Final = {"fallback": "on error: fallback"}
 
 
 def _inside(place: Place | None, keys: Sequence[str], otherwise: Span | None) -> int | None:

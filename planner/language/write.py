@@ -19,6 +19,7 @@ MAX_CHARACTERS: Final = 65_536
 MAX_CHARACTERS_IN_SCRIPT: Final = 524_288
 """Of the values into which `let` puts something, together: they are read once more."""
 
+_PATH: Final = re.compile(r"(?:\.[A-Za-z_]\w*|\[-?[0-9]+\])*")
 _BRACE: Final = re.compile(r"[{}]")
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in range(0x20)} | str.maketrans(
     {"\n": "\\n", "\t": "\\t", '"': '\\"', "\\": "\\\\"}
@@ -66,12 +67,14 @@ class Alias:
         is_text: Whether it was written as a text, so that it can go on within another one.
         size: Characters of it, roughly.
         expression: The value as an expression; empty if that would be too long for one.
+        either: Two names, of which it is the first that is there; else nothing.
     """
 
     template: Any
     is_text: bool
     size: int
     expression: str
+    either: tuple[str, ...] = ()
 
 
 Aliases: TypeAlias = Mapping[str, Alias]
@@ -195,7 +198,12 @@ class Writer:
         for name, place in sorted(reads_of(expression), key=lambda read: -read[1]):
             if name not in self.aliases:
                 continue
-            put_in = self._put_in(name).expression
+            alias = self._put_in(name)
+            if alias.either:
+                text = _either(text, place, name, alias.either)
+                _check_length(text)
+                continue
+            put_in = alias.expression
             if not put_in:
                 raise _too_large(f"what `let` calls {name} is too long to be a part of an expression")
             # A path may go on: what is read of it is read of the whole.
@@ -203,6 +211,17 @@ class Writer:
             text = f"{text[:place]}{put_in if is_path else f'({put_in})'}{text[place + len(name) :]}"
             _check_length(text)
         return text
+
+
+def _either(text: str, place: int, name: str, either: tuple[str, ...]) -> str:
+    """*text*, with the first of two names that is there where it reads *name*: each is read as far as that is."""
+    end = place + len(name)
+    path = _PATH.match(text, end)
+    assert path is not None  # it matches nothing as well
+    written = " ?? ".join(f"{one}{path[0]}" for one in either)
+    rest = text[path.end() :]
+    is_left = rest.lstrip().startswith("??")
+    return f"{text[:place]}{written if is_left else f'({written})'}{rest}"
 
 
 def _embedded(expression: str) -> str:

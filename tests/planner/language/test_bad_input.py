@@ -429,6 +429,7 @@ FIELDS = [
     'mode = "safe"',
     'timeout = "1h"',
     "on error: ignore",
+    "on error: fallback other {{ of: {name} }}",
     "on fail: retry 2",
     "on fail: continue",
     'on fail: goto "{label}"',

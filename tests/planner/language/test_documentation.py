@@ -36,6 +36,7 @@ OUTPUTS: dict[str, Any] = {
     "collect": {"items": [1, 2, 3, 4]},
     "write": {"text": "A report."},
     "audit": {"summary": "In order.", "pages": ["one"]},
+    "translate": {"text": "Eine Seite."},
     "fetch": {"text": "A page.", "words": 200},
     "build": {"version": "1.2", "changes": ["faster"]},
     "how-many-copies": 3,

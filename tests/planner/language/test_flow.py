@@ -295,3 +295,57 @@ emit "Done"
     (end,) = played(text, {"topic": "bees"}, {"think": child, "look": "many"}).of_type(PlanCompleted)
 
     assert end.result.value == "Seen: many, completed"
+
+
+FALLBACK = """\
+do "Ask" with worker
+  on error: fallback other { about: topic }
+  -> answer
+do "Use" with worker
+  text = answer.text
+emit "Done"
+  result = answer.text
+"""
+
+
+@pytest.mark.parametrize(
+    ("outputs", "result", "instead"),
+    [
+        ({"ask": {"text": "first"}, "ask-instead": {"text": "second"}}, "first", "not_taken"),
+        ({"ask": None, "ask-instead": {"text": "second"}}, "second", "completed"),
+    ],
+)
+def test_what_has_failed_for_good_is_done_by_another(outputs: dict[str, object], result: str, instead: str) -> None:
+    play = played(FALLBACK, {"topic": "bees"}, outputs)
+
+    (end,) = play.of_type(PlanCompleted)
+    assert (end.result.value, play.status("ask-instead")) == (result, instead)
+    assert set(play.state.graph.needs["done"]) >= {"ask", "ask-failed", "ask-instead", "use"}
+
+
+def test_a_fallback_in_a_branch_and_for_an_item() -> None:
+    branch = (
+        'check "c" x == 1\n  on fail: goto "B"\n"B":\n'
+        + do("a", "on error: fallback other", "-> y", indent=2)
+        + do("after", 't = y.text ?? "none"')
+    )
+    items = "each i in x\n" + do("a", "on error: fallback other { of: i }", "-> y", indent=2) + "-> all\n"
+    items += 'emit "Done"\n  result = all\n'
+
+    assert ran(branch, x=1) == (PlanStatus.COMPLETED, {"after"})
+    (end,) = played(items, {"x": [1, 2]}, {"a": [{"n": 1}, None], "a-instead": [None, {"n": 2}]}).of_type(PlanCompleted)
+    assert end.result.value == [{"n": 1}, {"n": 2}]
+    (one,) = problems(branch.replace(' ?? "none"', ""))
+    assert (one.code, one.message) == ("maybe_unbound", "'y' is bound in some branches only, and may be missing here")
+    assert said(items.replace("result = all", "result = y"))[0][2] == "unknown_name"
+
+
+def test_a_binding_of_a_step_with_a_fallback_is_its_own() -> None:
+    text = (
+        'check "c" x == 1\n  on fail: goto "B"\n'
+        + do("b", "-> y")
+        + '"B":\n'
+        + do("a", "on error: fallback other", "-> y", indent=2)
+    )
+    assert [code for _, _, code in said(text)] == ["name_taken"]
+    assert said(do("u", "t = y") + do("a", "on error: fallback other", "-> y"))[0][2] == "read_before_bound"

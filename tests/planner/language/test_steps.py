@@ -9,7 +9,6 @@ from planmesh.planner.compile import compile_plan
 from planmesh.planner.language.findings import RULES
 from planmesh.planner.language.names import slug
 from planmesh.planner.language.steps import KINDS
-from planmesh.planner.language.translate import translate
 from planmesh.planner.problems import RULES as PLANNER_RULES
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.work import AgentDescription, AgentParameter
@@ -143,10 +142,41 @@ def test_a_retry_without_a_number_is_one() -> None:
     assert one(f"{DO}  on error: retry\n")["retry"] == {"attempts": 2}
 
 
-def test_a_fallback_is_another_agent_with_its_inputs() -> None:
-    step = one(f"{DO}  on error: retry 1\n  on error: fallback other {{ a: x }}\n")
+def test_a_fallback_is_a_step_of_its_own_for_when_the_first_has_failed() -> None:
+    text = f"{DO}  on error: retry 1\n  on error: fallback other {{ a: x }}\n  -> y\n"
+    first, check, second, last = steps(text + 'do "Use" with worker\n  y = y\n  n = "{y.n}" \n  m = y.n ?? 1\n')
 
-    assert (step["retry"], step["fallback"]) == ({"attempts": 2}, {"agent": "other", "inputs": {"a": "{x}"}})
+    assert first == {
+        "kind": "task",
+        "name": "it",
+        "label": "It",
+        "binding": "first_it",
+        "agent": "worker",
+        "retry": {"attempts": 2},
+        "accept": "first_it != null",
+        "on_error": "ignore",
+    }
+    assert check == {
+        "kind": "check",
+        "name": "it-failed",
+        "label": "Failed: It",
+        "condition": "first_it == null",
+        "on_fail": "continue",
+    }
+    assert second == {
+        "kind": "task",
+        "name": "it-instead",
+        "label": "Instead: It",
+        "binding": "second_it",
+        "agent": "other",
+        "inputs": {"a": "{x}"},
+        "branch": {"step": "it-failed", "label": "pass"},
+    }
+    assert last["inputs"] == {
+        "y": "{second_it ?? first_it}",
+        "n": "{(second_it.n ?? first_it.n)}",
+        "m": "{second_it.n ?? first_it.n ?? 1}",
+    }
 
 
 @pytest.mark.parametrize(
@@ -574,16 +604,6 @@ def test_an_output_that_nobody_named_is_in_nobodys_way() -> None:
         "other",
         "output_1_of_other",
     ]
-
-
-# --- what the engine cannot run --------------------------------------------------------------------------------
-
-
-def test_what_the_engine_does_not_have_is_said_by_name() -> None:
-    found = translate(f"{DO}  on error: fallback other\n").problems
-
-    assert [(one.line, one.column, one.code) for one in found] == [(2, 3, "not_supported_yet")]
-    assert found[0].message == "this planmesh has no `on error: fallback` of a task step yet"
 
 
 def test_a_kind_is_one_function() -> None:
