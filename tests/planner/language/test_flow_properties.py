@@ -18,7 +18,15 @@ from planmesh.schemas.state import PlanStatus
 
 @dataclass
 class Do:
+    """Fails or does not, if it has a fallback; without one (None), it does not."""
+
     name: str
+    fails: bool | None = None
+
+    @property
+    def done(self) -> str:
+        """The step that completes."""
+        return f"{self.name}-instead" if self.fails else self.name
 
 
 @dataclass
@@ -73,8 +81,8 @@ def walk(items: list[Item], values: dict[str, Any], waits: Waits, before: frozen
         item = items[number]
         try:
             match item:
-                case Do(name):
-                    waits[name] = set(before)
+                case Do():
+                    waits[item.done] = set(before)
                 case Emit(name):
                     waits[name] = set(waits)
                     raise Ended
@@ -107,8 +115,10 @@ def walk(items: list[Item], values: dict[str, Any], waits: Waits, before: frozen
 def written(items: list[Item], indent: str = "") -> Iterator[str]:
     for item in items:
         match item:
-            case Do(name):
+            case Do(name, fails):
                 yield f'{indent}do "{name}" with worker'
+                if fails is not None:
+                    yield f"{indent}  on error: fallback other"
             case Emit(name):
                 yield f'{indent}emit "{name}"'
             case Decide(name, labels):
@@ -135,6 +145,9 @@ class Maker:
         self.count += 1
         return f"{kind}{self.count}"
 
+    def do(self) -> Do:
+        return Do(self.name("d"), self.draw(st.sampled_from([None, None, None, False, True])))
+
     def block(self, depth: int, reachable: list[str]) -> list[Item]:
         """A block, from which control may go to the labels that are *reachable* further out."""
         groups = self.draw(st.lists(st.sampled_from(["do", "fork", "check", "far"]), min_size=1, max_size=4))
@@ -142,7 +155,7 @@ class Maker:
         pending: list[str] = []
         for kind in groups:
             if kind == "do" or depth == 0:
-                items.append(Do(self.name("d")))
+                items.append(self.do())
             elif kind == "check":
                 label = self.name("L")
                 items.append(Check(self.name("c"), label))
@@ -159,7 +172,7 @@ class Maker:
                     later = [*mine[position + 1 :], *pending, *reachable]
                     items.append(Branch(label, self.block(depth - 1, later)))
                 if not items[-1].body:
-                    items[-1].body.append(Do(self.name("d")))
+                    items[-1].body.append(self.do())
         for label in pending:
             items.append(Branch(label, self.block(depth - 1, reachable)))
         if self.draw(st.integers(0, 3)) == 0 and depth < 3:
@@ -170,13 +183,16 @@ class Maker:
 
 
 @st.composite
-def scripts(draw: Any) -> tuple[list[Item], dict[str, Any]]:
+def scripts(draw: Any) -> tuple[list[Item], dict[str, Any], dict[str, Any]]:
     items = Maker(draw).block(3, [])
     values: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
 
     def choose(block: list[Item]) -> None:
         for item in block:
             match item:
+                case Do(name, False):
+                    outputs[name] = "done"
                 case Decide(name, labels):
                     values[name] = draw(st.sampled_from(labels))
                 case Check(name):
@@ -185,13 +201,13 @@ def scripts(draw: Any) -> tuple[list[Item], dict[str, Any]]:
                     choose(body)
 
     choose(items)
-    return items, values
+    return items, values, outputs
 
 
 @settings(max_examples=50, deadline=None)
 @given(scripts())
-def test_what_runs_is_what_control_reaches(drawn: tuple[list[Item], dict[str, Any]]) -> None:
-    items, values = drawn
+def test_what_runs_is_what_control_reaches(drawn: tuple[list[Item], dict[str, Any], dict[str, Any]]) -> None:
+    items, values, outputs = drawn
     text = "\n".join(written(items))
     found = compile_plan(Script(text), None)
     # What cannot be reached is a mistake, and so are emits of which both can be.
@@ -200,7 +216,7 @@ def test_what_runs_is_what_control_reaches(drawn: tuple[list[Item], dict[str, An
     with contextlib.suppress(Ended):
         walk(items, values, expected)
 
-    play = played(text, values)
+    play = played(text, values, outputs)
 
     assert play.state.status is PlanStatus.COMPLETED, text
     begun: dict[str, int] = {}
@@ -220,9 +236,9 @@ def test_what_runs_is_what_control_reaches(drawn: tuple[list[Item], dict[str, An
 @settings(max_examples=50, deadline=None)
 @given(scripts())
 def test_what_runs_for_an_item_is_what_control_reaches_and_its_emit_says_what_it_gives(
-    drawn: tuple[list[Item], dict[str, Any]],
+    drawn: tuple[list[Item], dict[str, Any], dict[str, Any]],
 ) -> None:
-    items, values = drawn
+    items, values, outputs = drawn
     body = "\n".join(written(items, "  "))
     body = re.sub(r'^( *)emit "(\w+)"$', r'\1emit "\2"\n\1  result = "came to \2"', body, flags=re.MULTILINE)
     text = f"each item in [1, 2]\n{body}\n-> given\n"
@@ -234,7 +250,7 @@ def test_what_runs_for_an_item_is_what_control_reaches_and_its_emit_says_what_it
     except Ended:
         gives = f"came to {list(expected)[-1]}"
 
-    play = played(text, values)
+    play = played(text, values, outputs)
 
     assert play.state.status is PlanStatus.COMPLETED, text
     done = {event.step for event in play.events if isinstance(event, StepCompleted)}
