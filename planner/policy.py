@@ -103,13 +103,18 @@ def _declared(agent: AgentDescription, kind: str) -> set[str]:
 
 
 def ungated(
-    plan: Plan, agents: Agents, reviewers: Sequence[str], leave: Collection[str] = (), *, limits: Limits = LIMITS
+    plan: Plan,
+    agents: Agents,
+    reviewers: Sequence[str] | None = None,
+    leave: Collection[str] = (),
+    *,
+    limits: Limits = LIMITS,
 ) -> dict[str, list[str]]:
     """The harmful steps of a completed plan that can start without anybody's approval, each with what makes it so.
 
     Args:
-        reviewers: Who may decide at a gate for it to count. It must not be optional, and must run whenever the step
-            does.
+        reviewers: Who may decide at a gate for it to count; None: whoever the plan says. It must not be optional, and
+            must run whenever the step does.
         leave: Steps that are not looked at.
     """
     harmful = {step.name: found for step in plan.steps if step.name not in leave and (found := harm(step, agents))}
@@ -131,8 +136,8 @@ def ungated(
     return harmful
 
 
-def _is_firm(gate: Gate, reviewers: Sequence[str]) -> bool:
-    return not gate.optional and set(gate.reviewers) <= set(reviewers)
+def _is_firm(gate: Gate, reviewers: Sequence[str] | None) -> bool:
+    return not gate.optional and (reviewers is None or set(gate.reviewers) <= set(reviewers))
 
 
 def gated(

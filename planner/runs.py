@@ -7,12 +7,12 @@ import msgspec
 from planmesh.directory import Directory
 from planmesh.planner.compile import Agents, Compiled, compile_plan
 from planmesh.planner.document import LIMITS, Limits
+from planmesh.planner.policy import ungated
 from planmesh.planner.problems import quoted
 from planmesh.schemas.commands import CreatePlan, RefuseGoal
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import digest
-from planmesh.schemas.plan import Each, Gate, Permissions, Plan, Run, Task
-from planmesh.schemas.state import Graph
+from planmesh.schemas.plan import Each, Permissions, Plan, Run, Task
 from planmesh.schemas.work import Parent, RunWork
 
 
@@ -27,7 +27,7 @@ def consider_run(
     if isinstance(compiled, Compiled):
         problems = [*_exceeding(compiled.plan, work.permissions)]
         if work.mode == "safe":
-            problems += unguarded(compiled.plan)
+            problems += _unguarded(compiled.plan, agents, limits)
     else:
         problems = compiled
     if problems or not isinstance(compiled, Compiled):
@@ -55,7 +55,7 @@ def _exceeding(plan: Plan, ceiling: Permissions | None) -> Iterator[Problem]:
     """What the plan would be permitted beyond *ceiling*."""
     if ceiling is None:
         return
-    for pointer, step in permitted_steps(plan):
+    for pointer, step in _permitted_steps(plan):
         has = step.permissions or Permissions()
         for field in Permissions.__struct_fields__:
             more = sorted(set(getattr(has, field)) - set(getattr(ceiling, field)))
@@ -69,32 +69,20 @@ def _exceeding(plan: Plan, ceiling: Permissions | None) -> Iterator[Problem]:
                 )
 
 
-def unguarded(plan: Plan) -> Iterator[Problem]:
-    """The steps that write, reach the network or read secrets, and do not stand behind a gate."""
-    graph = Graph.of(plan)
-    guarded = {name for gate in plan.steps if isinstance(gate, Gate) for name in graph.behind(gate.name)}
-    for pointer, step in permitted_steps(plan):
-        has = step.permissions or Permissions()
-        does = [
-            said
-            for said, granted in (
-                ("writes", has.write),
-                ("reaches the network", has.network),
-                ("reads secrets", has.secrets),
-            )
-            if granted
-        ]
-        outer = plan.steps[int(pointer.split("/")[2])].name
-        if does and outer not in guarded:
+def _unguarded(plan: Plan, agents: Agents, limits: Limits) -> Iterator[Problem]:
+    """The steps that do harm, or may, and do not stand behind a gate."""
+    left = ungated(plan, agents, limits=limits)
+    for index, step in enumerate(plan.steps):
+        if step.name in left:
             yield Problem(
                 code="unguarded",
-                message=f"step {quoted(step.name)} {' and '.join(does)}, and no gate stands before it",
-                pointer=pointer,
+                message=f"step {quoted(step.name)}: {' and '.join(left[step.name])}; and no gate stands before it",
+                pointer=f"/steps/{index}",
                 hint="let it wait for a gate, or run the plan in mode normal",
             )
 
 
-def permitted_steps(plan: Plan) -> Iterator[tuple[str, Task | Run]]:
+def _permitted_steps(plan: Plan) -> Iterator[tuple[str, Task | Run]]:
     """Every step that is permitted something, those of an `each` as well, with its JSON Pointer."""
     for index, step in enumerate(plan.steps):
         if isinstance(step, Task | Run):

@@ -308,8 +308,8 @@ class Run(StepBase, frozen=True, kw_only=True, tag="run"):
     inputs: dict[str, Any] = {}
     """Values for the child's inputs."""
     mode: Literal["normal", "safe", "draft"] = "normal"
-    """`safe`: a plan in which a step that writes, reaches the network or reads secrets does not stand behind a gate is
-    refused. `draft`: it is recorded, and not started."""
+    """`safe`: a plan in which a step that writes, reaches the network, uses secrets or cannot be undone does not stand
+    behind a gate is refused. `draft`: it is recorded, and not started."""
     retries: Annotated[int, Meta(ge=0, le=100)] = 0
     """How often failed steps of the child are tried again, before this step fails."""
     permissions: Permissions | None = None
