@@ -102,15 +102,15 @@ class Batch:
         for index, event in enumerate(commit.events):
             after = evolve(state, event, at)
             kind = type(event)
-            if kind in _NAMES_A_STEP:
+            if isinstance(event, events.PlanRevised | events.StepsAdded):
+                self._revise(plan_id, state, after)
+            elif kind in _NAMES_A_STEP:
                 name: str = event.step  # type: ignore[union-attr]
                 touched[name] = None
                 if kind in (events.StepDispatched, events.GateOpened, events.AskOpened):
                     self._begun[plan_id, name] = step_begun(after, name, at)
             elif isinstance(event, events.StepsCancelled):
                 touched.update(dict.fromkeys(event.steps))
-            elif isinstance(event, events.PlanRevised):
-                self._revise(plan_id, state, after)
             elif isinstance(event, events.PlanCreated | events.PlanRefused):
                 self._created.add(plan_id)
             if self._traced:
@@ -190,6 +190,7 @@ def plan_start(state: PlanState) -> Row:
         "requester": state.requester,
         "goal_digest": state.goal_digest,
         "trace_id": trace_id(state),
+        "parent": state.parent,
         "created_at": state.created_at or state.updated_at,
         "inputs": created.inputs if created is not None else None,
         "problems": refused.problems if refused is not None else None,
@@ -230,9 +231,11 @@ def plan_now(state: PlanState) -> Row:
 
 def step_start(state: PlanState, name: str) -> Row:
     """What only a revision changes."""
-    step = state.graph.steps[name]
+    step, item = state.graph.steps[name], state.graph.items.get(name)
     task = step if isinstance(step, Task) else None
     return {
+        "each": item.each if item is not None else "",
+        "item": item.number if item is not None else 0,
         "kind": str(step.__struct_config__.tag),
         "label": step.label,
         "optional": step.optional,
@@ -263,6 +266,8 @@ def step_now(step: StepState) -> Row:
         "finished_at": None if status in _GOES_ON else step.since,
         "duration_s": step.duration_s if reported else None,
         "usage": step.usage,
+        "child": step.child,
+        "child_status": step.child_status,
     }
 
 
@@ -281,7 +286,7 @@ def inputs_of(state: PlanState, task: Task) -> Payload:
     value: object = task.inputs
     if b"{" in template[1:] or b"}" in template[:-1]:
         try:
-            value = _compiled(template).render_references(Names(state))
+            value = _compiled(template).render_references(Names(state, step=task.name))
         except ExpressionError as error:
             value = {"$error": str(error)}
     data = canonical(value)

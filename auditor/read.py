@@ -21,7 +21,7 @@ from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.queries import PAGE_BYTES, ROW_BYTES, QueryError
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import Failure, Usage
+from planmesh.schemas.work import Failure, Parent, Usage
 
 _GOAL_CHARACTERS: Final = 200
 _FETCH: Final = 50
@@ -145,6 +145,7 @@ def _plan(row: Row[Any]) -> queries.PlanRow:
         number=row.number,
         sequence=row.id,
         trace_id=row.trace_id,
+        parent=None if row.parent is None else msgspec.convert(row.parent, Parent),
     )
 
 
@@ -218,11 +219,11 @@ def _answer_steps(connection: Connection, question: queries.StepsQuery, base: _B
 
 
 def _step(row: Row[Any], at: Address) -> queries.StepRow:
-    gate = row.kind == "gate"
+    gate = row.kind in {"gate", "ask"}
     duration_s, attempt = row.duration_s, row.attempt
     if gate and row.begun_at is not None and row.finished_at is not None:
         duration_s = (row.finished_at - row.begun_at).total_seconds()
-    if row.kind in {"decide", "check", "emit"} and row.status == StepStatus.COMPLETED:
+    if row.kind in {"decide", "check", "each", "emit"} and row.status == StepStatus.COMPLETED:
         attempt += 1  # what is settled at once counts its failures only: see `planmesh.auditor.spans.last_attempt`
     step = queries.StepRow(
         step=row.step,
@@ -250,6 +251,10 @@ def _step(row: Row[Any], at: Address) -> queries.StepRow:
         finished_at=row.finished_at,
         duration_s=duration_s,
         usage=None if row.usage is None else msgspec.convert(row.usage, Usage),
+        child=row.child,
+        child_status=row.child_status,
+        each=row.each,
+        item=row.item,
         votes=tuple(row.votes),
         span_id=tracing.span_id(at, row.step, attempt) if attempt else "",
     )

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from planmesh.schemas import events, tracing
 from planmesh.schemas.events import AnyEvent
-from planmesh.schemas.plan import Ask, Check, Decide, Emit, Gate, Task
+from planmesh.schemas.plan import Ask, Check, Decide, Each, Emit, Gate, Task
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import Call, Failure, usage_of
 
@@ -123,10 +123,14 @@ def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime)
             return
 
 
+_AT_ONCE: Final = (Decide, Check, Each, Emit)
+"""What a decision settles, without an attempt."""
+
+
 def last_attempt(state: PlanState, name: str) -> int:
     """The number in the id of the last span that a step has. Steps that are settled at once count no attempts."""
     step = state.steps[name]
-    instant = isinstance(state.graph.steps[name], Decide | Check | Emit) and step.status is StepStatus.COMPLETED
+    instant = isinstance(state.graph.steps[name], _AT_ONCE) and step.status is StepStatus.COMPLETED
     return step.attempt + 1 if instant else step.attempt
 
 

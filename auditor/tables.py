@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, S
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
-VERSION: Final = 2
+VERSION: Final = 3
 """Of these tables. Other tables are not understood, and have to be made again from the log."""
 
 
@@ -62,6 +62,8 @@ class Plan(_Row, table=True):
     requester: str
     goal_digest: str
     trace_id: str
+    parent: Any = Field(sa_type=_Json, nullable=True)
+    """The step that it runs for."""
     status: str
     reason: str
     actor: str
@@ -128,6 +130,13 @@ class Step(_Row, table=True):
     duration_s: float | None
     usage: Any = Field(sa_type=_Json, nullable=True)
     """Of models and tools, by the last attempt."""
+    child: str
+    """The plan that it runs."""
+    child_status: str
+    each: str
+    """The `each` of whose items it belongs to one,"""
+    item: int
+    """and the number of that, from 1."""
     begun_at: datetime | None = Field(sa_type=Utc)
     """When the last attempt was handed out; when the gate opened."""
     inputs: Any = Field(sa_type=_Json, nullable=True)

@@ -18,7 +18,7 @@ from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Document, Escalation, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanStatus, StepStatus
-from planmesh.schemas.work import Failure, Usage
+from planmesh.schemas.work import Failure, Parent, Usage
 
 PAGE_BYTES: Final = 1024 * 1024
 """About where a page ends, whatever its limit."""
@@ -144,6 +144,8 @@ class PlanRow(Row, frozen=True, kw_only=True):
     sequence: int
     """Where in the stream its log begins."""
     trace_id: str = ""
+    parent: Parent | None = None
+    """The step that it runs for."""
 
 
 class StepRow(Row, frozen=True, kw_only=True):
@@ -185,6 +187,14 @@ class StepRow(Row, frozen=True, kw_only=True):
     """What the worker measured; of a gate, how long it was open."""
     usage: Usage | None = None
     """Of models and tools, where the attempt has told of any calls."""
+    child: str = ""
+    """The plan that it runs, in the same space."""
+    child_status: str = ""
+    """Where that plan is, as it has last said itself."""
+    each: str = ""
+    """The `each` of whose items it belongs to one,"""
+    item: int = 0
+    """and the number of that, from 1."""
     votes: tuple[str, ...] = ()
     span_id: str = ""
     cut: tuple[str, ...] = ()

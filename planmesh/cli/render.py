@@ -110,6 +110,8 @@ def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
     asked = [f"asked for by {row.requester}", f"created {clock(row.created_at, now)}, {ago(row.created_at, now)}"]
     if row.ended_at is not None:
         asked.append(f"ended {clock(row.ended_at, now)}")
+    if row.parent is not None:
+        asked.insert(0, f"runs for step {row.parent.step} of plan {row.parent.plan}")
     lines.append(Text("  ").append(_SEPARATOR.join(asked), "dim"))
     return lines
 
@@ -315,6 +317,9 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
             return Text(document.__struct_config__.tag, style="dim")  # type: ignore[arg-type]
         case Draft():
             return Text("a plan" if done else "writes a plan", style="" if done else "dim")
+        case Run() if row.child:
+            stands = f", which is {one_line(row.child_status, 20)}" if row.child_status and not done else ""
+            return Text(f"plan {row.child}{stands}", style="" if done else "blue")
         case Run():
             return Text(f"runs {one_line(document.document, 60)}", style="dim")
         case Each():

@@ -19,7 +19,7 @@ from planmesh.cli.view import PlanView
 from planmesh.schemas.answers import expected
 from planmesh.schemas.plan import Task
 from planmesh.schemas.queries import GateRow, StepRow
-from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanStatus, StepStatus
+from planmesh.schemas.state import ENDED, SATISFIED, STANDING_STILL, TROUBLED, PlanStatus, StepStatus
 
 SHORT_DIGEST: Final = 16
 """How much of a digest a person has to quote."""
@@ -92,6 +92,11 @@ def stops(view: PlanView, command: str = "planmesh", unserved: Collection[str] =
             asked = gates[step.step]
             ask = _open_gate if asked.kind == "gate" else _open_ask
             found.append(ask(step, asked, command, of))
+        if step.child and step.status is StepStatus.DISPATCHED and step.child_status in STANDING_STILL:
+            said = f": {one_line(step.reason)}" if step.reason else ""
+            look = Remedy(f"{command} show {shlex.quote(step.child)}", "see where that plan stands, and what to do")
+            why = f"The plan that it runs is {step.child_status}{said}."
+            found.append(Stop(step.step, step.since, why, (look,), person=True))
         if step.held:
             goes_on = Remedy(f"{command} resume {of} {step.step}", "let what is behind it start")
             found.append(Stop(step.step, step.since, "A person has paused it.", (goes_on,), True))

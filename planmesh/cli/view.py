@@ -82,6 +82,7 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         ended_at=state.ended_at,
         number=state.number,
         sequence=sequence,
+        parent=state.parent,
     )
     if state.created is None:
         assert state.refused is not None  # one of the two, see above
@@ -105,7 +106,7 @@ def step_row(state: PlanState, name: str) -> StepRow:
 
 
 def _step_row(graph: Graph, name: str, step: StepState) -> StepRow:
-    document = graph.steps[name]
+    document, item = graph.steps[name], graph.items.get(name)
     task = document if isinstance(document, Task) else None
     return StepRow(
         step=name,
@@ -132,6 +133,10 @@ def _step_row(graph: Graph, name: str, step: StepState) -> StepRow:
         finished_at=step.since if step.status in SATISFIED or step.status is StepStatus.FAILED else None,
         duration_s=step.duration_s,
         usage=step.usage,
+        child=step.child,
+        child_status=step.child_status,
+        each=item.each if item is not None else "",
+        item=item.number if item is not None else 0,
         votes=step.votes,
     )
 
