@@ -20,9 +20,9 @@ from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Origin, Problem
-from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Gate, Permissions, Plan, Step, Task
+from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
 from planmesh.schemas.revision import abridged, difference
-from planmesh.schemas.state import CHANGEABLE, ENDED, Graph, PlanState, StepStatus, open_asks, open_gates
+from planmesh.schemas.state import CHANGEABLE, ENDED, SATISFIED, Graph, PlanState, StepStatus, open_asks, open_gates
 from planmesh.schemas.work import PlannerWork
 
 REQUEST_BYTES: Final = 7 * 1024 * 1024
@@ -254,7 +254,11 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
         message = f"it was made against revision {request.base}, and the plan is at {state.revision}"
         hint = f"planmesh show {state.address.plan}, and revise again"
         return (Problem(code="stale", message=message, hint=hint),)
-    problems = [*_started_steps_changed(state, request, revised), *_never_reached(state, revised)]
+    problems = [
+        *_started_steps_changed(state, request, revised),
+        *_never_reached(state, revised),
+        *_behind_items(state, revised),
+    ]
     if by_planner:
         problems += _loosened(state, revised)
     return tuple(problems)
@@ -354,9 +358,43 @@ def _never_reached(state: PlanState, revised: Plan) -> Iterator[Problem]:
                 )
 
 
+def _behind_items(state: PlanState, revised: Plan) -> Iterator[Problem]:
+    """What would start behind an `each` whose gates have let their items go, and were asked about something else.
+
+    They cannot ask again: what they let go has been done. So a gate of its own has to stand before it.
+    """
+    graph = Graph.of(revised)
+    asked = {
+        item.each
+        for name, item in state.graph.items.items()
+        if isinstance(state.graph.steps[name], Gate) and state.steps[name].status is StepStatus.COMPLETED
+    }
+    for each in sorted(asked & graph.steps.keys()):
+        behind = graph.behind(each)
+        guarded = {
+            name
+            for gate in behind
+            if isinstance(graph.steps[gate], Gate) and not (gate in state.steps and _is_decided(state, gate))
+            for name in (gate, *graph.behind(gate))
+        }
+        for name in behind:
+            if name not in guarded and _is_news(state, graph, each, name):
+                yield Problem(
+                    code="behind_items",
+                    message=f"step {name} would start behind the items of {each}, whose gates were asked about "
+                    "something else",
+                    hint="let it wait for a gate of its own, behind that step",
+                )
+
+
+def _is_decided(state: PlanState, gate: str) -> bool:
+    return state.steps[gate].status in SATISFIED
+
+
 def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
     """What only a person may do: open a way around a gate, weaken one, or give a step more than it had."""
-    graph = Graph.of(revised)
+    kept = {step.name for step in revised.steps}
+    graph = Graph.of(revised, {name: len(items) for name, items in state.items.items() if name in kept})
     undecided = [
         (name, step)
         for name, step in state.graph.steps.items()
@@ -378,6 +416,11 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
             if name in state.graph.behind(step):
                 message = f"step {step} decides whether gate {name} is asked, which nobody has decided"
                 yield Problem(code=LOOSENS, message=message)
+    for name, each in state.graph.steps.items():
+        gates = isinstance(each, Each) and name not in state.items and any(isinstance(b, Gate) for b in each.steps)
+        if gates and state.steps[name].status not in SATISFIED and graph.steps.get(name) != each:
+            message = f"it changes or removes {name}, which has gates in it that nobody has decided"
+            yield Problem(code=LOOSENS, message=message)
     for name in sorted(changed & state.graph.steps.keys()):
         if _is_wider(state.graph.steps[name], graph.steps[name]):
             yield Problem(code=LOOSENS, message=f"step {name} is given permissions that it did not have")
@@ -412,8 +455,25 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
 
 
 def _is_wider(old: Step, new: Step) -> bool:
-    if not isinstance(new, Task):
-        return False
-    had = (old.permissions if isinstance(old, Task) else None) or Permissions()
-    has = new.permissions or Permissions()
-    return any(not set(getattr(has, field)) <= set(getattr(had, field)) for field in Permissions.__struct_fields__)
+    if isinstance(old, Run) and isinstance(new, Run) and old.mode == "safe" != new.mode:
+        return True
+    had = _granted(old)
+    return any(not _covers(had.get(name, Permissions()), has) for name, has in _granted(new).items())
+
+
+def _granted(step: Step) -> dict[str, Permissions | None]:
+    """What a step, and those in an `each`, may use, by name; None for all that there is."""
+    match step:
+        case Task():
+            return {step.name: step.permissions or Permissions()}
+        case Run():
+            return {step.name: step.permissions}
+        case Each():
+            return {body.name: body.permissions or Permissions() for body in step.steps if isinstance(body, Task)}
+    return {}
+
+
+def _covers(had: Permissions | None, has: Permissions | None) -> bool:
+    if had is None or has is None:
+        return had is None
+    return all(set(getattr(has, field)) <= set(getattr(had, field)) for field in Permissions.__struct_fields__)

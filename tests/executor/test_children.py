@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from plays import AGENT, HERE, Play, gate, plan, task
 
@@ -12,7 +13,7 @@ from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import Commit
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Draft, Run
+from planmesh.schemas.plan import Draft, Permissions, Run
 from planmesh.schemas.state import PlanState, PlanStatus
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import ChildStep, Parent
@@ -239,3 +240,18 @@ def test_every_attempt_of_every_step_has_a_plan_of_its_own_with_a_name_that_fits
 
     assert len(set(children)) == 3
     assert all(Address("space", child) and len(child) <= 64 for child in children)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [run(mode="normal"), run(mode="safe", permissions=Permissions(read=("/",))), run(mode="safe")],
+)
+def test_a_planner_lets_no_plan_do_more_by_itself(changed: Run) -> None:
+    first = task("first")
+    play = Play(plan(first, run("execute", "first", mode="safe", permissions=Permissions())))
+    later = msgspec.structs.replace(changed, after=("first",))
+
+    refused = play.revises(plan(first, later), by_planner=True)[-1]
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["loosens"]

@@ -8,7 +8,7 @@ from plays import AGENT, Play, gate, plan, task
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.plan import Branch, Case, Check, Decide, Each, Gate, Task
+from planmesh.schemas.plan import Branch, Case, Check, Decide, Each, Gate, Permissions, Task
 from planmesh.schemas.state import Names, PlanStatus, StepStatus
 
 
@@ -216,3 +216,47 @@ def test_a_step_of_an_item_is_tried_again_as_it_is() -> None:
 
     assert isinstance(refused, events.CommandRefused)
     assert refused.code == "of_an_item"
+
+
+def test_a_revision_starts_nothing_behind_items_that_were_approved_without_a_gate_of_its_own() -> None:
+    loop = each("audits", "[1]", audit(), Gate(name="look", after=("audit",)))
+    play = Play(plan(loop, task("report", "audits")))
+    play.completes("audit_1")
+    play.votes("look_1")
+
+    refused = play.revises(plan(loop, task("report", "audits"), task("send", "audits")))[-1]
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["behind_items"]
+
+    play.revises(plan(loop, task("report", "audits"), gate("ask", "audits"), task("send", "ask")))
+    assert play.state.revision == 2
+    assert play.status("send") == "pending"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        each("audits", "list.found", audit(), after=("list",)),
+        each("audits", "[]", audit(), Gate(name="look", after=("audit",)), after=("list",)),
+    ],
+)
+def test_a_planner_changes_no_each_with_gates_in_it_by_itself(changed: Each) -> None:
+    loop = each("audits", "list.found", audit(), Gate(name="look", after=("audit",)), after=("list",))
+    play = Play(plan(task("list"), loop))
+
+    refused = play.revises(plan(task("list"), changed), by_planner=True)[-1]
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["loosens"]
+
+
+def test_a_planner_permits_steps_of_an_each_nothing_more() -> None:
+    wider = audit(permissions=Permissions(network=("example.com",)))
+    play = Play(plan(task("list"), each("audits", "list.found", audit(), after=("list",))))
+
+    refused = play.revises(plan(task("list"), each("audits", "list.found", wider, after=("list",))), by_planner=True)[
+        -1
+    ]
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["loosens"]

@@ -135,8 +135,17 @@ class Judge:
             approved = self._approved.get(above)
             if approved is None:
                 raise Broken(f"{name} starts behind gate {above}, which nobody has opened")
+            if above in graph.items and name not in graph.items and self._has_a_gate_of_its_own(name, above):
+                continue
             if approved is not ANYTHING and not self._is_approved(approved, name):
                 raise Broken(f"{name} starts behind gate {above}, which was opened for something else")
+
+    def _has_a_gate_of_its_own(self, name: str, above: str) -> bool:
+        """Whether a gate behind the `each` that gate *above* is in, which asks for items, has let exactly *name* go."""
+        graph = self.state.graph
+        between = set(graph.behind(graph.items[above].each)) & set(self._above(name))
+        gates = [gate for gate in between if isinstance(graph.steps[gate], Gate)]
+        return any(_is_still(self._approved.get(gate, ANYTHING).get(name), graph.steps[name]) for gate in gates)
 
     def _is_approved(self, approved: dict[str, Step], name: str) -> bool:
         graph = self.state.graph
