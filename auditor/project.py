@@ -194,6 +194,7 @@ def plan_start(state: PlanState) -> Row:
         "created_at": state.created_at or state.updated_at,
         "inputs": created.inputs if created is not None else None,
         "problems": refused.problems if refused is not None else None,
+        "origin": origin.origin if origin is not None else None,
     }
 
 

@@ -15,7 +15,7 @@ from planmesh.auditor.store import Database
 from planmesh.schemas import queries, tracing
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AskOpened, Cause, GateOpened
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Permissions, Plan
 from planmesh.schemas.queries import PAGE_BYTES, ROW_BYTES, QueryError
@@ -86,7 +86,9 @@ class Reader:
 
 # --- plans -------------------------------------------------------------------------------------------------
 
-_IN_LISTS: Final = [column for column in _plans if column.name not in {"document", "inputs", "result", "problems"}]
+_IN_LISTS: Final = [
+    column for column in _plans if column.name not in {"document", "inputs", "result", "problems", "origin"}
+]
 
 
 def _answer_plans(connection: Connection, question: queries.PlansQuery, base: _Base) -> queries.PlansAnswer:
@@ -158,9 +160,10 @@ def _answer_plan(connection: Connection, question: queries.PlanQuery, base: _Bas
         inputs=row.inputs or {},
         result=_payload(row.result),
         problems=msgspec.convert(row.problems or (), tuple[Problem, ...]),
+        origin=None if row.origin is None else msgspec.convert(row.origin, Origin),
         **base._asdict(),
     )
-    return _fit(answer, {"document": None, "result": NOTHING, "inputs": {}, "problems": ()})
+    return _fit(answer, {"document": None, "result": NOTHING, "inputs": {}, "problems": (), "origin": None})
 
 
 def _find(connection: Connection, space: str, plan: str, base: _Base, *, absent: bool = False) -> tuple[int, Address]:

@@ -94,6 +94,7 @@ class Plan(_Row, table=True):
     inputs: Any = Field(sa_type=_Json, nullable=True)
     result: Any = Field(sa_type=_Json, nullable=True)
     problems: Any = Field(sa_type=_Json, nullable=True)
+    origin: Any = Field(sa_type=_Json, nullable=True)
 
 
 class Step(_Row, table=True):

@@ -191,7 +191,7 @@ def services() -> tuple[User, ...]:
                 *_ANSWER,
                 _ACCOUNT_INFO,
             ),
-            subscribe=("query.proposal",),
+            subscribe=tuple(subjects.query(name) for name in ("proposal", "draft", "templates", "template")),
         ),
         _in(
             EDGE,
@@ -354,6 +354,9 @@ _SERVICE_EXPORTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
     EDGE: (("goals.*.*", "singleton"),),
 }
+# How long the server keeps the way open that an answer takes, where the two minutes that it has of itself are too few:
+# a planner may ask a model.
+_PATIENCE: Final[Mapping[str, Mapping[str, str]]] = {"query.*": {"response_threshold": "20m"}}
 _STREAM_EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     CORE: ("plans.*.*", "outcomes.*.*"),
     AGENTS: ("signals.*",),
@@ -404,7 +407,10 @@ def accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
             "jetstream": "enabled",
             "users": [],
             "exports": [
-                *({"service": subject, "response_type": answers} for subject, answers in _SERVICE_EXPORTS[account]),
+                *(
+                    {"service": subject, "response_type": answers, **_PATIENCE.get(subject, {})}
+                    for subject, answers in _SERVICE_EXPORTS[account]
+                ),
                 *({"service": right} for right in _inspect("*")),
                 *({"stream": subject} for subject in _STREAM_EXPORTS[account]),
             ],

@@ -35,7 +35,7 @@ from planmesh.eventlog import EventLog, Line, Recorded, read_line
 from planmesh.inspection import stream_info
 from planmesh.schemas import codec, goals, queries, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
-from planmesh.schemas.commands import AnyCommand, ProposeRevision, Reply, verb_of
+from planmesh.schemas.commands import AnyCommand, CreatePlan, ProposeRevision, RefuseGoal, Reply, verb_of
 from planmesh.schemas.events import CommandRefused, Commit, PlanRevised, RevisionRequested
 from planmesh.schemas.events import RevisionRefused as RevisionRefusedEvent
 from planmesh.schemas.goals import FINAL, Goal, Outcome, Problem
@@ -52,6 +52,8 @@ from planmesh.steering import new_command_id as new_command_id
 
 _PUBLISH_S: Final = 5.0
 _TRIES: Final = 5
+_MODEL_S: Final = 900.0
+"""How long a model may take, with all its drafts."""
 _LATEST_S: Final = (0.0, 0.005, 0.05, 0.25)
 _LOOK_S: Final = 5.0
 _READ_BATCH: Final = 1_000
@@ -59,6 +61,7 @@ _READ_BATCH: Final = 1_000
 log = structlog.get_logger()
 
 _T = TypeVar("_T", bound=queries.Answer)
+_S = TypeVar("_S")
 
 
 # --- what can go wrong -------------------------------------------------------------------------------------
@@ -349,9 +352,10 @@ class Client:
 
     async def submit(
         self,
-        plan: Mapping[str, Any] | str,
+        plan: Mapping[str, Any] | str | None = None,
         *,
         goal: str = "",
+        template: str | None = None,
         inputs: Mapping[str, Any] | None = None,
         id: str | None = None,
         start: bool = True,
@@ -360,8 +364,10 @@ class Client:
         """Publish a goal. It is stored when this returns; whether it became a plan is the first news of it.
 
         Args:
-            plan: The plan document: as a mapping, or as text in YAML or JSON.
+            plan: The plan document: as a mapping, or as text in YAML or JSON. None: the mesh has it as *template*, or
+                a model makes it of *goal*.
             goal: What it is for, in words.
+            template: The name of a plan that the mesh keeps.
             inputs: Values for the plan's inputs.
             id: The goal's id, and the plan's: 1 to 64 of ``A-Z a-z 0-9 _ -``. The same id with the same content
                 is the same goal, so a caller that does not know whether it has published may do so again; of a goal
@@ -377,9 +383,16 @@ class Client:
             Busy: The server does not take it now. It may have been stored: submit it again, with this id.
             Unusable: Not allowed, or closed.
         """
-        address = subjects.address(self.space, _new_id(plan) if id is None else id)
-        document = plan if isinstance(plan, str) else dict(plan)
-        body = Goal(goal=goal, plan=document, inputs=dict(inputs or {}), start=start, traceparent=traceparent)
+        address = subjects.address(self.space, _new_id(plan or {"name": template or goal}) if id is None else id)
+        document = dict(plan) if isinstance(plan, Mapping) else plan
+        body = Goal(
+            goal=goal,
+            plan=document,
+            template=template,
+            inputs=dict(inputs or {}),
+            start=start,
+            traceparent=traceparent,
+        )
         submitted = Submitted(address, self.connection)
         self._waiting.setdefault(address.plan, weakref.WeakSet()).add(submitted)
         await _publish(self.connection, subjects.goal(address), encode(body))
@@ -543,6 +556,14 @@ _NOT_IN_SLUG: Final = re.compile(r"[^a-z0-9]+")
 _ALPHABET: Final = "abcdefghijkmnpqrstuvwxyz23456789"  # none that are mistaken for another
 
 
+def _understood(of: Codec[_S], data: bytes, name: str) -> _S:
+    try:
+        return of.decode(data)
+    except DecodeError as error:
+        said = f"the planner's answer to {subjects.query(name)} cannot be understood ({error})"
+        raise Unusable(f"{said}: is it of another version?") from error
+
+
 def _new_id(plan: Mapping[str, Any] | str) -> str:
     """Such as ``dependency-audit-20261122-0915-x7k2m9``: told apart by people, and by a thousand plans a minute."""
     if isinstance(plan, str):
@@ -670,7 +691,8 @@ class Operator(Steering):
         Args:
             address: The plan.
             command: With an id of its own: see `new_command_id`.
-            timeout_s: How long to wait for the executor, and, three times as long, for the planner.
+            timeout_s: How long to wait for the executor, and, three times as long, for the planner; for an instruction
+                in words, a quarter of an hour.
 
         Raises:
             Refused, RevisionRefused: The answer is no.
@@ -689,7 +711,9 @@ class Operator(Steering):
                     answer = self._answer(command, await self._answering(command, lines))
                 if not any(isinstance(one, RevisionRequested) and one.request == command.id for one in answer.events):
                     return answer
-                async with _patience(3 * timeout_s, f"the {verb} of {address}", "a planner"):
+                # A model may take long over what is asked in words.
+                patience_s = max(3 * timeout_s, _MODEL_S) if getattr(command, "instruction", "") else 3 * timeout_s
+                async with _patience(patience_s, f"the {verb} of {address}", "a planner"):
                     return await _worked_out(command.id, lines)
 
     async def proposal(self, work: PlannerWork) -> ProposeRevision:
@@ -704,6 +728,34 @@ class Operator(Steering):
         if not isinstance(answer, ProposeRevision):
             raise Unusable(f"a planner has answered with {verb_of(answer)}, not with a revision")
         return answer
+
+    async def draft(self, goal: Goal, *, timeout_s: float = _MODEL_S) -> CreatePlan | RefuseGoal:
+        """What a planner would make of a goal; nothing is stored, and nothing starts.
+
+        Raises:
+            Busy: No planner answers, or a model takes too long.
+            Poison: It is longer than the server takes.
+        """
+        answer = codec.command.decode(await self._ask_planner("draft", goal, timeout_s))
+        if not isinstance(answer, CreatePlan | RefuseGoal):
+            raise Unusable(f"a planner has answered with {verb_of(answer)}, not with a plan")
+        return answer
+
+    async def templates(self) -> queries.TemplatesAnswer:
+        """The plans that the mesh keeps. Raises: Busy, Unusable."""
+        data = await self._ask_planner("templates", queries.TemplatesQuery())
+        return _understood(_templates, data, "templates")
+
+    async def template(self, name: str) -> queries.TemplateAnswer:
+        """One plan that the mesh keeps. Raises: Poison (there is none of this name), Busy, Unusable."""
+        data = await self._ask_planner("template", queries.TemplateQuery(template=name))
+        return _understood(_template, data, "template")
+
+    async def _ask_planner(self, name: str, question: Any, timeout_s: float = 30.0) -> bytes:
+        try:
+            return await self.connection.request(subjects.query(name), encode(question), timeout_s=timeout_s)
+        except Busy as error:
+            raise Busy(f"no planner answers ({error}). Is one running? (`planmesh doctor`)") from error
 
     async def _answering(self, command: AnyCommand, lines: AsyncIterator[tuple[PlanState, Line]]) -> Commit:
         async for _, line in lines:
@@ -955,6 +1007,8 @@ class _Numbered(msgspec.Struct):
 
 
 _decode_number = msgspec.json.Decoder(_Numbered).decode
+_templates: Final = Codec[queries.TemplatesAnswer](queries.TemplatesAnswer, trusted=True)
+_template: Final = Codec[queries.TemplateAnswer](queries.TemplateAnswer, trusted=True)
 _answers: Final[Mapping[Any, Codec[Any]]] = {
     answer: Codec(answer | queries.QueryError, trusted=True) for _, answer in queries.QUERIES.values()
 }

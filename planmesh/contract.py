@@ -24,12 +24,20 @@ from msgspec import Struct
 from planmesh import access, streams
 from planmesh.access import User
 from planmesh.schemas import subjects
-from planmesh.schemas.commands import VERBS, ProposeRevision
+from planmesh.schemas.commands import VERBS, CreatePlan, ProposeRevision, RefuseGoal
 from planmesh.schemas.events import AnyEvent, Commit, Event
 from planmesh.schemas.goals import Goal, Outcome
 from planmesh.schemas.payload import Blob
 from planmesh.schemas.plan import Plan, Step
-from planmesh.schemas.queries import QUERIES, LogLine, QueryError
+from planmesh.schemas.queries import (
+    QUERIES,
+    LogLine,
+    QueryError,
+    TemplateAnswer,
+    TemplateQuery,
+    TemplatesAnswer,
+    TemplatesQuery,
+)
 from planmesh.schemas.questions import Question
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import (
@@ -171,6 +179,23 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         "What a revision would come to; nothing changes.",
         {"name": "proposal"},
         (ProposeRevision,),
+    ),
+    Channel(
+        subjects.query,
+        (Goal,),
+        "What would become of a goal; nothing is stored, and nothing starts.",
+        {"name": "draft"},
+        (CreatePlan, RefuseGoal),
+    ),
+    Channel(
+        subjects.query, (TemplatesQuery,), "The plans that the mesh keeps.", {"name": "templates"}, (TemplatesAnswer,)
+    ),
+    Channel(
+        subjects.query,
+        (TemplateQuery,),
+        "One plan that the mesh keeps, with its text.",
+        {"name": "template"},
+        (TemplateAnswer,),
     ),
 )
 

@@ -18,7 +18,7 @@ from planmesh.planner.desk import WAITING, Desk
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.drafting import Drafter, Wish, allowed, draft_for_step
 from planmesh.planner.goals import NO_TEMPLATES, InWords, consider, drafted, lacks_an_agent
-from planmesh.planner.proposals import serve
+from planmesh.planner.questions import Questions, serve
 from planmesh.planner.revisions import is_for_a_model, propose
 from planmesh.planner.runs import consider_run
 from planmesh.planner.templates import Templates
@@ -95,7 +95,7 @@ async def plan_goals(
             ack_wait_s=SERVICE_ACK_WAIT_S,
             stop=stop,
         ),
-        serve(core, catalogue, limits, stop, directory),
+        serve(core, Questions(catalogue, drafter, templates, limits, directory), stop),
     )
 
 

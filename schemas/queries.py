@@ -13,9 +13,9 @@ from msgspec import Meta, Raw, Struct
 
 from planmesh.schemas.answers import AnswerType
 from planmesh.schemas.events import AskOpened, Cause, GateOpened, Release, Upstream
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Document, Escalation, Permissions, Plan, Share
+from planmesh.schemas.plan import Document, Escalation, Parameter, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Parent, Usage
@@ -296,6 +296,8 @@ class PlanAnswer(AnswerBase, frozen=True, kw_only=True, tag="plan"):
     result: Payload = NOTHING
     problems: tuple[Problem, ...] = ()
     """Why the goal was refused."""
+    origin: Origin | None = None
+    """Who wrote the plan as it was created, if that was not whoever asked."""
     cut: tuple[str, ...] = ()
 
 
@@ -350,6 +352,51 @@ class QueryError(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     """As `space.plan`."""
     spaces: tuple[str, ...] = ()
 
+
+# --- templates: the planner answers these --------------------------------------------------------------------
+
+
+class TemplatesQuery(Document, frozen=True, kw_only=True):
+    """``query.templates``: the plans that the mesh keeps."""
+
+
+class TemplateQuery(Document, frozen=True, kw_only=True):
+    """``query.template``: one of them, with its text."""
+
+    template: Id
+
+
+class TemplateRow(Row, frozen=True, kw_only=True):
+    """A plan that the mesh keeps."""
+
+    template: str
+    name: str = ""
+    goal: str = ""
+    inputs: dict[str, Parameter] = {}
+    steps: int = 0
+    problems: int = 0
+    """How many things are wrong with it."""
+    problem: str = ""
+    """The first of them."""
+
+
+class TemplatesAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    templates: tuple[TemplateRow, ...]
+    more: int = 0
+    """How many there are besides."""
+
+
+class TemplateAnswer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    template: str
+    file: str
+    """The name of its file."""
+    text: str
+    plan: Plan | None = None
+    """What it is completed to; None, if something is wrong with it."""
+    problems: tuple[Problem, ...] = ()
+
+
+# --- the auditor's, by name ----------------------------------------------------------------------------------
 
 Answer: TypeAlias = PlansAnswer | PlanAnswer | StepsAnswer | LogAnswer | GatesAnswer | PositionAnswer | QueryError
 Question: TypeAlias = PlansQuery | PlanQuery | StepsQuery | LogQuery | GatesQuery | PositionQuery

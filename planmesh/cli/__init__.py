@@ -53,6 +53,8 @@ VERBS: Final = (
     Verb("Start here", "up", "mesh:up", "Run a mesh on this machine."),
     Verb("Plans", "run", "run:run", "Submit a plan, and watch it until it ends."),
     Verb("Plans", "submit", "run:submit", "Submit a plan, and leave it running."),
+    Verb("Plans", "plan", "drafts:plan", "Let a model make a plan of a goal in words, and look at it first."),
+    Verb("Plans", "templates", "templates:app", "See the plans that the mesh keeps."),
     Verb("Plans", "validate", "document:validate", "Check a plan document, without a mesh."),
     Verb("Plans", "fmt", "language:fmt", "Write a script as it should look."),
     Verb("Plans", "graph", "graph:graph", "Draw a plan, from a file or of the mesh."),

@@ -10,7 +10,7 @@ from rich.text import Text
 from planmesh.cli import COMPLETED, history
 from planmesh.cli.follow import Ask, at_the_terminal, exit_code, went_wrong
 from planmesh.cli.history import Entry, entries
-from planmesh.cli.run import followed, leave, private_mesh, publish, refused
+from planmesh.cli.run import Given, followed, leave, private_mesh, publish, refused
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.text import duration, paragraph
@@ -52,9 +52,10 @@ async def demo(
         running = ", ".join(("nats-server", *sorted(own.private.children)))
         session.say(*paragraph(f"A mesh is up after {took}: {running}.", min(screen.width, 100), "  "), to=screen)
         async with own.operator() as operator:
-            address, news = await publish(own, document, {"path": str(target)}, operator=operator)
+            given = Given(Path(_PLAN), document)
+            address, news = await publish(own, given, {"path": str(target)}, operator=operator)
             if isinstance(news, Refused):
-                return refused(own, news, Path(_PLAN), document)
+                return refused(own, news, given)
             ask = at_the_terminal(own, elsewhere=True) if session.asks else _as_the_reviewer(own)
             state = await followed(own, operator, address, stop=went_wrong, ask=ask)
             leave(own, state)

@@ -1,7 +1,7 @@
 """A plan in a file: its text, values for its inputs, what is wrong with it and where; and `validate`."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -52,7 +52,11 @@ def values(text: str, pairs: Iterable[str]) -> dict[str, Any]:
     Raises:
         NotUnderstood: One has no ``=``, or a name comes twice.
     """
-    types = _types(text)
+    return values_of(_types(text), pairs)
+
+
+def values_of(types: Mapping[str, str], pairs: Iterable[str]) -> dict[str, Any]:
+    """The same, where it is known of which type the inputs are. Raises: NotUnderstood."""
     found: dict[str, Any] = {}
     for pair in pairs:
         name, equals, said = pair.partition("=")

@@ -6,7 +6,7 @@ from typing import NamedTuple, assert_never
 
 from rich.text import Text
 
-from planmesh.cli.render import columns, failed, used
+from planmesh.cli.render import author, columns, failed, used
 from planmesh.cli.text import clock, counted, defuse, duration, listed, one_line, value
 from planmesh.schemas import events
 from planmesh.schemas.events import AnyEvent, Commit
@@ -80,7 +80,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
     match event:
         case events.PlanCreated():
             steps = counted(len(event.plan.steps), "step")
-            return Told(f"created with {steps}", event.requester, one_line(event.plan.name, 80))
+            by = "" if event.origin is None else f", {author(event.origin)}"
+            return Told(f"created with {steps}", event.requester, f"{one_line(event.plan.name, 80)}{one_line(by)}")
         case events.PlanRefused():
             found = counted(len(event.problems), "problem")
             return Told(f"refused with {found}", _PLANMESH, one_line(event.problems[0].message), _BAD)
@@ -177,7 +178,9 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(_REQUESTED[event.kind], event.by, one_line(event.reason or event.instruction), _PERSON)
         case events.PlanRevised():
             changed = counted(len(event.changes), "change")
-            return Told(f"revised ({changed}, revision {event.revision})", event.by, one_line(event.reason))
+            written = [] if event.origin is None else [one_line(author(event.origin))]
+            why = ", ".join(filter(None, [one_line(event.reason), *written]))
+            return Told(f"revised ({changed}, revision {event.revision})", event.by, why)
         case events.RevisionRefused():
             found = counted(len(event.problems), "problem")
             why = one_line(event.problems[0].message) if event.problems else ""

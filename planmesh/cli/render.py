@@ -31,6 +31,7 @@ from planmesh.cli.text import (
 from planmesh.cli.tree import Place, layout
 from planmesh.cli.view import PlanView
 from planmesh.schemas.each import item_step
+from planmesh.schemas.goals import Origin
 from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
 from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
@@ -113,7 +114,20 @@ def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
     if row.parent is not None:
         asked.insert(0, f"runs for step {row.parent.step} of plan {row.parent.plan}")
     lines.append(Text("  ").append(_SEPARATOR.join(asked), "dim"))
+    if view.origin is not None:
+        lines.append(Text("  ").append(one_line(author(view.origin)), "dim"))
     return lines
+
+
+def author(origin: Origin) -> str:
+    """Who has written a plan, and what that took: such as `written by qwen3-8b: 2 drafts, 1,824 tokens, 7.8 s`."""
+    if origin.author == "template":
+        return f"from the template {origin.template}"
+    tokens = sum(one.input_tokens + one.output_tokens for one in origin.tries)
+    spent = [counted(len(origin.tries), "draft"), counted(tokens, "token")]
+    spent.append(duration(sum(one.duration_s for one in origin.tries)))
+    said = f"written by {origin.model or 'a model'}: {', '.join(spent)}"
+    return f"{said}; the planner put in {listed(origin.gates)}" if origin.gates else said
 
 
 def result(view: PlanView) -> list[Text]:

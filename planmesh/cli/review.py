@@ -158,6 +158,7 @@ def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Te
 
 
 def allowed(permissions: Permissions) -> str:
+    """What a step may do, in words."""
     named = {
         "use": permissions.tools,
         "reach": permissions.network,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NamedTuple
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -24,7 +24,7 @@ from planmesh.schemas.goals import Accepted, Outcome, Refused
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address
 
-_NEWS_S = 15.0
+NEWS_S: Final = 15.0
 _LINES_BESIDE_TREE = 12
 
 File = Annotated[
@@ -36,14 +36,18 @@ Inputs = Annotated[
 ]
 GoalId = Annotated[str | None, Parameter(name="--id", help="The plan's id: the same goal twice is one plan.")]
 GoalText = Annotated[str, Parameter(help="What it is for, in words.")]
+TemplateName = Annotated[
+    str | None, Parameter(name="--template", help="Instead of a file: the name of a plan that the mesh keeps.")
+]
 Wait = Annotated[bool, Parameter(help="With --no-wait, stop once a person has to decide: exit code 3.")]
 
 
 async def run(
-    file: File,
+    file: File | None = None,
     /,
     *,
     input: Inputs = (),
+    template: TemplateName = None,
     id: GoalId = None,
     goal: GoalText = "",
     wait: Wait = True,
@@ -62,15 +66,15 @@ async def run(
     """
     if agents and not local:
         raise NotUnderstood("--agents is for --local: a mesh that is up already has its own (`planmesh up --agents …`)")
-    text = document.read(file)
-    values = document.values(text, input)
+    given = _given(file, template)
     async with contextlib.AsyncExitStack() as stack:
         if local:
             session = await stack.enter_async_context(private_mesh(session, agents))
         operator = await stack.enter_async_context(session.operator())
-        address, news = await publish(session, text, values, goal=goal, id=id, operator=operator)
+        values = await _values(given, input, operator)
+        address, news = await publish(session, given, values, goal=goal, id=id, operator=operator)
         if isinstance(news, Refused):
-            return refused(session, news, file, text)
+            return refused(session, news, given)
         asking = at_the_terminal if session.asks else how_to_answer
         ask, stop = (asking(session), went_wrong) if wait else (None, stands_still)
         state = await followed(session, operator, address, stop=stop, ask=ask)
@@ -79,10 +83,11 @@ async def run(
 
 
 async def submit(
-    file: File,
+    file: File | None = None,
     /,
     *,
     input: Inputs = (),
+    template: TemplateName = None,
     id: GoalId = None,
     goal: GoalText = "",
     draft: Annotated[bool, Parameter(negative=(), help="Do not start it: someone does, by `planmesh start`.")] = False,
@@ -92,11 +97,14 @@ async def submit(
 
     Exit code: 0 accepted; 1 refused.
     """
-    text = document.read(file)
-    values = document.values(text, input)
-    address, news = await publish(session, text, values, goal=goal, id=id, start=not draft)
+    given = _given(file, template)
+    async with contextlib.AsyncExitStack() as stack:
+        # What a template takes, its planner says; that of a file is in the file.
+        operator = None if given.template is None else await stack.enter_async_context(session.operator())
+        values = await _values(given, input, operator)
+    address, news = await publish(session, given, values, goal=goal, id=id, start=not draft)
     if isinstance(news, Refused):
-        return refused(session, news, file, text)
+        return refused(session, news, given)
     if session.output != "table":
         print(as_one(news, session.output))
         return COMPLETED
@@ -127,6 +135,32 @@ def _never(state: PlanState) -> bool:
     return False
 
 
+class Given(NamedTuple):
+    """What is wanted: a plan in a file, or one that the mesh keeps; or neither, but words."""
+
+    file: Path | None = None
+    text: str | None = None
+    template: str | None = None
+
+
+def _given(file: Path | None, template: str | None) -> Given:
+    if (file is None) == (template is None):
+        raise NotUnderstood("say which plan: a file, or --template NAME (`planmesh templates list`)")
+    return Given(template=template) if file is None else Given(file, document.read(file))
+
+
+async def _values(given: Given, pairs: tuple[str, ...], operator: Operator | None) -> dict[str, Any]:
+    if given.text is not None:
+        return document.values(given.text, pairs)
+    assert operator is not None  # see `submit`
+    assert given.template is not None
+    if not pairs:
+        return {}
+    found = await operator.template(given.template)
+    types = {name: one.type for name, one in found.plan.inputs.items()} if found.plan is not None else {}
+    return document.values_of(types, pairs)
+
+
 # --- the parts ---------------------------------------------------------------------------------------------
 
 
@@ -134,13 +168,14 @@ def _never(state: PlanState) -> bool:
 async def private_mesh(session: Session, agents: tuple[str, ...]) -> AsyncIterator[Session]:
     """A mesh for this call alone; see `Session.local`."""
     async with contextlib.AsyncExitStack() as stack:
-        with _busy(session, "Bringing up a private mesh …"):
+        with busy(session, "Bringing up a private mesh …"):
             own = await stack.enter_async_context(session.local(agents))
         yield own
 
 
 @contextlib.contextmanager
-def _busy(session: Session, what: str) -> Iterator[None]:
+def busy(session: Session, what: str) -> Iterator[None]:
+    """Say what is waited for, as long as it is."""
     if session.progress.is_terminal:
         with session.progress.status(Text(what, style="dim"), spinner_style="blue"):
             yield
@@ -151,18 +186,20 @@ def _busy(session: Session, what: str) -> Iterator[None]:
 
 async def publish(
     session: Session,
-    text: str,
+    given: Given,
     values: Mapping[str, Any],
     *,
     goal: str = "",
     id: str | None = None,
     start: bool = True,
     operator: Operator | None = None,
+    patience_s: float = NEWS_S,
 ) -> tuple[Address, Outcome | None]:
-    """Submit a plan document, and wait for what is heard first of it.
+    """Submit a goal, and wait for what is heard first of it.
 
     Args:
         operator: Looks into the log: a goal that is a plan already brings no news.
+        patience_s: How long to wait for it.
 
     Returns:
         Where the plan is, and the news; None of one that was a plan already.
@@ -171,16 +208,18 @@ async def publish(
         Busy: Nothing is heard: no planner runs, or no executor.
     """
     async with session.client() as client:
-        submitted = await client.submit(text, goal=goal, inputs=values, id=id, start=start)
-        return submitted.address, await _first_news(submitted, operator)
+        submitted = await client.submit(
+            given.text, goal=goal, template=given.template, inputs=values, id=id, start=start
+        )
+        return submitted.address, await _first_news(submitted, operator, patience_s)
 
 
-async def _first_news(submitted: Submitted, operator: Operator | None) -> Outcome | None:
+async def _first_news(submitted: Submitted, operator: Operator | None, patience_s: float) -> Outcome | None:
     news: asyncio.Task[Outcome] = asyncio.ensure_future(anext(aiter(submitted.outcomes())))
     loop = asyncio.get_running_loop()
     begun = loop.time()
     try:
-        while loop.time() - begun < _NEWS_S:
+        while loop.time() - begun < patience_s:
             done, _ = await asyncio.wait((news,), timeout=1.0)
             if done:
                 return news.result()
@@ -189,18 +228,20 @@ async def _first_news(submitted: Submitted, operator: Operator | None) -> Outcom
     finally:
         news.cancel()
     raise Busy(
-        f"goal {submitted.address} is stored, but nothing has become of it within {_NEWS_S:g} s: is a planner running, "
-        "and an executor? (`planmesh doctor`) If it was submitted before, it is a plan already (`planmesh show`)"
+        f"goal {submitted.address} is stored, but nothing has become of it within {patience_s:g} s: is a planner "
+        "running, and an executor? (`planmesh doctor`) If it was submitted before, it is a plan already (`planmesh "
+        "show`)"
     )
 
 
-def refused(session: Session, news: Refused, file: Path, text: str) -> int:
+def refused(session: Session, news: Refused, given: Given) -> int:
     """Say what is wrong with a goal."""
     if session.output != "table":
         print(as_one(news, session.output))
     count = counted(len(news.problems), "problem")
     session.say(Text(f"planmesh: {news.goal} was refused: {count}", style="red"), to=session.err)
-    session.say(*document.told(news.problems, file, text), to=session.err)
+    place = given.file or Path(f"template {given.template}" if given.template else "the goal")
+    session.say(*document.told(news.problems, place, given.text or ""), to=session.err)
     return FAILED
 
 

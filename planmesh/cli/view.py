@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Gate, Permissions, Plan, Task
 from planmesh.schemas.queries import GateRow, PlanAnswer, PlanRow, StepRow, asked
@@ -25,6 +25,8 @@ class PlanView(Struct, frozen=True, kw_only=True, omit_defaults=True):
     result: Payload = NOTHING
     problems: tuple[Problem, ...] = ()
     """Why the goal was refused."""
+    origin: Origin | None = None
+    """Who wrote the plan as it was created, if that was not whoever asked."""
     steps: tuple[StepRow, ...] = ()
     """In the order of the document; then those that revisions took out."""
     gates: tuple[GateRow, ...] = ()
@@ -43,6 +45,7 @@ def of_answers(plan: PlanAnswer, steps: tuple[StepRow, ...], gates: tuple[GateRo
         inputs=plan.inputs,
         result=plan.result,
         problems=plan.problems,
+        origin=plan.origin,
         steps=steps,
         gates=gates,
     )
@@ -86,12 +89,13 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
     )
     if state.created is None:
         assert state.refused is not None  # one of the two, see above
-        return PlanView(plan=row, problems=state.refused.problems)
+        return PlanView(plan=row, problems=state.refused.problems, origin=state.refused.origin)
     return PlanView(
         plan=row,
         document=state.plan,
         inputs=state.created.inputs,
         result=state.result,
+        origin=state.created.origin,
         steps=(
             *(step_row(state, name) for name in state.graph.steps),
             *(_gone(name, step) for name, step in sorted(state.superseded.items())),
