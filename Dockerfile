@@ -14,7 +14,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.11-slim
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install --no-cache-dir "$(echo /wheels/*.whl)[postgresql]"
+    pip install --no-cache-dir "$(echo /wheels/*.whl)[llm,postgresql]"
 # A new volume has the owner of the directory that it is mounted over: every one that compose.yaml uses is here.
 RUN useradd --uid 10001 --create-home planmesh \
  && install --directory --owner=planmesh --group=planmesh --mode=0700 \

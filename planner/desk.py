@@ -16,6 +16,7 @@ WAITING: Final = 32
 """How many may wait here; so a consumer needs as many workers more, as well as `at_once`."""
 
 _LATER_S: Final = 5.0
+_LATER_MOST_S: Final = 60.0
 _REMEMBERED: Final = 64
 
 T = TypeVar("T")
@@ -36,6 +37,13 @@ class Desk(Generic[T]):
         self._here: set[Hashable] = set()
         self._done: OrderedDict[Hashable, T] = OrderedDict()
 
+    def turns_away(self, message: Message) -> bool:
+        """Whether there is no room; then *message* has been given back, for longer each time."""
+        if len(self._here) < self._room:
+            return False
+        message.nak(min(_LATER_S * message.num_delivered, _LATER_MOST_S))
+        return True
+
     async def work(self, message: Message, key: Hashable, make: Callable[[], Awaitable[T]]) -> T | None:
         """What *make* gives; or what it gave the last time, for the same *key*.
 
@@ -47,8 +55,10 @@ class Desk(Generic[T]):
         """
         if key in self._done:
             return self._done[key]
-        if key in self._here or len(self._here) >= self._room:
+        if key in self._here:
             message.nak(_LATER_S)
+            return None
+        if self.turns_away(message):
             return None
         self._here.add(key)
         try:

@@ -133,6 +133,8 @@ class Planner:
         address = subjects.read_goal(message.subject)
         traceparent = (message.headers or {}).get("traceparent")
         command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
+        if isinstance(command, InWords) and self._goals.turns_away(message):
+            return  # before anything is asked of the server for it
         if isinstance(command, InWords) or lacks_an_agent(command):
             command = await self._consider(message.data, await self._catalogue.agents_now(), traceparent)
         if isinstance(command, InWords):

@@ -283,6 +283,17 @@ def test_the_same_goal_again_is_the_same_plan() -> None:
     assert play.ask(again, by="planner") == []
 
 
+def test_a_goal_that_a_model_was_asked_twice_for_is_the_plan_that_came_first() -> None:
+    play = Play(plan(task("a")))
+
+    other = asks.CreatePlan(id="another", plan=plan(task("b")), goal_digest="digest")
+    refused = asks.RefuseGoal(id="third", problems=(Problem(code="cycle", message="a circle"),), goal_digest="digest")
+
+    assert play.ask(other, by="planner") == []
+    assert play.ask(refused, by="planner") == []
+    assert play.in_status("dispatched") == ["a"]
+
+
 def test_the_same_goal_id_with_other_content_is_refused() -> None:
     play = Play(plan(task("a")))
 

@@ -223,3 +223,20 @@ def test_a_misspelt_key_of_a_model_is_told_without_its_value(monkeypatch: pytest
 
     assert "did you mean" in said
     assert "geheim" not in said
+
+
+def test_how_plans_are_drafted_is_set_key_by_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLANMESH_PLANNER__REVIEWERS", "role:operator, person:ada")
+    monkeypatch.setenv("PLANMESH_PLANNER__TEMPLATES", "kept")
+
+    planner = load().planner
+
+    assert planner.reviewers == ("role:operator", "person:ada")
+    assert planner.templates == Path.cwd() / "kept"
+    assert (planner.destructive, planner.rounds) == ("gate", 3)
+
+
+def test_somebody_decides_at_the_gates_of_drafted_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("[planner]\nreviewers = []\n")
+
+    assert "expected at least one reviewer" in problems()

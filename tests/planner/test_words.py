@@ -1,5 +1,6 @@
 """Goals in words, and instructions, on a real server: nothing else waits for a model."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,16 +8,20 @@ from typing import Any
 
 import msgspec
 import pytest
+from flows import insist
 from model_server import Answer, ModelServer, Script, fails, gives, hangs, model_server
 from planners import Bench, plan, planning, until
 
 from planmesh import settings
+from planmesh.connection import Connection
+from planmesh.errors import Busy, Poison, Unusable
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.desk import WAITING
 from planmesh.planner.drafting import Drafter, allowed
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import ProposeRevision, RefuseGoal, ReportDraft
+from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft
+from planmesh.schemas.goals import Goal
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AgentDescription, AgentParameter, DraftWork, PlannerWork, ToolDescription
@@ -365,3 +370,63 @@ def test_a_step_may_allow_single_tools_of_an_agent() -> None:
     assert allowed(agents, None) == agents
     assert list(found) == ["llm"]
     assert found["llm"].tools == tools[:1]
+
+
+# --- questions ---------------------------------------------------------------------------------------------
+
+
+async def somebody(bench: Bench) -> Connection:
+    """An operator, once the planner hears questions."""
+    operator = await bench.connect("operator-tester")
+    await insist(lambda: operator.request("query.templates", b""))
+    return operator
+
+
+@with_echo
+async def test_a_goal_can_be_drafted_without_being_one(bench: Bench) -> None:
+    async with modelled(bench, answer()):
+        operator = await somebody(bench)
+        drafted = await operator.request("query.draft", encode(Goal(goal="Say hi")), timeout_s=30)
+        planned = await operator.request("query.draft", encode(Goal(plan=plan(text="hi"))), timeout_s=30)
+        refused = await operator.request("query.draft", b"[]", timeout_s=30)
+
+    assert isinstance(codec.command.decode(drafted), CreatePlan)
+    assert isinstance(codec.command.decode(planned), CreatePlan)
+    assert isinstance(codec.command.decode(refused), RefuseGoal)
+    assert await bench.open_goals() == 0
+    assert bench.commands == {}
+
+
+@with_echo
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("proposal", b"junk"),
+        ("templates", b"[]"),
+        ("template", b""),
+        ("template", b'{"template": "../secret"}'),
+        ("template", b'{"template": "none", "more": 1}'),
+    ],
+)
+async def test_a_question_that_is_none_is_told_so(bench: Bench, name: str, data: bytes) -> None:
+    async with planning(bench):
+        operator = await somebody(bench)
+        with pytest.raises(Poison):
+            await operator.request(f"query.{name}", data, timeout_s=30)
+
+
+@with_echo
+async def test_a_planner_that_ends_says_so_to_whoever_waits_for_a_draft(bench: Bench) -> None:
+    async with modelled(bench, hangs()) as server:
+        operator = await somebody(bench)
+        waiting = asyncio.create_task(operator.request("query.draft", encode(Goal(goal="Say hi")), timeout_s=60))
+        await until(lambda: held(server, 1))
+
+    with pytest.raises(Busy, match="the planner ends"):
+        await waiting
+
+
+async def test_no_submitter_can_ask_the_planner(bench: Bench) -> None:
+    async with planning(bench):
+        with pytest.raises(Unusable):
+            await bench.submitter.request("query.draft", encode(Goal(goal="Say hi")), timeout_s=5)
