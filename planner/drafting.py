@@ -146,6 +146,7 @@ class Drafter:
         most = min(self._planner.max_steps, wish.max_steps or self._planner.max_steps, self._limits.steps)
         reviewers = self._reviewers()
         tight = self._planner.tight
+        most = min(most, form.MOST_TIGHT_STEPS) if tight else most
         schema = form.tight(wish.agents, wish.inputs, most) if tight else form.loose(wish.agents, reviewers, most)
         accepted, problems, origin = await self._write(
             prompts.instructions(most, is_tight=tight),
