@@ -5,11 +5,14 @@ from collections.abc import Mapping
 
 import pytest
 
+from planmesh import settings
 from planmesh.connection import Connection, connect
 from planmesh.errors import Busy
-from planmesh.planner import proposals
 from planmesh.planner.catalogue import Catalogue
 from planmesh.planner.document import LIMITS
+from planmesh.planner.drafting import Drafter
+from planmesh.planner.goals import NO_TEMPLATES
+from planmesh.planner.questions import Questions, serve
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ProposeRevision
@@ -41,8 +44,9 @@ async def test_of_very_many_questions_some_are_told_to_come_again_and_the_others
     )
     core, operator = [await opened(mesh_server, user) for user in ("planner", "operator-tester")]
     stop, catalogue = asyncio.Event(), Slow(core)
+    questions = Questions(catalogue, Drafter(settings.Model(), settings.Planner()), NO_TEMPLATES, LIMITS)
     async with core, operator, asyncio.TaskGroup() as tasks:
-        tasks.create_task(proposals.serve(core, catalogue, LIMITS, stop))
+        tasks.create_task(serve(core, questions, stop))
         await core.flush()
 
         asked = [asyncio.create_task(ask(operator, work)) for _ in range(ASKED)]
@@ -52,7 +56,7 @@ async def test_of_very_many_questions_some_are_told_to_come_again_and_the_others
             assert more, "nobody was told to come again"
             done |= more
         for one in done:
-            with pytest.raises(Busy, match="too many revisions"):
+            with pytest.raises(Busy, match="too many questions"):
                 one.result()
         catalogue.let_go.set()
         answers = await asyncio.gather(*left)
