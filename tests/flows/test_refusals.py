@@ -36,7 +36,11 @@ def hostile(name: str) -> Any:
 
 
 CASES: dict[str, tuple[bytes, set[tuple[str, str]], str]] = {
-    "no-json": (b'{"plan": ', {("malformed", "")}, "expected a goal: an object with `plan`, in JSON"),
+    "no-json": (
+        b'{"plan": ',
+        {("malformed", "")},
+        "expected a goal: an object with `goal`, `plan` or `template`, in JSON",
+    ),
     "no-text": (b"\xff\xfe", {("malformed", "")}, "in JSON"),
     "empty": (b"", {("malformed", "")}, "in JSON"),
     "no-yaml": (json.dumps({"plan": "name: x\nsteps: [1, 2\nb: }"}).encode(), {("malformed", "")}, "line 3, column 2"),
