@@ -43,7 +43,7 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Direc
     problems = Problems()
     left_out = 0
     if work.kind == "retry":
-        document = _with_other_means(work)
+        document = _with_other_means(work, agents)
     elif work.document is None:
         return [
             Problem(
@@ -63,14 +63,19 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Direc
     return problems.listed() or _with_what_has_started(work, compiled.plan)
 
 
-def _with_other_means(work: PlannerWork) -> dict[str, Any]:
-    """The plan with another agent, or other inputs, for one step; what it may use is worked out anew."""
+def _with_other_means(work: PlannerWork, agents: Agents) -> dict[str, Any]:
+    """The plan with another agent, or other inputs, for one step; what it may use is worked out anew.
+
+    An agent that uses tools keeps those that the step names: they are the step's choice, and no agent's.
+    """
     document: dict[str, Any] = msgspec.to_builtins(work.current)
     for step in document["steps"]:
         if step["name"] == work.step:
             if work.agent:
                 step["agent"] = work.agent
-                step.pop("permissions", None)
+                tools = (step.pop("permissions", None) or {}).get("tools")
+                if tools and work.agent in agents and agents[work.agent].tools is not None:
+                    step["permissions"] = {"tools": tools}
                 step.pop("idempotent", None)
             if work.inputs is not None:
                 step["inputs"] = work.inputs

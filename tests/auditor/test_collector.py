@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ReceivedSpan
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
-from plays import HERE, Play, gate, plan, task
+from plays import HERE, TOLD, Play, gate, plan, task
 
 from planmesh.auditor.collector import Collector
 from planmesh.auditor.spans import Span
@@ -105,6 +105,21 @@ async def test_a_plan_arrives_as_one_trace(desk: Any, receiver: Receiver) -> Non
     assert attributes_of(release)["planmesh.gate.by"] == ["ada"]
     assert attributes_of(build)["planmesh.step.kind"] == "task"
     assert attributes_of(ship)["planmesh.attempt"] == 2
+
+
+async def test_what_an_attempt_called_arrives_below_it(desk: Any, receiver: Receiver) -> None:
+    play = Play(plan(task("write")))
+    play.completes("write", **TOLD)
+
+    async with desk.running(otlp_endpoint=receiver.endpoint):
+        await desk.write(*play.log)
+        write, chat, search, _ = await receiver.next(4)
+
+    assert [span.name for span in (write, chat, search)] == ["write", "chat m", "execute_tool search"]
+    assert {span.parent_span_id for span in (chat, search)} == {write.span_id}
+    assert (chat.kind, search.kind) == (chat.SPAN_KIND_CLIENT, search.SPAN_KIND_INTERNAL)
+    assert attributes_of(chat)["gen_ai.usage.input_tokens"] == 7
+    assert search.status.code == Status.STATUS_CODE_ERROR
 
 
 async def test_a_rebuild_gives_the_same_spans(desk: Any, receiver: Receiver) -> None:

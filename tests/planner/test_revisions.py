@@ -6,8 +6,9 @@ import msgspec
 
 from planmesh.planner.catalogue import undescribed
 from planmesh.planner.revisions import propose
+from planmesh.schemas.commands import ProposeRevision
 from planmesh.schemas.plan import Gate, Permissions, Plan, Policy, Task
-from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork
+from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork, ToolDescription
 
 AGENTS = {
     "first": undescribed("first"),
@@ -111,6 +112,27 @@ def test_a_retry_with_another_agent_takes_what_that_one_declares() -> None:
     assert isinstance(b, Task)
     assert (b.agent, b.idempotent, b.permissions) == ("second", True, Permissions(network=("api.example",)))
     assert b.after == ("a", "g")
+
+
+def test_a_retry_with_another_agent_keeps_the_tools_that_the_step_names() -> None:
+    tools = (ToolDescription(name="look", permissions=Permissions(network=("maps.example",))),)
+    thinkers = {
+        name: AgentDescription(name=name, any_parameters=True, tools=tools if name != "bare" else ())
+        for name in ("thinker", "other", "bare")
+    }
+    permitted = Permissions(tools=("look",), network=("maps.example", "more.example"))
+    step = Task(name="b", agent="thinker", permissions=permitted, idempotent=False)
+    current = msgspec.structs.replace(CURRENT, steps=(step,))
+
+    def again(agent: str) -> ProposeRevision:
+        work = wants(kind="retry", step="b", agent=agent, current=current, kept=())
+        return propose(work, {**AGENTS, **thinkers})
+
+    found = again("other").plan
+    assert found is not None
+    assert isinstance(found.steps[0], Task)
+    assert found.steps[0].permissions == Permissions(tools=("look",), network=("maps.example",))
+    assert [problem.code for problem in again("bare").problems] == ["unknown_tool"]
 
 
 def test_a_retry_with_inputs_that_the_agent_does_not_take_is_refused() -> None:
