@@ -209,6 +209,8 @@ def _review(turn: Turn, command: asks.ReviewGate) -> None:
         id=command.id,
         step=command.step,
         digest=command.digest,
+        base=command.base,
+        document=command.document,
         instruction=command.instruction,
         reason=command.reason,
     )

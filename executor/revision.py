@@ -90,6 +90,8 @@ def redirect(turn: Turn, command: RedirectPlan, standing: Standing = OPERATOR) -
     assert step.opened is not None  # it is open, or it could not be answered
     if command.digest != step.opened.digest:
         turn.refuse("stale", f"the answer quotes another digest than gate {command.step} has now", command.step)
+    elif command.base not in (0, turn.state.revision):
+        turn.refuse("stale", f"the plan is at revision {turn.state.revision}, not {command.base}", command.step)
     elif (command.document is None) == (not command.instruction):
         turn.refuse("unclear", "a redirection takes either a document or an instruction", command.step)
     elif may_request(turn, command.document, command.step):

@@ -134,6 +134,10 @@ class ReviewGate(Command, frozen=True, kw_only=True, tag="review"):
     """Those of the gate's reviewers that the person is, or is in."""
     level: Level
     """How the person has shown who they are."""
+    document: dict[str, Any] | str | None = None
+    """Of a redirection: as in `RedirectPlan`."""
+    base: int = 0
+    """As in `RedirectPlan`."""
     instruction: Text = ""
     """Of a redirection: what to change, in words."""
     value: Any = None
@@ -183,6 +187,8 @@ class RedirectPlan(Command, frozen=True, kw_only=True, tag="redirect"):
 
     step: Name
     digest: str
+    base: int = 0
+    """The revision that the document was made from: a newer plan is not overwritten. 0: whichever there is."""
     document: dict[str, Any] | str | None = None
     instruction: Text = ""
     reason: Reason = ""

@@ -9,6 +9,7 @@ of the ACM 19 (2), 1972.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from planmesh.schemas.plan import Share
 
@@ -52,3 +53,26 @@ def _find_one(
                 moves[held] = wanting, person
                 reached.append(held)
     return False
+
+
+class Missing(NamedTuple):
+    """What it takes yet.
+
+    Attributes:
+        of: For each share, how many more approvals it needs.
+        anybody: How many more besides, from whomever the gate asks.
+    """
+
+    of: tuple[int, ...]
+    anybody: int
+
+
+def missing(quorum: int, shares: Sequence[Share], approvals: Sequence[Sequence[str]]) -> Missing:
+    """What *approvals* lack to open a gate; the arguments are those of `is_enough`."""
+    counts_for: dict[int, int] = {}
+    of = tuple(
+        sum(not _find_one(number, shares, approvals, counts_for) for _ in range(share.count))
+        for number, share in enumerate(shares)
+    )
+    wanted = max(quorum, sum(share.count for share in shares))
+    return Missing(of, max(0, wanted - len(approvals) - sum(of)))

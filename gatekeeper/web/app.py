@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final
 from urllib.parse import parse_qs, quote
 
 import structlog
@@ -21,29 +21,26 @@ from litestar.types import Message, Scope
 from markupsafe import Markup
 
 from planmesh.errors import Busy, PlanmeshError
-from planmesh.gatekeeper.identity import (
-    FORM_LIFETIME_S,
-    Door,
-    Doubt,
-    Form,
-    Untrusted,
-    Visitor,
-    command_id,
-    new_nonce,
-)
-from planmesh.gatekeeper.web import view
+from planmesh.gatekeeper.identity import FORM_LIFETIME_S, Door, Form, Untrusted, Visitor, command_id, new_nonce
+from planmesh.gatekeeper.web import refusals, words
+from planmesh.gatekeeper.web.ask import ask_page, read_answer
 from planmesh.gatekeeper.web.desk import Case, Desk
+from planmesh.gatekeeper.web.gate import gate_page
+from planmesh.gatekeeper.web.inbox import inbox
 from planmesh.gatekeeper.web.picture import draw
+from planmesh.gatekeeper.web.refusals import REFUSED, Refusal
+from planmesh.gatekeeper.web.sheet import Sheet, asked, asking
 from planmesh.schemas import subjects
 from planmesh.schemas.commands import ReviewGate
-from planmesh.schemas.events import GateOpened
-from planmesh.schemas.plan import Gate
+from planmesh.schemas.events import AskOpened, GateOpened
+from planmesh.schemas.plan import Ask, Gate
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address, BadToken
 
-BODY_BYTES: Final = 256 * 1024
-REASON_CHARACTERS: Final = 4_096
-INSTRUCTION_CHARACTERS: Final = 20_000
+BODY_BYTES: Final = 512 * 1024
+
+_WORKED_OUT_S: Final = 120.0
+"""How long whoever has asked for a change sees that it is being worked out, before they may answer as well."""
 
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -61,115 +58,8 @@ _HEADERS: Final = {
 }
 
 _Ask = Request[Any, Any, Any]
-_T = TypeVar("_T")
 
 log = structlog.get_logger()
-
-
-class Refusal(NamedTuple):
-    """An honest answer to what cannot be."""
-
-    status: int
-    title: str
-    text: str
-    what_now: str
-
-
-_ASK_AGAIN: Final = "Open the link of the latest notice, or ask whoever runs planmesh to send you another one."
-_DOUBTS: Final[Mapping[Doubt, Refusal]] = {
-    "forged": Refusal(
-        403,
-        "This link is not one of ours",
-        "It is incomplete, was changed, or was signed with a key that is no longer used.",
-        f"Copy the whole link from the notice. {_ASK_AGAIN}",
-    ),
-    "expired": Refusal(
-        403,
-        "This link has expired",
-        "Links are good for a limited time, so that an old message in somebody's mailbox decides nothing.",
-        _ASK_AGAIN,
-    ),
-    "other_gate": Refusal(
-        403, "This link belongs to another gate", "A link is good for the one gate that it was sent for.", _ASK_AGAIN
-    ),
-    "other_person": Refusal(
-        403,
-        "This was meant for somebody else",
-        "What you opened was made for another person than the one you are here.",
-        "Sign out and open it again, or open the link that was sent to you.",
-    ),
-    "other_form": Refusal(
-        403,
-        "This answer did not come from the page",
-        "What was sent does not carry the mark of a page that we have shown. Nothing was decided.",
-        "Open the page again and answer there.",
-    ),
-    "not_the_proxy": Refusal(
-        403,
-        "We cannot tell who you are",
-        "The request names a user, and does not come from where people sign in. Nothing was decided.",
-        "Open the pages by their usual address.",
-    ),
-    "unknown": Refusal(
-        403,
-        "We do not know you",
-        "You have shown who you are, and nobody of that name is in the directory of this mesh.",
-        "Ask whoever runs planmesh to add you to the directory.",
-    ),
-}
-_NOT_FOUND: Final = Refusal(
-    404, "There is no such page", "Nothing is known under this address.", "Open the link of a notice, or your inbox."
-)
-_NO_GATE: Final = Refusal(
-    404,
-    "There is no such gate",
-    "The plan is not known, or a revision has taken the gate out of it.",
-    "Open your inbox.",
-)
-_NOT_ASKED: Final = Refusal(
-    403,
-    "You are not asked here",
-    "You are known, and not among the reviewers of this gate.",
-    "If you should be, ask whoever wrote the plan to name you.",
-)
-_CROSS_SITE: Final = Refusal(
-    403,
-    "This answer came from another site",
-    "Only the page itself can send an answer. Nothing was decided.",
-    "Open the page again, over HTTPS if it is not on this machine, and answer there.",
-)
-_TOO_LARGE: Final = Refusal(
-    413,
-    "That is too long",
-    f"A comment has at most {REASON_CHARACTERS:,} characters, an instruction "
-    f"{INSTRUCTION_CHARACTERS:,}. Nothing was decided.",
-    "Go back and shorten it.",
-)
-_BUSY: Final = Refusal(
-    503,
-    "We cannot read the plan now",
-    "The mesh does not answer. Nothing is lost, and the gate stays closed.",
-    "Try again in a minute.",
-)
-_UNCLEAR: Final = Refusal(
-    503,
-    "We do not know yet",
-    "Your answer could not be confirmed in time. It may still count.",
-    "Open the page again: it says what was decided. Answering once more does no harm.",
-)
-_BUG: Final = Refusal(500, "Something is wrong on our side", "The page could not be made.", "Try again in a minute.")
-
-_REFUSED: Final[Mapping[str, str]] = {
-    "stale": "What it would release has changed since you read it. Nothing was decided. Below is what it asks now.",
-    "not_open": "Somebody was faster: the gate does not ask any more. Your answer changed nothing.",
-    "ended": "The plan has ended. Your answer changed nothing.",
-    "unknown_step": "The plan was revised, and no longer has this gate. Your answer changed nothing.",
-    "voted_already": "You have approved already. Each person counts once.",
-    "four_eyes": "Whoever requested a plan cannot approve it.",
-    "not_a_reviewer": "You are not among the reviewers any more.",
-    "level": "This gate takes the answer of people who have signed in.",
-    "reason_required": "Rejecting this gate takes a reason.",
-}
 
 
 class Pages:
@@ -186,7 +76,8 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"moment": view.moment, "iso": lambda at: at.astimezone(UTC).isoformat()}
+        self._templates.filters |= {"moment": words.moment, "iso": lambda at: at.astimezone(UTC).isoformat()}
+        self._templates.globals |= {"counted": words.counted}
         static = files("planmesh.gatekeeper.web") / "static"
         self._style, self._icon = ((static / name).read_text("utf-8") for name in ("style.css", "icon.svg"))
 
@@ -219,7 +110,7 @@ class Pages:
 
         return [show, decide, inbox, root, style, icon]
 
-    # --- a gate ----------------------------------------------------------------------------------------
+    # --- a gate, or an ask -------------------------------------------------------------------------------
 
     async def show(self, request: _Ask) -> Response[str]:
         address, step, visitor = self._enter(request)
@@ -229,53 +120,81 @@ class Pages:
 
     async def decide(self, request: _Ask) -> Response[str]:
         if not self._door.is_ours(request.headers):
-            return self._refuse(_CROSS_SITE, request, doubt="cross_site")
+            return self._refuse(refusals.CROSS_SITE, request, doubt="cross_site")
         address, step, visitor = self._enter(request)
         if visitor is None:
             return self._sign_in()
         said = await _fields(request)
         form = self._door.keys.read_form(said.get("form", ""), address, step, visitor, self._clock())
-        decision, reason = said.get("decision", ""), said.get("reason", "").strip()
-        instruction = said.get("instruction", "").strip()
-        if len(reason) > REASON_CHARACTERS or len(instruction) > INSTRUCTION_CHARACTERS:
-            return self._refuse(_TOO_LARGE, request, person=visitor.person)
+        reason, instruction = said.get("reason", "").strip(), said.get("instruction", "").strip()
+        if len(reason) > refusals.REASON_CHARACTERS or len(instruction) > refusals.INSTRUCTION_CHARACTERS:
+            return self._refuse(refusals.TOO_LARGE, request, person=visitor.person)
         case = await self._case(address, step, visitor)
-        gate = case.state.graph.steps[step]
-        problem = ""
-        if decision not in ("approve", "reject", "redirect"):
+        found, opened = asking(case.state, step), case.state.steps[step].opened
+        problem = wrong = ""
+        value: Any = None
+        decision = said.get("decision", "")
+        if isinstance(found, Ask):
+            decision = "answer"
+            reading = read_answer(opened, said.get("value", "")) if isinstance(opened, AskOpened) else None
+            if reading is not None:
+                value, wrong = reading.value, reading.problem
+                problem = wrong if reading.is_empty else ""
+        elif decision not in ("approve", "reject", "redirect"):
             problem = "Choose an answer: approve, reject, or ask for a change."
         elif decision == "redirect" and not instruction:
-            problem = "Say what should change."
-        elif decision == "reject" and not reason and getattr(gate, "require_reason", False):
-            problem = _REFUSED["reason_required"]
+            problem = wrong = "Say what should change."
+        elif decision == "reject" and not reason and isinstance(found, Gate) and found.require_reason:
+            problem = wrong = REFUSED["reason_required"]
         if problem:
-            return await self._page(request, case, step, visitor, status=400, problem=problem, said=said)
+            return await self._page(request, case, step, visitor, status=400, problem=problem, wrong=wrong, said=said)
         command = ReviewGate(
             id=command_id(form),
             step=step,
             digest=form.digest,
-            decision=decision,  # type: ignore[arg-type]  # one of the three, see above
+            decision=decision,  # type: ignore[arg-type]  # one of the four, see above
             groups=self._door.directory.groups(visitor.person, case.state.steps[step].reviewers),
             level=visitor.level,
             instruction=instruction if decision == "redirect" else "",
+            value=value,
             reason=reason,
         )
+        return await self._send(request, address, visitor, command, said, wrong)
+
+    async def _send(
+        self,
+        request: _Ask,
+        address: Address,
+        visitor: Visitor,
+        command: ReviewGate,
+        said: Mapping[str, str],
+        wrong: str = "",
+    ) -> Response[str]:
+        """Have *command* judged, and say what has become of it.
+
+        Args:
+            wrong: What is wrong with the answer, for whoever gave it.
+        """
+        step = command.step
         try:
             case = await self._desk.answer(address, visitor.person, command)
         except Busy as error:
-            return self._refuse(_UNCLEAR, request, person=visitor.person, error=str(error))
+            return self._refuse(refusals.UNCLEAR, request, person=visitor.person, error=str(error))
         about = {"plan": str(address), "step": step, "person": visitor.person, "level": visitor.level}
         if case.refusal is not None:
-            log.warning("review.refused", **about, decision=decision, code=case.refusal.code)
-            problem = _REFUSED.get(case.refusal.code, case.refusal.reason)
-            if not view.is_gate(case.state, step):
-                return self._refuse(_NO_GATE._replace(text=problem), request, person=visitor.person)
+            log.warning("review.refused", **about, decision=command.decision, code=case.refusal.code)
+            problem = REFUSED.get(case.refusal.code, case.refusal.reason)
+            if asking(case.state, step) is None:
+                return self._refuse(refusals.NO_GATE._replace(text=problem), request, person=visitor.person)
+            if case.refusal.code == "invalid_answer":
+                problem = wrong = wrong or problem
+                return await self._page(
+                    request, case, step, visitor, status=400, problem=problem, wrong=wrong, said=said
+                )
             return await self._page(request, case, step, visitor, status=409, problem=problem, said=said)
-        log.info("review.decided", **about, decision=decision)
+        log.info("review.decided", **about, decision=command.decision)
         # The page that follows is read by GET: loading it again answers nothing again.
-        token = request.query_params.get("link", "")
-        where = f"{self._door.base}/gates/{address.space}/{address.plan}/{step}"
-        return Response("", status_code=303, headers={"Location": where + (f"?link={quote(token)}" if token else "")})
+        return Response("", status_code=303, headers={"Location": self._where(request, address, step)})
 
     def _enter(self, request: _Ask) -> tuple[Address, str, Visitor | None]:
         """The gate that is asked for, and who asks. Raises: HTTPException, Untrusted."""
@@ -289,17 +208,14 @@ class Pages:
         return address, step, self._door.visitor(request.headers, token, address, step, self._clock())
 
     async def _case(self, address: Address, step: str, visitor: Visitor) -> Case:
-        """Raises: _Refused, where there is no such gate or it does not concern *visitor*; Busy."""
+        """Raises: _Refused, where there is nothing of that name or it does not concern *visitor*; Busy."""
         case = await self._desk.case(address, step)
-        if case.state.status in (PlanStatus.ABSENT, PlanStatus.REFUSED):
-            raise _Refused(_NO_GATE if visitor.level == "link" else _NOT_ASKED)
-        gate = case.state.graph.steps.get(step)
+        if case.state.status in (PlanStatus.ABSENT, PlanStatus.REFUSED) or asking(case.state, step) is None:
+            raise _Refused(refusals.NO_GATE if visitor.level == "link" else refusals.NOT_ASKED)
         directory = self._door.directory
-        if not isinstance(gate, Gate):
-            raise _Refused(_NO_GATE if visitor.level == "link" else _NOT_ASKED)
         escalated = (directory.escalate_to,) if directory.escalate_to is not None else ()
-        if not directory.groups(visitor.person, (*gate.reviewers, *case.state.steps[step].also, *escalated)):
-            raise _Refused(_NOT_ASKED)
+        if not directory.groups(visitor.person, (*asked(case.state, step), *escalated)):
+            raise _Refused(refusals.NOT_ASKED)
         return case
 
     async def _page(
@@ -311,40 +227,65 @@ class Pages:
         *,
         status: int = 200,
         problem: str = "",
+        wrong: str = "",
         said: Mapping[str, str] = {},
     ) -> Response[str]:
+        """The page of a gate or an ask.
+
+        Args:
+            problem: What is wrong with what was sent.
+            wrong: The same, where it is about what was written into the form, and is said there.
+            said: What the form said.
+        """
         opened = case.state.steps[step].opened
-        shown = opened.shown if isinstance(opened, GateOpened) else ()
-        values = {at: await self._desk.text(payload) for at, payload in enumerate(shown[:20])}
-        page = view.page(case, step, self._door.directory, visitor.person, visitor.level, values)
-        form = Form(
-            address=case.state.address,
-            step=step,
-            round=page.round,
-            digest=page.digest,
-            person=visitor.person,
-            level=visitor.level,
-            expires=int(self._clock() + FORM_LIFETIME_S),
-            nonce=new_nonce(),
-        )
+        directory, person, level = self._door.directory, visitor.person, visitor.level
+        page: Sheet
+        if isinstance(asking(case.state, step), Ask):
+            template = "ask.html"
+            page = ask_page(case, step, directory, person, level, {} if status == 409 else said)
+        else:
+            template = "gate.html"
+            shown = opened.shown if isinstance(opened, GateOpened) else ()
+            values = {at: await self._desk.text(payload) for at, payload in enumerate(shown[:20])}
+            page = gate_page(case, step, directory, person, level, values)
         picture = draw(case.state, step)
+        mine = page.pending if page.pending is not None and page.pending.is_own else None
+        is_worked_out = mine is not None and self._clock() - mine.at.timestamp() < _WORKED_OUT_S
         return self._render(
-            "gate.html",
+            template,
             status,
             visitor=visitor,
             page=page,
             problem=problem,
-            said={name: said.get(name, "") for name in ("reason", "instruction")},
+            wrong=wrong,
+            said={name: said.get(name, "") for name in ("reason", "instruction", "decision")},
             picture=Markup(picture.svg),  # noqa: S704 -- `draw` escapes whatever it is given
+            listed=picture.steps,
             left_out=picture.left_out,
-            form=self._door.keys.sign_form(form) if page.may_answer else "",
-            action=self._action(request),
+            is_worked_out=is_worked_out,
+            edit="",
+            form=self._form(case, page, visitor) if page.may_answer and not is_worked_out else "",
+            action=_link(request) or "?",
+            here=self._where(request, case.state.address, step),
             sign_in=self._sign_in_at(f"{self._door.pages_url}/gates/{'/'.join(case.state.address)}/{step}"),
         )
 
-    def _action(self, request: _Ask) -> str:
-        token = request.query_params.get("link", "")
-        return f"?link={quote(token)}" if token else "?"
+    def _form(self, case: Case, page: Sheet, visitor: Visitor) -> str:
+        return self._door.keys.sign_form(
+            Form(
+                address=case.state.address,
+                step=page.step,
+                round=page.round,
+                digest=page.digest,
+                person=visitor.person,
+                level=visitor.level,
+                expires=int(self._clock() + FORM_LIFETIME_S),
+                nonce=new_nonce(),
+            )
+        )
+
+    def _where(self, request: _Ask, address: Address, step: str) -> str:
+        return f"{self._door.base}/gates/{address.space}/{address.plan}/{step}{_link(request)}"
 
     # --- an inbox --------------------------------------------------------------------------------------
 
@@ -353,8 +294,10 @@ class Pages:
         if visitor is None:
             return self._sign_in()
         answer = await self._desk.open_gates()
-        items = view.inbox(answer.gates, self._door.directory, visitor.person)
-        return self._render("inbox.html", 200, visitor=visitor, items=items, lag=answer.lag)
+        page = request.query_params.get("page", "1")
+        number = int(page) if page.isascii() and page.isdecimal() and len(page) < 6 else 1
+        found = inbox(answer.gates, self._door.directory, visitor.person, number)
+        return self._render("inbox.html", 200, visitor=visitor, inbox=found, lag=answer.lag)
 
     # --- answers that are none -------------------------------------------------------------------------
 
@@ -370,20 +313,20 @@ class Pages:
         """The page for *error*."""
         match error:
             case Untrusted(doubt=doubt):
-                return self._refuse(_DOUBTS[doubt], request, doubt=doubt)
+                return self._refuse(refusals.DOUBTS[doubt], request, doubt=doubt)
             case _Refused(refusal=refusal):
                 return self._refuse(refusal, request)
             case PlanmeshError():
-                return self._refuse(_BUSY, request, error=str(error))
+                return self._refuse(refusals.BUSY, request, error=str(error))
             case HTTPException(status_code=413):
-                return self._refuse(_TOO_LARGE, request)
+                return self._refuse(refusals.TOO_LARGE, request)
             case HTTPException(status_code=404):
-                return self._refuse(_NOT_FOUND, None)
+                return self._refuse(refusals.NOT_FOUND, None)
             case HTTPException(status_code=status) if status < 500:
                 refusal = Refusal(status, "That cannot be done here", "The request is not one that a page makes.", "")
                 return self._refuse(refusal, None)
         log.error("review.bug", path=request.url.path[:200], exc_info=error)
-        return self._refuse(_BUG, None)
+        return self._refuse(refusals.BUG, None)
 
     def _refuse(self, refusal: Refusal, request: _Ask | None, **about: object) -> Response[str]:
         if request is not None:
@@ -397,7 +340,7 @@ class Pages:
             **context,
             base=self._door.base,
             called=self._door.directory.called,
-            distance=partial(view.distance, now=now),
+            distance=partial(words.distance, now=now),
         )
         return Response(text, status_code=status, media_type=MediaType.HTML)
 
@@ -406,6 +349,12 @@ class _Refused(PlanmeshError):
     def __init__(self, refusal: Refusal) -> None:
         self.refusal = refusal
         super().__init__(refusal.title)
+
+
+def _link(request: _Ask) -> str:
+    """The query of the page that *request* asks for, as far as it says who they are."""
+    token = request.query_params.get("link", "")
+    return f"?link={quote(token)}" if token else ""
 
 
 async def _fields(request: _Ask) -> dict[str, str]:

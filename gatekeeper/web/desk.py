@@ -1,4 +1,4 @@
-"""What the pages read and write: the log of a plan, answers to its gates, and the list of gates that are open."""
+"""What the pages read and write: the log of a plan, answers to its gates and asks, previews, and what is open."""
 
 import asyncio
 from datetime import datetime
@@ -11,7 +11,7 @@ from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
 from planmesh.schemas.commands import ReviewGate
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.queries import GatesAnswer, GatesQuery, QueryError
+from planmesh.schemas.queries import GateRow, GatesAnswer, GatesQuery, QueryError
 from planmesh.schemas.state import PlanState, apply
 from planmesh.schemas.subjects import BLOBS, Address
 
@@ -21,19 +21,20 @@ BLOB_BYTES: Final = 256 * 1024
 _ANSWER_S: Final = 10.0
 _FIRST_PAUSE_S: Final = 0.01
 _PAUSE_S: Final = 0.1
-_INBOX: Final = 1_000
+_INBOX: Final = 10_000
+_PAGE: Final = 1_000
 _answer: Final = Codec[GatesAnswer | QueryError](GatesAnswer | QueryError)
 
 
 class Fact(NamedTuple):
-    """Something that happened to a gate."""
+    """Something that happened to a gate or an ask."""
 
     at: datetime
     event: events.AnyEvent
 
 
 class Case(NamedTuple):
-    """A plan, and what has happened to one of its gates.
+    """A plan, and what has happened to one of its gates or asks.
 
     Attributes:
         facts: In order.
@@ -55,7 +56,7 @@ class Desk:
         self._log = EventLog(core)
 
     async def case(self, address: Address, gate: str, command: str = "", person: str = "") -> Case:
-        """Read a plan and what has happened to *gate*. A plan that nobody knows is absent.
+        """Read a plan and what has happened to *gate*, or an ask. A plan that nobody knows is absent.
 
         Args:
             command: The id of what *person* has asked, to say how it was refused, if it was.
@@ -94,23 +95,33 @@ class Desk:
         pause_s = _FIRST_PAUSE_S
         while True:
             case = await self.case(address, command.step, command.id, person)
-            if case.state.has_answered(person, command.id):
+            is_judged = case.state.has_answered(person, command.id)
+            # A document is worked out at once; what has been said in words takes a model, and its time.
+            if is_judged and (command.document is None or command.id not in case.state.requests):
                 return case
             if asyncio.get_running_loop().time() > ends:
+                if is_judged:
+                    return case
                 raise Busy("the answer is stored, and nobody has judged it yet")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S)
 
     async def open_gates(self) -> GatesAnswer:
-        """The gates of every plan that are open, the longest open first. Raises: Busy, Unusable."""
-        query = encode(GatesQuery(limit=_INBOX))
-        try:
-            found = _answer.decode(await self._core.request(subjects.query("gates"), query, timeout_s=5))
-        except DecodeError as error:
-            raise Busy(f"the auditor's answer cannot be understood: {error}") from error
-        if isinstance(found, QueryError):
-            raise Busy(found.message)
-        return found
+        """The gates and asks of every plan that are open, the longest open first. Raises: Busy, Unusable."""
+        rows: list[GateRow] = []
+        after = ""
+        while True:
+            query = encode(GatesQuery(limit=_PAGE, after=after))
+            try:
+                found = _answer.decode(await self._core.request(subjects.query("gates"), query, timeout_s=5))
+            except DecodeError as error:
+                raise Busy(f"the auditor's answer cannot be understood: {error}") from error
+            if isinstance(found, QueryError):
+                raise Busy(found.message)
+            rows += found.gates
+            if found.next is None or len(rows) >= _INBOX:
+                return GatesAnswer(position=found.position, lag=found.lag, gates=tuple(rows), next=found.next)
+            after = found.next
 
     async def text(self, payload: Payload) -> object:
         """The value of *payload*, if it is short enough to be shown; the payload itself otherwise.
@@ -136,11 +147,14 @@ def _is_about(event: events.AnyEvent, gate: str) -> bool:
     match event:
         case (
             events.GateOpened()
+            | events.AskOpened()
             | events.VoteCast()
             | events.GateOverdue()
             | events.GateEscalated()
             | events.GateApproved()
             | events.GateRejected()
+            | events.AnswerInvalid()
+            | events.AskAnswered()
             | events.StepSkipped()
             | events.StepReopened()
         ):

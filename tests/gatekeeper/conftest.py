@@ -1,12 +1,16 @@
-"""A gatekeeper on a real server, whoever makes the log that it follows, and whoever receives."""
+"""A gatekeeper on a real server, its pages, whoever makes the log that it follows, and whoever receives."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
+from pages import DIRECTORY, SECRET, Site
 from receivers import WebReceiver, web_receiver
 from reviews import Clerk, Running, connected
 
+from planmesh.gatekeeper.identity import Door, Keys, Proxy
+from planmesh.gatekeeper.web.serve import listen, serve
 from planmesh.testing import MeshServer
 
 
@@ -37,3 +41,17 @@ def web() -> Iterator[WebReceiver]:
 def other_web() -> Iterator[WebReceiver]:
     with web_receiver() as receiver:
         yield receiver
+
+
+@pytest.fixture
+async def site(mesh_server: MeshServer, clerk: Clerk) -> AsyncIterator[Site]:
+    listening = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    keys = Keys(["k" * 32])
+    door = Door(directory=DIRECTORY, keys=keys, proxy=Proxy("X-User", "X-Proof", SECRET), pages_url=url)
+    async with (
+        await connected(mesh_server, "gatekeeper") as core,
+        serve(core, door, listening),
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        yield Site(url, keys, http, clerk)

@@ -3,13 +3,12 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from html import unescape
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from pages import HERE, NASTY, Site, signed_in
 from patience import eventually
 from plays import gate, plan, task
 from receivers import WebReceiver
@@ -18,80 +17,15 @@ from structlog.testing import capture_logs
 
 from planmesh.auditor.service import audit
 from planmesh.directory import Directory
-from planmesh.gatekeeper.identity import Door, Form, Keys, Link, Proxy
+from planmesh.gatekeeper.identity import Form, Keys, Link
 from planmesh.gatekeeper.notify import open_channels
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.service import Gatekeeper
-from planmesh.gatekeeper.web.serve import listen, serve
 from planmesh.schemas import commands as asks
-from planmesh.schemas.events import AnyEvent, CommandRefused, GateApproved, GateRejected, RevisionRequested, VoteCast
+from planmesh.schemas.events import CommandRefused, GateApproved, GateRejected, RevisionRequested, VoteCast
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.subjects import Address
 from planmesh.testing import MeshServer
-
-HERE = Address("tester", "pay")
-SECRET = "s" * 32
-NASTY = "<script>alert(1)</script> @everyone \u202egpj.exe \x1b[31m\r\nBcc: x"
-DIRECTORY = Directory.model_validate(
-    {
-        "people": {
-            "ada": {"name": "Ada Lovelace", "email": "ada@example.org"},
-            "bob": {},
-            "cleo": {},
-            "dan": {"name": NASTY.encode("ascii", "ignore").decode().replace("\x1b", "").replace("\r\n", "")},
-        },
-        "teams": {"finance": {"members": ["ada", "bob", "dan"]}},
-        "roles": {"cfo": {"members": ["cleo"]}},
-        "escalate_to": "role:cfo",
-    }
-)
-
-
-class Site:
-    """The pages, and a browser without anything in it."""
-
-    def __init__(self, url: str, keys: Keys, http: httpx.AsyncClient, clerk: Clerk) -> None:
-        self.url = url
-        self.keys = keys
-        self.http = http
-        self.clerk = clerk
-
-    def link(self, person: str = "ada", step: str = "ok", address: Address = HERE, expires_in_s: float = 60.0) -> str:
-        token = self.keys.sign_link(Link(address, step, person, int(time.time() + expires_in_s)))
-        return f"{self.path(step, address)}?link={token}"
-
-    def path(self, step: str = "ok", address: Address = HERE) -> str:
-        return f"/gates/{address.space}/{address.plan}/{step}"
-
-    async def read(self, where: str, **headers: str) -> tuple[int, str]:
-        answer = await self.http.get(where, headers=headers)
-        return answer.status_code, unescape(answer.text)
-
-    async def form(self, where: str, **headers: str) -> str:
-        """The token of the form that is shown there."""
-        _, text = await self.read(where, **headers)
-        found = re.search(r'name="form" value="([^"]+)"', text)
-        assert found is not None, text
-        return found[1]
-
-    async def post(self, where: str, *, form: str, headers: dict[str, str] | None = None, **fields: str) -> Any:
-        headers = {"Sec-Fetch-Site": "same-origin", "Origin": "null"} | (headers or {})
-        return await self.http.post(where, data={"form": form, **fields}, headers=headers)
-
-    async def answer(self, where: str, decision: str, **fields: str) -> tuple[int, str]:
-        """Read the page, and send its form; then read what follows."""
-        answer = await self.post(where, form=await self.form(where), decision=decision, **fields)
-        if answer.status_code == 303:
-            assert answer.headers["location"].endswith(where)
-            return await self.read(where)
-        return answer.status_code, unescape(answer.text)
-
-    async def events(self, address: Address = HERE) -> list[AnyEvent]:
-        return [event async for line in self.clerk.log.lines(address) for event in line.commit.events]
-
-
-def signed_in(as_: str) -> dict[str, str]:
-    return {"X-User": as_, "X-Proof": SECRET}
 
 
 def asking(**fields: Any) -> Plan:
@@ -105,20 +39,6 @@ async def opened(clerk: Clerk, address: Address = HERE, **fields: Any) -> None:
     await clerk.complete(address, "before", {"total": "EUR 48", "note": NASTY})
 
 
-@pytest.fixture
-async def site(mesh_server: MeshServer, clerk: Clerk) -> AsyncIterator[Site]:
-    listening = listen("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    keys = Keys(["k" * 32])
-    door = Door(directory=DIRECTORY, keys=keys, proxy=Proxy("X-User", "X-Proof", SECRET), pages_url=url)
-    async with (
-        await connected(mesh_server, "gatekeeper") as core,
-        serve(core, door, listening),
-        httpx.AsyncClient(base_url=url) as http,
-    ):
-        yield Site(url, keys, http, clerk)
-
-
 # --- reading -----------------------------------------------------------------------------------------------
 
 
@@ -130,7 +50,7 @@ async def test_a_reviewer_reads_what_is_asked_and_what_would_start(site: Site, c
     assert status == 200
     for said in ("Pay?", "Ada Lovelace", "by the agent agent", "EUR 48", "the team finance", "Your decision", "<svg"):
         assert said in text
-    assert 'class="node waiting gate here"' in text
+    assert 'class="node waiting here"' in text
 
 
 async def test_nothing_that_strangers_wrote_becomes_markup_or_hides_text(site: Site, clerk: Clerk) -> None:
@@ -221,7 +141,7 @@ async def test_a_change_is_asked_for_in_words(site: Site, clerk: Clerk) -> None:
 async def test_a_quorum_takes_people_who_have_signed_in(site: Site, clerk: Clerk) -> None:
     await opened(clerk, quorum=2)
     _, text = await site.read(site.link())
-    assert "Sign in to decide." in text
+    assert "Sign in to answer." in text
     assert 'name="form"' not in text
 
     forged = Form(HERE, "ok", 1, "x", "ada", "link", int(time.time()) + 9, "n")
@@ -232,9 +152,8 @@ async def test_a_quorum_takes_people_who_have_signed_in(site: Site, clerk: Clerk
         answer = await site.post(site.path(), form=form, headers=signed_in(person), decision="approve")
         assert answer.status_code == 303
         if person != "bob":
-            assert (
-                "You have approved. It takes 1 more approval" in (await site.read(site.path(), **signed_in(person)))[1]
-            )
+            text = (await site.read(site.path(), **signed_in(person)))[1]
+            assert "You have approved. Others have to as well: 1 more approval from anybody who is asked." in text
 
     votes = [(one.by, one.level) for one in await site.events() if isinstance(one, VoteCast)]
     assert votes == [("ada", "login"), ("bob", "login")]
@@ -449,7 +368,7 @@ async def test_an_inbox_shows_what_waits_for_me(
         text = ""
         for _ in range(200):
             text = (await site.read("/inbox", **signed_in("ada")))[1]
-            if "2 decisions" in text:
+            if "2 things to decide" in text:
                 break
             await asyncio.sleep(0.05)
 

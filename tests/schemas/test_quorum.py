@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planmesh.schemas.plan import Share
-from planmesh.schemas.quorum import is_enough
+from planmesh.schemas.quorum import is_enough, missing
 
 GROUPS = ("role:cfo", "team:legal", "team:sales", "role:operator")
 
@@ -41,6 +41,19 @@ def test_one_more_approval_never_closes_a_gate(
 ) -> None:
     if is_enough(quorum, wanted, approving):
         assert is_enough(quorum, wanted, [*approving, groups])
+
+
+@given(st.integers(1, 5), shares, approvals)
+def test_what_is_missing_is_the_least_that_opens_a_gate(
+    quorum: int, wanted: list[Share], approving: list[tuple[str, ...]]
+) -> None:
+    left = missing(quorum, wanted, approving)
+    more = [(share.of,) for share, count in zip(wanted, left.of, strict=True) for _ in range(count)]
+    more += [()] * left.anybody
+
+    assert is_enough(quorum, wanted, [*approving, *more])
+    for number in range(len(more)):
+        assert not is_enough(quorum, wanted, [*approving, *more[:number], *more[number + 1 :]])
 
 
 def test_somebody_in_two_groups_gives_a_place_up_to_whoever_has_only_that_one() -> None:

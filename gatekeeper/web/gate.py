@@ -1,0 +1,221 @@
+"""What the page of a gate shows, as plain values for a template. Pure."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from msgspec import Struct
+
+from planmesh.directory import Directory
+from planmesh.gatekeeper.web.desk import Case
+from planmesh.gatekeeper.web.sheet import Sheet, Verdict, closed, fields, is_waiting
+from planmesh.gatekeeper.web.words import Shown, called, counted, duration, line, plain, value_of, who, with_people
+from planmesh.schemas import events
+from planmesh.schemas.events import GateOpened, Release, Upstream
+from planmesh.schemas.plan import Gate, Level, Permissions
+from planmesh.schemas.quorum import missing
+from planmesh.schemas.revision import Change
+from planmesh.schemas.state import PlanState, StepState, StepStatus
+
+_MOST_LISTED: Final = 50
+
+
+class Before(Struct, frozen=True, kw_only=True):
+    """A step that ran before the gate."""
+
+    name: str
+    status: str
+    agent: str
+    took: str
+    output: Shown | None = None
+
+
+class Next(Struct, frozen=True, kw_only=True):
+    """A step that an approval lets go."""
+
+    name: str
+    kind: str
+    agent: str
+    inputs: tuple[tuple[str, Shown], ...] = ()
+    permissions: tuple[tuple[str, str], ...] = ()
+
+
+class Changed(Struct, frozen=True, kw_only=True):
+    """What has become of a step since the gate asked before."""
+
+    name: str
+    kind: str
+    fields: tuple[tuple[str, str, str], ...] = ()
+
+
+class Approval(Struct, frozen=True, kw_only=True):
+    """One of the approvals that a gate takes."""
+
+    by: str
+    as_: str
+    at: datetime
+    reason: str
+
+
+class GatePage(Sheet, frozen=True, kw_only=True):
+    """The page of a gate.
+
+    Attributes:
+        approvals: Those so far in this round.
+        lacking: Who has to approve yet, in words.
+        own: Why the reader may reject, and not approve.
+    """
+
+    quorum: int
+    approvals: tuple[Approval, ...]
+    lacking: tuple[str, ...]
+    own: str
+    require_reason: bool
+    four_eyes: bool
+    behind: int
+    shown: tuple[Shown, ...]
+    before: tuple[Before, ...]
+    next: tuple[Next, ...]
+    changes: tuple[Changed, ...]
+
+
+def gate_page(
+    case: Case, name: str, directory: Directory, person: str, level: Level, values: Mapping[int, object]
+) -> GatePage:
+    """The page of a gate, for *person*.
+
+    Args:
+        case: A plan that has this gate.
+        person: Who reads it.
+        level: How they have shown who they are.
+        values: What the plan shows for the gate, by its place in `GateOpened.shown`.
+    """
+    state = case.state
+    gate, step = state.graph.steps[name], state.steps[name]
+    assert isinstance(gate, Gate)  # or there is no page
+    opened = step.opened if isinstance(step.opened, GateOpened) else None
+    verdict = _verdict(state, step, directory)
+    why_not = ""
+    lacking = _lacking(gate, step, directory) if verdict.how == "open" and gate.approvals > 1 else ()
+    if person in step.votes:
+        why_not = f"You have approved. Others have to as well: {'; '.join(lacking)}."
+    is_own = gate.four_eyes and state.is_requested_by(person)
+    return GatePage(
+        **fields(case, name, directory, person, level, verdict=verdict, why_not=why_not),
+        quorum=gate.approvals,
+        approvals=_approvals(case, step, directory) if verdict.how in ("open", "approved") else (),
+        lacking=lacking,
+        own="You requested this plan, so somebody else has to approve it. You may reject it." if is_own else "",
+        require_reason=gate.require_reason,
+        four_eyes=gate.four_eyes,
+        behind=opened.behind if opened is not None else len(state.graph.behind(name)),
+        shown=_shown(opened, values),
+        before=tuple(_before(state, one) for one in (opened.upstream if opened is not None else ())[:_MOST_LISTED]),
+        next=tuple(_next(one) for one in (opened.releases if opened is not None else ())[:_MOST_LISTED]),
+        changes=changed(opened.changes if opened is not None else ()),
+    )
+
+
+def _verdict(state: PlanState, step: StepState, directory: Directory) -> Verdict:
+    by = ", ".join(who(directory, one) for one in step.votes)
+    if is_waiting(state, step):
+        return Verdict(how="open", title="Waiting for a decision", text="")
+    if step.status is StepStatus.COMPLETED:
+        return Verdict(how="approved", title=f"Approved by {by}", text="What stood behind the gate goes on.")
+    if step.status is StepStatus.REJECTED:
+        return Verdict(how="rejected", title=f"Rejected by {by}", text="Nothing behind the gate starts.")
+    return closed(state, step, directory, what="gate")
+
+
+def _approvals(case: Case, step: StepState, directory: Directory) -> tuple[Approval, ...]:
+    return tuple(
+        Approval(
+            by=who(directory, event.by),
+            as_=", ".join(called(directory, group) for group in event.groups) or "an operator",
+            at=at,
+            reason=plain(event.reason),
+        )
+        for at, event in case.facts
+        if isinstance(event, events.VoteCast) and event.round == step.attempt
+    )
+
+
+def _lacking(gate: Gate, step: StepState, directory: Directory) -> tuple[str, ...]:
+    """Who has to approve yet."""
+    left = missing(gate.quorum, gate.shares, step.groups)
+    said = []
+    for share, count in zip(gate.shares, left.of, strict=True):
+        if count:
+            said.append(f"{counted(count, 'approval')} from {with_people(directory, share.of)}")
+    if left.anybody:
+        what = "more approval" if step.votes or said else "approval"
+        said.append(f"{counted(left.anybody, what)} from anybody who is asked")
+    return tuple(said)
+
+
+# --- what there is to read ---------------------------------------------------------------------------------
+
+
+def _shown(opened: GateOpened | None, values: Mapping[int, object]) -> tuple[Shown, ...]:
+    if opened is None:
+        return ()
+    return tuple(value_of(values.get(at, payload)) for at, payload in enumerate(opened.shown))
+
+
+def _before(state: PlanState, one: Upstream) -> Before:
+    found = state.steps.get(one.step)
+    output: Shown | None = None
+    if found is not None and found.status is StepStatus.COMPLETED and one.output_sha256:
+        output = value_of(found.output, 2_000)
+    elif one.output_sha256:
+        output = Shown(text="", note=f"{one.output_bytes:,} bytes, SHA-256 {one.output_sha256[:12]}")
+    return Before(
+        name=one.step,
+        status=one.status.replace("_", " "),
+        agent=line(one.agent),
+        took=duration(one.duration_s) if one.duration_s is not None else "",
+        output=output,
+    )
+
+
+def _next(one: Release) -> Next:
+    granted = ((field, getattr(one.permissions, field)) for field in Permissions.__struct_fields__)
+    inputs = [(line(name), value_of(value, 1_500)) for name, value in list(one.inputs.items())[:_MOST_LISTED]]
+    if (blob := one.inputs_blob) is not None:
+        inputs.append(("all its inputs", Shown(text="", note=f"{blob.size_bytes:,} bytes, SHA-256 {blob.sha256[:12]}")))
+    return Next(
+        name=one.step,
+        kind=one.kind,
+        agent=line(one.agent),
+        inputs=tuple(inputs),
+        permissions=tuple((field, line(", ".join(values))) for field, values in granted if values),
+    )
+
+
+def changed(changes: tuple[Change, ...]) -> tuple[Changed, ...]:
+    """What a revision changes, to be read."""
+    return tuple(
+        Changed(
+            name=change.step or "the plan itself",
+            kind=change.kind,
+            fields=tuple(row for one in change.fields for row in _rows(one.field, one.before, one.after)),
+        )
+        for change in changes[:_MOST_LISTED]
+    )
+
+
+def _rows(field: str, before: Any, after: Any) -> Iterator[tuple[str, str, str]]:
+    """What has changed in a field; of an object, only the keys that have."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys((*before, *after)):
+            if before.get(key) != after.get(key):
+                yield f"{line(field)}: {line(str(key))}", _short(before.get(key)), _short(after.get(key))
+    else:
+        yield line(field), _short(before), _short(after)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return ""
+    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str), 600)
