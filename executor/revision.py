@@ -22,7 +22,16 @@ from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
 from planmesh.schemas.revision import abridged, difference
-from planmesh.schemas.state import CHANGEABLE, ENDED, SATISFIED, Graph, PlanState, StepStatus, open_asks, open_gates
+from planmesh.schemas.state import (
+    ENDED,
+    SATISFIED,
+    Graph,
+    PlanState,
+    StepStatus,
+    may_change,
+    open_asks,
+    open_gates,
+)
 from planmesh.schemas.work import PlannerWork
 
 REQUEST_BYTES: Final = 7 * 1024 * 1024
@@ -264,15 +273,6 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
     if by_planner:
         problems += _loosened(state, revised)
     return tuple(problems)
-
-
-def may_change(state: PlanState, name: str) -> bool:
-    """Whether a revision may change or remove a step: nothing of it has been begun, or it has to begin anew. An `each`
-    that has its items has begun."""
-    step = state.steps[name]
-    if name in state.items or name in state.graph.items:
-        return False
-    return step.status in CHANGEABLE or (step.status is StepStatus.WAITING and step.opened is not None)
 
 
 def to_ask_again(state: PlanState, revised: Plan, status: StepStatus) -> tuple[str, ...]:

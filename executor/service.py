@@ -18,6 +18,7 @@ from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.limits import AgentLimits
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
+from planmesh.executor.previews import Previews, Rules
 from planmesh.executor.timers import handle_timer
 from planmesh.executor.work import Host, Rooms
 from planmesh.readiness import notify_ready
@@ -77,6 +78,8 @@ async def steer(
         if "decide" in loops:
             tasks.create_task(decider.take_commands(await open_group(core, COMMANDS, DECIDE)))
             tasks.create_task(decider.take_results(await open_group(agents, RESULTS, DECIDE)))
+            previews = Previews(core, event_log, store, Rules(gate_sla_s, escalate_to))
+            tasks.create_task(previews.serve(stop, PINNED_GROUP))
         if "dispatch" in loops:
             tasks.create_task(dispatcher.take_commits(await open_group(core, PLANS, DISPATCH)))
         if "timers" in loops:

@@ -62,6 +62,7 @@ class Form(NamedTuple):
 
     Attributes:
         nonce: Different for each page that is shown; a form that is sent twice is one answer.
+        revision: Of the plan that was shown, where it is to be edited; 0 elsewhere.
     """
 
     address: Address
@@ -72,6 +73,7 @@ class Form(NamedTuple):
     level: Known
     expires: int
     nonce: str
+    revision: int = 0
 
 
 class Visitor(NamedTuple):
@@ -132,8 +134,9 @@ class Keys:
                 "link" | "login" as level,
                 int(expires),
                 str(nonce),
+                int(revision),
             ]:
-                form = Form(Address(space, plan), gate, number, digest, person, level, expires, nonce)
+                form = Form(Address(space, plan), gate, number, digest, person, level, expires, nonce, revision)
             case _:
                 raise Untrusted("other_form")
         if (form.address, form.step) != (address, step):

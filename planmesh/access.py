@@ -152,6 +152,8 @@ def services() -> tuple[User, ...]:
                 *_read(BLOBS),
                 *_read_leader(BLOBS),
                 *_read_leader(OUTCOMES),  # what has been told already
+                subjects.query("proposal"),  # what a preview takes from a planner
+                *_ANSWER,
                 *_pull(COMMANDS, DECIDE),
                 *_pull(PLANS, DISPATCH),
                 *_pull(WORK, TIMERS),
@@ -163,6 +165,7 @@ def services() -> tuple[User, ...]:
                 *_inspect(BLOBS),
                 _ACCOUNT_INFO,
             ),
+            subscribe=("query.preview",),
         ),
         _in(
             AGENTS,
@@ -206,6 +209,7 @@ def services() -> tuple[User, ...]:
                 *_ask("gatekeeper", "gatekeeper"),
                 *_ask("person", "*"),  # as whom it has identified
                 subjects.query("gates"),  # what somebody's inbox shows
+                subjects.query("preview"),  # what a redirection would come to
                 *_pull(PLANS, GATEKEEPER),
                 *_pull(POISON, GATEKEEPER),  # what operators are told of
                 *_read(PLANS),

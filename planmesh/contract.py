@@ -29,6 +29,8 @@ from planmesh.schemas.events import AnyEvent, Commit, Event
 from planmesh.schemas.goals import Goal, Outcome
 from planmesh.schemas.payload import Blob
 from planmesh.schemas.plan import Plan, Step
+from planmesh.schemas.previews import PreviewAnswer, PreviewQuery
+from planmesh.schemas.previews import PreviewAnswer, PreviewQuery
 from planmesh.schemas.queries import (
     QUERIES,
     LogLine,
@@ -196,6 +198,13 @@ CHANNELS: Final[tuple[Channel, ...]] = (
         "One plan that the mesh keeps, with its text.",
         {"name": "template"},
         (TemplateAnswer,),
+    ),
+    Channel(
+        subjects.query,
+        (PreviewQuery,),
+        "What a command would do; nothing changes.",
+        {"name": "preview"},
+        (PreviewAnswer,),
     ),
 )
 

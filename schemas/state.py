@@ -1023,6 +1023,15 @@ def _ended(state: PlanState, status: PlanStatus, at: datetime, **changes: object
 # --- reading a state ---------------------------------------------------------------------------------------
 
 
+def may_change(state: PlanState, name: str) -> bool:
+    """Whether a revision may change or remove a step: nothing of it has been begun, or it has to begin anew. An `each`
+    that has its items has begun."""
+    step = state.steps[name]
+    if name in state.items or name in state.graph.items:
+        return False
+    return step.status in CHANGEABLE or (step.status is StepStatus.WAITING and step.opened is not None)
+
+
 def open_gates(state: PlanState) -> list[str]:
     return [name for name in state.waiting if isinstance(state.graph.steps[name], Gate)]
 

@@ -4,6 +4,7 @@ Only a POST decides, with the form's own token (who was shown what), from a page
 on a page, and in the log of the service.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from planmesh.gatekeeper.identity import FORM_LIFETIME_S, Door, Form, Untrusted,
 from planmesh.gatekeeper.web import refusals, words
 from planmesh.gatekeeper.web.ask import ask_page, read_answer
 from planmesh.gatekeeper.web.desk import Case, Desk
+from planmesh.gatekeeper.web.edit import Foreseen, Wrong, document_of, foreseen, refused, wrongs
 from planmesh.gatekeeper.web.gate import gate_page
 from planmesh.gatekeeper.web.inbox import inbox
 from planmesh.gatekeeper.web.picture import draw
@@ -32,7 +34,7 @@ from planmesh.gatekeeper.web.refusals import REFUSED, Refusal
 from planmesh.gatekeeper.web.sheet import Sheet, asked, asking
 from planmesh.schemas import subjects
 from planmesh.schemas.commands import ReviewGate
-from planmesh.schemas.events import AskOpened, GateOpened
+from planmesh.schemas.events import AskOpened, CommandRefused, GateOpened, RevisionRefused
 from planmesh.schemas.plan import Ask, Gate
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address, BadToken
@@ -92,6 +94,14 @@ class Pages:
         async def decide(request: _Ask) -> Response[str]:
             return await self.decide(request)
 
+        @read("/gates/{space:str}/{plan:str}/{step:str}/edit")
+        async def edit(request: _Ask) -> Response[str]:
+            return await self.edit(request)
+
+        @post("/gates/{space:str}/{plan:str}/{step:str}/edit")
+        async def redirect(request: _Ask) -> Response[str]:
+            return await self.redirect(request)
+
         @read("/inbox")
         async def inbox(request: _Ask) -> Response[str]:
             return await self.inbox(request)
@@ -108,7 +118,7 @@ class Pages:
         async def icon() -> str:
             return self._icon
 
-        return [show, decide, inbox, root, style, icon]
+        return [show, decide, edit, redirect, inbox, root, style, icon]
 
     # --- a gate, or an ask -------------------------------------------------------------------------------
 
@@ -263,14 +273,14 @@ class Pages:
             listed=picture.steps,
             left_out=picture.left_out,
             is_worked_out=is_worked_out,
-            edit="",
+            edit=self._edit(request, case.state.address, step),
             form=self._form(case, page, visitor) if page.may_answer and not is_worked_out else "",
             action=_link(request) or "?",
             here=self._where(request, case.state.address, step),
             sign_in=self._sign_in_at(f"{self._door.pages_url}/gates/{'/'.join(case.state.address)}/{step}"),
         )
 
-    def _form(self, case: Case, page: Sheet, visitor: Visitor) -> str:
+    def _form(self, case: Case, page: Sheet, visitor: Visitor, revision: int = 0) -> str:
         return self._door.keys.sign_form(
             Form(
                 address=case.state.address,
@@ -281,11 +291,114 @@ class Pages:
                 level=visitor.level,
                 expires=int(self._clock() + FORM_LIFETIME_S),
                 nonce=new_nonce(),
+                revision=revision,
             )
         )
 
+    def _edit(self, request: _Ask, address: Address, step: str) -> str:
+        return f"{self._door.base}/gates/{address.space}/{address.plan}/{step}/edit{_link(request)}"
+
     def _where(self, request: _Ask, address: Address, step: str) -> str:
         return f"{self._door.base}/gates/{address.space}/{address.plan}/{step}{_link(request)}"
+
+    # --- what comes next, edited ---------------------------------------------------------------------------
+
+    async def edit(self, request: _Ask) -> Response[str]:
+        address, step, visitor = self._enter(request)
+        if visitor is None:
+            return self._sign_in()
+        case = await self._case(address, step, visitor)
+        return self._editor(request, case, step, visitor, document_of(case.state, step))
+
+    async def redirect(self, request: _Ask) -> Response[str]:
+        """Show what the edited steps would change; or, if that has been seen, send them."""
+        if not self._door.is_ours(request.headers):
+            return self._refuse(refusals.CROSS_SITE, request, doubt="cross_site")
+        address, step, visitor = self._enter(request)
+        if visitor is None:
+            return self._sign_in()
+        said = await _fields(request)
+        form = self._door.keys.read_form(said.get("form", ""), address, step, visitor, self._clock())
+        document, reason = said.get("document", ""), said.get("reason", "").strip()
+        if len(document) > refusals.DOCUMENT_CHARACTERS or len(reason) > refusals.REASON_CHARACTERS:
+            return self._refuse(refusals.TOO_LARGE, request, person=visitor.person)
+        case = await self._case(address, step, visitor)
+        editor = partial(self._editor, request, case, step, visitor, document, reason=reason)
+        if not form.revision or not document.strip():
+            return editor(status=400, problem="There are no steps in it. Nothing was sent.")
+        if form.revision != case.state.revision:
+            return editor(status=409, problem="The plan was revised while you wrote. Nothing was sent: look again.")
+        command = ReviewGate(
+            id=command_id(form),
+            step=step,
+            digest=form.digest,
+            decision="redirect",
+            groups=self._door.directory.groups(visitor.person, case.state.steps[step].reviewers),
+            level=visitor.level,
+            document=document,
+            base=form.revision,
+            reason=reason,
+        )
+        try:
+            answer = await self._desk.preview(address, visitor.person, command)
+        except PlanmeshError as error:
+            log.warning("review.no_preview", plan=str(address), step=step, error=str(error))
+            said_so = "What this would change cannot be worked out now. Nothing was sent: try again in a minute."
+            return editor(status=503, problem=said_so)
+        if answer.number != case.state.number:
+            case = await self._case(address, step, visitor)
+            editor = partial(self._editor, request, case, step, visitor, document, reason=reason)
+        match refused(answer.events, command.id):
+            case RevisionRefused(problems=problems):
+                return editor(status=400, wrong=wrongs(problems, document))
+            case CommandRefused(code=code, reason=why):
+                return editor(status=409, problem=REFUSED.get(code, why))
+        if answer.number != case.state.number:
+            return editor(status=409, problem="The plan went on while this was worked out. Look again.")
+        seen = foreseen(case.state, answer)
+        has_seen = said.get("seen") == _digest(document)
+        if said.get("decision") != "send" or not has_seen or seen.is_empty:
+            return editor(seen=seen)
+        return await self._send(request, address, visitor, command, {})
+
+    def _editor(
+        self,
+        request: _Ask,
+        case: Case,
+        step: str,
+        visitor: Visitor,
+        document: str,
+        *,
+        reason: str = "",
+        status: int = 200,
+        problem: str = "",
+        wrong: tuple[Wrong, ...] = (),
+        seen: Foreseen | None = None,
+    ) -> Response[str]:
+        if not isinstance(asking(case.state, step), Gate):
+            raise _Refused(refusals.NO_GATE)
+        page = gate_page(case, step, self._door.directory, visitor.person, visitor.level, {})
+        why_not = page.why_not or ("Sign in to edit this." if page.needs_level else page.verdict.title)
+        may_edit = page.may_answer
+        if len(document) > refusals.DOCUMENT_CHARACTERS:
+            may_edit, why_not = False, "There is too much to come for a page: use `planmesh redirect` with a file."
+        return self._render(
+            "edit.html",
+            status,
+            visitor=visitor,
+            page=page,
+            problem=problem,
+            wrongs=wrong,
+            seen=seen,
+            seen_digest=_digest(document) if seen is not None else "",
+            document=document,
+            rows=min(max(document.count("\n") + 2, 12), 40),
+            reason=reason,
+            form=self._form(case, page, visitor, case.state.revision) if may_edit else "",
+            why_not=why_not,
+            action=_link(request) or "?",
+            here=self._where(request, case.state.address, step),
+        )
 
     # --- an inbox --------------------------------------------------------------------------------------
 
@@ -355,6 +468,10 @@ def _link(request: _Ask) -> str:
     """The query of the page that *request* asks for, as far as it says who they are."""
     token = request.query_params.get("link", "")
     return f"?link={quote(token)}" if token else ""
+
+
+def _digest(document: str) -> str:
+    return hashlib.sha256(document.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 async def _fields(request: _Ask) -> dict[str, str]:

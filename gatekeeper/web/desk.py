@@ -11,6 +11,7 @@ from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
 from planmesh.schemas.commands import ReviewGate
 from planmesh.schemas.payload import Payload
+from planmesh.schemas.previews import PREVIEW, PreviewAnswer, PreviewQuery
 from planmesh.schemas.queries import GateRow, GatesAnswer, GatesQuery, QueryError
 from planmesh.schemas.state import PlanState, apply
 from planmesh.schemas.subjects import BLOBS, Address
@@ -19,10 +20,12 @@ BLOB_BYTES: Final = 256 * 1024
 """A larger output is named by its digest, and not shown."""
 
 _ANSWER_S: Final = 10.0
+_PREVIEW_S: Final = 25.0
 _FIRST_PAUSE_S: Final = 0.01
 _PAUSE_S: Final = 0.1
 _INBOX: Final = 10_000
 _PAGE: Final = 1_000
+_preview: Final = Codec[PreviewAnswer](PreviewAnswer)
 _answer: Final = Codec[GatesAnswer | QueryError](GatesAnswer | QueryError)
 
 
@@ -105,6 +108,21 @@ class Desk:
                 raise Busy("the answer is stored, and nobody has judged it yet")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S)
+
+    async def preview(self, address: Address, person: str, command: ReviewGate) -> PreviewAnswer:
+        """What *command* would do; nothing is stored.
+
+        Raises:
+            Busy: No executor answers, or no planner.
+            Poison: It is longer than the server takes.
+            Unusable: Not allowed, or closed.
+        """
+        question = PreviewQuery(space=address.space, plan=address.plan, by=person, command=command)
+        answer = await self._core.request(subjects.query(PREVIEW), encode(question), timeout_s=_PREVIEW_S)
+        try:
+            return _preview.decode(answer)
+        except DecodeError as error:
+            raise Busy(f"the executor's answer cannot be understood: {error}") from error
 
     async def open_gates(self) -> GatesAnswer:
         """The gates and asks of every plan that are open, the longest open first. Raises: Busy, Unusable."""

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -14,6 +14,7 @@ from planmesh.cli.forms import as_rows
 from planmesh.cli.session import NotUnderstood, OfSession, Session
 from planmesh.cli.text import counted, defuse, one_line
 from planmesh.errors import PlanmeshError
+from planmesh.places import Spot, locate
 from planmesh.planner.advice import advise
 from planmesh.planner.compile import Compiled, compile_plan
 from planmesh.planner.document import Unreadable, read_document
@@ -26,7 +27,6 @@ from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import MAX_PLAN_BYTES, Each, Plan, Task
 
 STANDARD_INPUT: Final = Path("-")
-_LOCATED_BYTES: Final = 256 * 1024  # finding lines takes a second for each MiB
 
 
 def read(file: Path) -> str:
@@ -87,45 +87,6 @@ def _types(text: str) -> dict[str, str]:
 
 
 # --- problems ----------------------------------------------------------------------------------------------
-
-
-class Spot(NamedTuple):
-    """A line and a column, from 1."""
-
-    line: int
-    column: int
-
-
-def locate(text: str, pointers: Iterable[str]) -> dict[str, Spot]:
-    """Where in *text* the JSON Pointers lead, as far as they do; nothing for a text that is large or broken."""
-    import yaml
-
-    if len(text) > _LOCATED_BYTES:
-        return {}
-    try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError):
-        return {}
-    spots = {pointer: _spot(root, pointer) for pointer in pointers if root is not None}
-    return {pointer: spot for pointer, spot in spots.items() if spot is not None}
-
-
-def _spot(node: Any, pointer: str) -> Spot | None:
-    import yaml
-
-    spot = node
-    for part in pointer.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, yaml.MappingNode):
-            pair = next((pair for pair in node.value if pair[0].value == key), None)
-            if pair is None:
-                return None
-            spot, node = pair
-        elif isinstance(node, yaml.SequenceNode) and key.isdecimal() and int(key) < len(node.value):
-            spot = node = node.value[int(key)]
-        else:
-            return None
-    return Spot(spot.start_mark.line + 1, spot.start_mark.column + 1)
 
 
 def told(problems: Sequence[Problem], file: Path, text: str, *, sign: str = "✗", style: str = "red") -> list[Text]:
