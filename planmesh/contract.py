@@ -30,7 +30,6 @@ from planmesh.schemas.goals import Goal, Outcome
 from planmesh.schemas.payload import Blob
 from planmesh.schemas.plan import Plan, Step
 from planmesh.schemas.previews import PreviewAnswer, PreviewQuery
-from planmesh.schemas.previews import PreviewAnswer, PreviewQuery
 from planmesh.schemas.queries import (
     QUERIES,
     LogLine,

@@ -24,10 +24,10 @@ from markupsafe import Markup
 from planmesh.errors import Busy, PlanmeshError
 from planmesh.gatekeeper.identity import FORM_LIFETIME_S, Door, Form, Untrusted, Visitor, command_id, new_nonce
 from planmesh.gatekeeper.web import refusals, words
-from planmesh.gatekeeper.web.ask import ask_page, read_answer
+from planmesh.gatekeeper.web.ask import AskPage, ask_page, read_answer
 from planmesh.gatekeeper.web.desk import Case, Desk
 from planmesh.gatekeeper.web.edit import Foreseen, Wrong, document_of, foreseen, refused, wrongs
-from planmesh.gatekeeper.web.gate import gate_page
+from planmesh.gatekeeper.web.gate import blob_in, gate_page
 from planmesh.gatekeeper.web.inbox import inbox
 from planmesh.gatekeeper.web.picture import draw
 from planmesh.gatekeeper.web.refusals import REFUSED, Refusal
@@ -35,11 +35,14 @@ from planmesh.gatekeeper.web.sheet import Sheet, asked, asking
 from planmesh.schemas import subjects
 from planmesh.schemas.commands import ReviewGate
 from planmesh.schemas.events import AskOpened, CommandRefused, GateOpened, RevisionRefused
+from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Ask, Gate
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address, BadToken
 
 BODY_BYTES: Final = 512 * 1024
+
+_MOST_BLOBS: Final = 20
 
 _WORKED_OUT_S: Final = 120.0
 """How long whoever has asked for a change sees that it is being worked out, before they may answer as well."""
@@ -149,13 +152,13 @@ class Pages:
             reading = read_answer(opened, said.get("value", "")) if isinstance(opened, AskOpened) else None
             if reading is not None:
                 value, wrong = reading.value, reading.problem
-                problem = wrong if reading.is_empty else ""
+                problem = "Nothing was sent: there is no answer yet." if reading.is_empty else ""
         elif decision not in ("approve", "reject", "redirect"):
             problem = "Choose an answer: approve, reject, or ask for a change."
         elif decision == "redirect" and not instruction:
-            problem = wrong = "Say what should change."
+            problem, wrong = "Nothing was sent.", "Say what should change."
         elif decision == "reject" and not reason and isinstance(found, Gate) and found.require_reason:
-            problem = wrong = REFUSED["reason_required"]
+            problem, wrong = "Nothing was sent.", REFUSED["reason_required"]
         if problem:
             return await self._page(request, case, step, visitor, status=400, problem=problem, wrong=wrong, said=said)
         command = ReviewGate(
@@ -197,7 +200,8 @@ class Pages:
             if asking(case.state, step) is None:
                 return self._refuse(refusals.NO_GATE._replace(text=problem), request, person=visitor.person)
             if case.refusal.code == "invalid_answer":
-                problem = wrong = wrong or problem
+                wrong = wrong or problem
+                problem = "Your answer could not be taken."
                 return await self._page(
                     request, case, step, visitor, status=400, problem=problem, wrong=wrong, said=said
                 )
@@ -257,7 +261,7 @@ class Pages:
             template = "gate.html"
             shown = opened.shown if isinstance(opened, GateOpened) else ()
             values = {at: await self._desk.text(payload) for at, payload in enumerate(shown[:20])}
-            page = gate_page(case, step, directory, person, level, values)
+            page = gate_page(case, step, directory, person, level, values, await self._blobs(opened))
         picture = draw(case.state, step)
         mine = page.pending if page.pending is not None and page.pending.is_own else None
         is_worked_out = mine is not None and self._clock() - mine.at.timestamp() < _WORKED_OUT_S
@@ -268,7 +272,7 @@ class Pages:
             page=page,
             problem=problem,
             wrong=wrong,
-            said={name: said.get(name, "") for name in ("reason", "instruction", "decision")},
+            said={name: said.get(name, "") for name in ("reason", "instruction")} | {"decision": _decision(page, said)},
             picture=Markup(picture.svg),  # noqa: S704 -- `draw` escapes whatever it is given
             listed=picture.steps,
             left_out=picture.left_out,
@@ -279,6 +283,13 @@ class Pages:
             here=self._where(request, case.state.address, step),
             sign_in=self._sign_in_at(f"{self._door.pages_url}/gates/{'/'.join(case.state.address)}/{step}"),
         )
+
+    async def _blobs(self, opened: object) -> dict[str, object]:
+        """The large values that what a gate releases is given, as far as a page shows them."""
+        releases = opened.releases if isinstance(opened, GateOpened) else ()
+        found = [blob for one in releases for value in one.inputs.values() if (blob := blob_in(value)) is not None]
+        values = {blob.sha256: await self._desk.text(Payload(blob=blob)) for blob in found[:_MOST_BLOBS]}
+        return {name: value for name, value in values.items() if not isinstance(value, Payload)}
 
     def _form(self, case: Case, page: Sheet, visitor: Visitor, revision: int = 0) -> str:
         return self._door.keys.sign_form(
@@ -468,6 +479,10 @@ def _link(request: _Ask) -> str:
     """The query of the page that *request* asks for, as far as it says who they are."""
     token = request.query_params.get("link", "")
     return f"?link={quote(token)}" if token else ""
+
+
+def _decision(page: Sheet, said: Mapping[str, str]) -> str:
+    return "answer" if isinstance(page, AskPage) else said.get("decision", "")
 
 
 def _digest(document: str) -> str:

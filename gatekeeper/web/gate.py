@@ -13,6 +13,7 @@ from planmesh.gatekeeper.web.sheet import Sheet, Verdict, closed, fields, is_wai
 from planmesh.gatekeeper.web.words import Shown, called, counted, duration, line, plain, value_of, who, with_people
 from planmesh.schemas import events
 from planmesh.schemas.events import GateOpened, Release, Upstream
+from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Gate, Level, Permissions
 from planmesh.schemas.quorum import missing
 from planmesh.schemas.revision import Change
@@ -25,6 +26,7 @@ class Before(Struct, frozen=True, kw_only=True):
     """A step that ran before the gate."""
 
     name: str
+    label: str
     status: str
     agent: str
     took: str
@@ -35,6 +37,7 @@ class Next(Struct, frozen=True, kw_only=True):
     """A step that an approval lets go."""
 
     name: str
+    label: str
     kind: str
     agent: str
     inputs: tuple[tuple[str, Shown], ...] = ()
@@ -81,7 +84,13 @@ class GatePage(Sheet, frozen=True, kw_only=True):
 
 
 def gate_page(
-    case: Case, name: str, directory: Directory, person: str, level: Level, values: Mapping[int, object]
+    case: Case,
+    name: str,
+    directory: Directory,
+    person: str,
+    level: Level,
+    values: Mapping[int, object],
+    blobs: Mapping[str, object] = {},
 ) -> GatePage:
     """The page of a gate, for *person*.
 
@@ -90,6 +99,7 @@ def gate_page(
         person: Who reads it.
         level: How they have shown who they are.
         values: What the plan shows for the gate, by its place in `GateOpened.shown`.
+        blobs: What released steps are given, by its SHA-256, as far as it was fetched.
     """
     state = case.state
     gate, step = state.graph.steps[name], state.steps[name]
@@ -112,7 +122,7 @@ def gate_page(
         behind=opened.behind if opened is not None else len(state.graph.behind(name)),
         shown=_shown(opened, values),
         before=tuple(_before(state, one) for one in (opened.upstream if opened is not None else ())[:_MOST_LISTED]),
-        next=tuple(_next(one) for one in (opened.releases if opened is not None else ())[:_MOST_LISTED]),
+        next=tuple(_next(state, one, blobs) for one in (opened.releases if opened is not None else ())[:_MOST_LISTED]),
         changes=changed(opened.changes if opened is not None else ()),
     )
 
@@ -172,6 +182,7 @@ def _before(state: PlanState, one: Upstream) -> Before:
         output = Shown(text="", note=f"{one.output_bytes:,} bytes, SHA-256 {one.output_sha256[:12]}")
     return Before(
         name=one.step,
+        label=_label(state, one.step),
         status=one.status.replace("_", " "),
         agent=line(one.agent),
         took=duration(one.duration_s) if one.duration_s is not None else "",
@@ -179,18 +190,39 @@ def _before(state: PlanState, one: Upstream) -> Before:
     )
 
 
-def _next(one: Release) -> Next:
+def _next(state: PlanState, one: Release, blobs: Mapping[str, object]) -> Next:
     granted = ((field, getattr(one.permissions, field)) for field in Permissions.__struct_fields__)
-    inputs = [(line(name), value_of(value, 1_500)) for name, value in list(one.inputs.items())[:_MOST_LISTED]]
+    inputs = [(line(name), _input(value, blobs)) for name, value in list(one.inputs.items())[:_MOST_LISTED]]
     if (blob := one.inputs_blob) is not None:
         inputs.append(("all its inputs", Shown(text="", note=f"{blob.size_bytes:,} bytes, SHA-256 {blob.sha256[:12]}")))
     return Next(
         name=one.step,
+        label=_label(state, one.step),
         kind=one.kind,
         agent=line(one.agent),
         inputs=tuple(inputs),
         permissions=tuple((field, line(", ".join(values))) for field, values in granted if values),
     )
+
+
+def _label(state: PlanState, name: str) -> str:
+    step = state.graph.steps.get(name)
+    return line(step.label) if step is not None else ""
+
+
+def _input(value: object, blobs: Mapping[str, object]) -> Shown:
+    blob = blob_in(value)
+    if blob is None:
+        return value_of(value, 1_500)
+    return value_of(blobs.get(blob.sha256, Payload(blob=blob)), 1_500)
+
+
+def blob_in(value: object) -> Blob | None:
+    """The blob that *value*, an input of a released step, stands for."""
+    match value:
+        case {"$blob": str(sha256), "size_bytes": int(size_bytes)}:
+            return Blob(sha256=sha256, size_bytes=size_bytes)
+    return None
 
 
 def changed(changes: tuple[Change, ...]) -> tuple[Changed, ...]:

@@ -23,11 +23,11 @@ class Event(Struct, frozen=True, kw_only=True):
 
 def history(facts: Sequence[Fact], directory: Directory) -> tuple[Event, ...]:
     """Everything that has happened, in order."""
-    told = (_told(fact, directory, is_first=not at) for at, fact in enumerate(facts))
+    told = (_told(fact, directory, facts[at - 1].event if at else None) for at, fact in enumerate(facts))
     return tuple(event for event in told if event is not None)
 
 
-def _told(fact: Fact, directory: Directory, *, is_first: bool) -> Event | None:
+def _told(fact: Fact, directory: Directory, before: events.AnyEvent | None) -> Event | None:
     at, event = fact
 
     def said(by: str, what: str, why: str = "", look: str = "") -> Event:
@@ -35,8 +35,10 @@ def _told(fact: Fact, directory: Directory, *, is_first: bool) -> Event | None:
 
     match event:
         case events.GateOpened() | events.AskOpened():
-            again = "" if is_first else f" again, as round {event.round}"
-            return said("planmesh", f"asked{again}", event.because)
+            again = "" if before is None else f" again, as round {event.round}"
+            # What was said just now need not be said again.
+            is_said = isinstance(before, events.PlanRevised | events.RevisionRefused)
+            return said("planmesh", f"asked{again}", "" if is_said else event.because)
         case events.GateOverdue():
             return said("planmesh", "noted that nobody has answered in time", "", "overdue")
         case events.GateEscalated():

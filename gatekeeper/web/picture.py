@@ -26,7 +26,8 @@ _HEIGHT: Final = 46
 _GAP_X: Final = 20
 _GAP_Y: Final = 42
 _MARGIN: Final = 8
-_CHARACTERS: Final = 19
+_CHARACTERS: Final = 18
+_ROUND_CHARACTERS: Final = 15
 _NOTE_CHARACTERS: Final = 27
 _PASSING: Final = 12
 _NARROW: Final = 560
@@ -286,11 +287,12 @@ def _drawn(box: _Box, node: _Node) -> str:
     radius = _HEIGHT / 2 if box.is_round else 8
     shape = f'width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:g}"/>'
     behind = f'<rect x="{x + 5:g}" y="{y - 5:g}" {shape}' if box.is_stack else ""
+    title = cut(box.title, _ROUND_CHARACTERS if box.is_round else _CHARACTERS)
     names = ", ".join(box.names[:_MOST_NAMES]) + (" …" if len(box.names) > _MOST_NAMES else "")
     return (
         f'<g class="node {box.look}"><title>{escape(names)}: {escape(box.note)}</title>{behind}'
         f'<rect x="{x:g}" y="{y:g}" {shape}'
-        f'<text x="{middle:g}" y="{y + 20:g}">{escape(cut(box.title, _CHARACTERS))}</text>'
+        f'<text x="{middle:g}" y="{y + 20:g}">{escape(title)}</text>'
         f'<text class="note" x="{middle:g}" y="{y + 35:g}">{escape(cut(box.note, _NOTE_CHARACTERS))}</text></g>'
     )
 
