@@ -24,7 +24,7 @@ from planmesh.errors import Busy, Conflict, Unusable
 from planmesh.eventlog import next_commit
 from planmesh.schemas import subjects
 from planmesh.schemas.events import Commit, hash_of
-from planmesh.schemas.state import ENDED, PlanState, apply
+from planmesh.schemas.state import ENDED, STANDING_STILL, PlanState, PlanStatus, apply
 from planmesh.schemas.subjects import AUDITOR, PLANS, Address, BadSubject
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH: Final = 512
 MAX_STEPS_KEPT: Final = 100_000
+STILL_KEPT: Final = 200
+"""A plan that waits for somebody may wait for days: it is read again when it goes on."""
 _PAUSE_S: Final = 0.05
 """Between two transactions while the log is quiet enough: what comes meanwhile shares the next one."""
 _BUSY_S: Final = 0.1
@@ -119,11 +121,12 @@ class _ConsumerInfo(msgspec.Struct, frozen=True):
 
 
 class _Kept:
-    """Plans that may go on: the ones used last, up to *max_steps* steps in all."""
+    """Plans that may go on: the ones used last, up to *max_steps* steps in all; of those that stand still, a few."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps
         self._plans: OrderedDict[Address, Followed] = OrderedDict()
+        self._still: OrderedDict[Address, None] = OrderedDict()
         self._steps = 0
 
     def get(self, at: Address) -> Followed | None:
@@ -139,16 +142,22 @@ class _Kept:
             return  # hardly anything comes after the end
         self._plans[state.address] = followed
         self._steps += 1 + len(state.steps)
+        if state.status in STANDING_STILL or state.status is PlanStatus.DRAFT:
+            self._still[state.address] = None
+            if len(self._still) > STILL_KEPT:
+                self.drop(next(iter(self._still)))
         while self._steps > self._max_steps and len(self._plans) > 1:
             self.drop(next(iter(self._plans)))
 
     def drop(self, at: Address) -> None:
         found = self._plans.pop(at, None)
+        self._still.pop(at, None)
         if found is not None:
             self._steps -= 1 + len(found.state.steps)
 
     def clear(self) -> None:
         self._plans.clear()
+        self._still.clear()
         self._steps = 0
 
 

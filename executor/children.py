@@ -36,6 +36,9 @@ PLANNING_BYTES: Final = 7 * 1024 * 1024
 MAX_DEPTH: Final = 8
 """How many plans may run inside of one another."""
 
+EXECUTOR: Final = "executor"
+"""Who pauses, resumes and cancels plans on behalf of those that they run for."""
+
 SAYS_STATUS: Final = (
     events.PlanCreated,
     events.PlanRefused,
@@ -139,8 +142,11 @@ def moved(turn: Turn, command: ReportChild) -> None:
     ended = command.status in ENDED
     step = _in_flight(turn.state, command.step, command.attempt)
     if step is None or step.child != command.child:
-        if not ended and command.step in {*turn.state.steps, *turn.state.superseded}:
-            # It was created while its step was being cancelled, or it was resumed by hand since.
+        known = turn.state.steps.get(command.step) or turn.state.superseded.get(command.step)
+        # A draft that its step was to record, and no more, is anybody's to start.
+        handed_over = known is not None and known.status is StepStatus.COMPLETED and known.child == command.child
+        if not ended and known is not None and not handed_over:
+            # It was created while its step was being cancelled.
             turn.record(events.ChildRecalled(step=command.step, attempt=command.attempt, child=command.child))
         return
     run = turn.state.graph.steps[command.step]
@@ -170,6 +176,7 @@ def moved(turn: Turn, command: ReportChild) -> None:
                 status=command.status,
                 number=command.number,
                 reason=command.reason,
+                paused_by=command.paused_by,
                 retries=command.troubled if stuck and step.retried < run.retries else (),
             )
         )
@@ -191,6 +198,9 @@ def _in_flight(state: PlanState, name: str, attempt: int) -> StepState | None:
 def told(state: PlanState, commit: Commit, index: int) -> tuple[Parent, ReportChild] | None:
     """What the parent of a plan is to hear of event number *index* of *commit*, if anything; *state* is the plan's, at
     that commit or later. Of several events of one commit, the last one says it."""
+    event = commit.events[index]
+    if isinstance(event, events.CommandRefused) and event.parent is not None:
+        return event.parent, _never_created(event.parent, commit, event.reason)
     parent = state.parent
     if parent is None:
         return None
@@ -204,19 +214,37 @@ def told(state: PlanState, commit: Commit, index: int) -> tuple[Parent, ReportCh
     return (
         parent,
         ReportChild(
-            id=f"r-{state.number}-{hashlib.sha256(state.address.plan.encode()).hexdigest()[:16]}",
+            id=_report_id(state.address, state.number),
             step=parent.step,
             attempt=parent.attempt,
             child=state.address.plan,
             number=state.number,
             status=str(status),  # type: ignore[arg-type]  # a plan that is told of exists
             held=state.held,
+            paused_by=state.by if state.held else "",
             outcome=state.outcome,
             result=state.result if status is PlanStatus.COMPLETED else NOTHING,
             reason=reason[:1_000],
             troubled=tuple(ChildStep(step=name, attempt=state.steps[name].attempt) for name in state.troubled[:100]),
         ),
     )
+
+
+def _never_created(parent: Parent, commit: Commit, reason: str) -> ReportChild:
+    """There was another plan by the id of the child."""
+    return ReportChild(
+        id=_report_id(commit.address, commit.number),
+        step=parent.step,
+        attempt=parent.attempt,
+        child=commit.plan,
+        number=commit.number,
+        status="refused",
+        reason=reason[:1_000],
+    )
+
+
+def _report_id(child: Address, number: int) -> str:
+    return f"r-{number}-{hashlib.sha256(child.plan.encode()).hexdigest()[:16]}"
 
 
 # --- what a parent wants -----------------------------------------------------------------------------------
@@ -272,11 +300,14 @@ def errands(state: PlanState, event: AnyEvent, token: str) -> Iterator[Errand]:
         case events.ChildMoved():
             child = Address(at.space, event.child)
             step = state.steps.get(event.step)
-            if step is None or step.child != event.child:
+            if step is None or step.child != event.child or step.status is not StepStatus.DISPATCHED:
                 return
-            if event.status == "running" and (state.held or step.held):
-                # It has begun, or gone on, while what it runs for was being paused.
+            # What was asked of it may have come before it was created, or in another order.
+            is_held = state.held or step.held
+            if is_held and not event.paused_by:
                 yield Errand(child, PausePlan(id=token, reason=f"it runs for plan {at.plan}, which is paused"))
+            elif event.paused_by == EXECUTOR and not is_held:
+                yield Errand(child, ResumePlan(id=token, reason=f"it runs for plan {at.plan}, which goes on"))
             for number, tried in enumerate(event.retries):
                 reason = f"step {event.step} of plan {at.plan} tries it again"
                 retry = RetryStep(id=f"{token}-{number}", step=tried.step, attempt=tried.attempt, reason=reason)

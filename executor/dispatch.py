@@ -396,7 +396,7 @@ class Dispatcher:
     def _errands(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> "list[asyncio.Future[Ack]]":
         return [
             self._core.publish_soon(subjects.command(to, verb_of(command), SERVICE), encode(command))
-            for to, command in errands(state, event, _token(commit, index))
+            for to, command in errands(state, event, f"e{commit.number}-{index}")  # no id of the child's own
         ]
 
     def _run_errands(
@@ -460,6 +460,8 @@ def _gone(state: PlanState, name: str) -> StepState | None:
 
 def _is_family(state: PlanState, event: AnyEvent) -> bool:
     """Whether *event* is news for other plans: the one that this one runs for, or those that run for it."""
+    if isinstance(event, events.CommandRefused):
+        return event.parent is not None
     return isinstance(event, SAYS_STATUS) and (state.parent is not None or bool(state.away))
 
 

@@ -36,9 +36,10 @@ class AgentLimits:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def notice(self, agents: Iterable[str]) -> None:
-        """These have just been handed something: find out soon how much they may run, unless that is known."""
+        """These have just been handed something: find out soon how much they may run, unless that is known. What no
+        agent works on (the planner does, or another plan) has an empty name here."""
         now = asyncio.get_running_loop().time()
-        for agent in set(agents):
+        for agent in filter(None, set(agents)):
             if now - self._asked_at.get(agent, -self._max_age_s) >= self._max_age_s:
                 self._asked_at[agent] = now
                 task = asyncio.create_task(self._read(agent))

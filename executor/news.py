@@ -24,7 +24,7 @@ def news(commit: Commit, event: AnyEvent, result: Payload) -> goals.Outcome | No
             return goals.Accepted(**about, name=event.plan.name, steps=len(event.plan.steps), draft=not started)
         case events.PlanRefused():
             return goals.Refused(**about, problems=event.problems)
-        case events.CommandRefused(verb="create" | "refuse"):
+        case events.CommandRefused(verb="create" | "refuse", parent=None):
             return goals.Refused(**about, problems=(goals.Problem(code=event.code, message=event.reason),))
         case events.PlanWaiting() if event.gates or event.asks:
             return goals.Waiting(**about, gates=event.gates, asks=event.asks)

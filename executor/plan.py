@@ -139,7 +139,7 @@ def refuse(plan: PlanState, asked: Asked, code: str, reason: str) -> Decision:
 
 def _create(turn: Turn, command: asks.CreatePlan) -> None:
     if turn.state.exists and turn.state.status is not PlanStatus.REFUSED:
-        _same_goal(turn, command.goal_digest)
+        _same_goal(turn, command)
         return
     turn.record(
         events.PlanCreated(
@@ -163,7 +163,7 @@ def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
     if refused is not None and (refused.goal_digest, refused.problems) == (command.goal_digest, command.problems):
         return
     if turn.state.exists and refused is None:
-        _same_goal(turn, command.goal_digest)
+        _same_goal(turn, command)
         return
     turn.record(
         events.PlanRefused(
@@ -179,11 +179,12 @@ def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
     )
 
 
-def _same_goal(turn: Turn, goal_digest: str) -> None:
-    if goal_digest != turn.state.goal_digest:
+def _same_goal(turn: Turn, command: asks.CreatePlan | asks.RefuseGoal) -> None:
+    if command.goal_digest != turn.state.goal_digest:
         turn.refuse(
             "goal_id_taken",
             f"goal {turn.state.address.plan!r} is already a plan with other content; publish this one under another id",
+            parent=command.parent,
         )
 
 

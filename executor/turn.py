@@ -18,6 +18,7 @@ from planmesh.schemas.state import (
     StepStatus,
     evolve,
 )
+from planmesh.schemas.work import Parent
 
 PLANMESH: Final = "planmesh"
 """Who acts when nobody asked: the rules themselves."""
@@ -51,7 +52,7 @@ class Turn:
         self.state = evolve(self.state, event, self.at)
         self.events.append(event)
 
-    def refuse(self, code: str, reason: str, step: str = "") -> None:
+    def refuse(self, code: str, reason: str, step: str = "", parent: Parent | None = None) -> None:
         cause = self.asked.cause
         self.record(
             events.CommandRefused(
@@ -62,6 +63,7 @@ class Turn:
                 command=cause.id,
                 step=step,
                 possible=possible(self.state, step),
+                parent=parent,
             )
         )
 

@@ -226,7 +226,9 @@ class ReportChild(Command, frozen=True, kw_only=True, tag="child"):
     """The child's commit that says so; what an older one says is out of date."""
     status: Literal["draft", "running", "waiting", "paused", "completed", "failed", "cancelled", "refused"]
     held: bool = False
-    """Whether somebody has paused it."""
+    """Whether somebody has paused it, and"""
+    paused_by: str = ""
+    """who."""
     outcome: str = ""
     result: Payload = Payload()
     reason: str = ""

@@ -278,6 +278,8 @@ class ChildMoved(Event, frozen=True, kw_only=True, tag="child.moved"):
     number: int
     """The child's commit that says so."""
     reason: str = ""
+    paused_by: str = ""
+    """Who has paused it; empty: nobody."""
     retries: tuple[ChildStep, ...] = ()
     """Steps of the child that are to be tried again."""
 
@@ -527,6 +529,8 @@ class CommandRefused(Event, frozen=True, kw_only=True, tag="command.refused"):
     step: str = ""
     possible: tuple[str, ...] = ()
     """Verbs that would be carried out now."""
+    parent: Parent | None = None
+    """Of a plan that could not be created: the step that it was to run for."""
 
 
 AnyEvent: TypeAlias = (

@@ -28,7 +28,7 @@ from planmesh.schemas.events import (
 )
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Blob, Payload
-from planmesh.schemas.plan import Plan, Task
+from planmesh.schemas.plan import Each, Plan, Task
 from planmesh.schemas.state import PlanState, fold, open_asks, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AttemptCompleted
@@ -182,6 +182,29 @@ def test_a_revision_is_what_the_tables_show_from_then_on(tables_in: Tables) -> N
     ]
     assert found[0].inputs == Payload(value={})
     assert audited.ask(queries.GatesQuery()).gates == ()
+
+
+def test_the_steps_of_items_are_there_once_the_items_are_known(tables_in: Tables) -> None:
+    audited = tables_in()
+    each = Each(name="all", after=("list",), items="list", steps=(task("build"), gate("look", "build")))
+    play = Play(plan(task("list"), each, task("report", "all")))
+    audited.add(*play.log)
+    for move in (lambda: play.completes("list", output=[7, 8]), lambda: play.completes("build_1")):
+        move()
+        audited.add(play.log[-1])
+        expect_equal(audited, play.state)
+
+    found = audited.ask(queries.StepsQuery(plan="plan")).steps
+
+    assert [(step.step, step.status) for step in found] == [
+        ("list", "completed"),
+        ("all", "pending"),
+        ("report", "pending"),
+        ("build_1", "completed"),
+        ("look_1", "waiting"),
+        ("build_2", "dispatched"),
+        ("look_2", "pending"),
+    ]
 
 
 def test_large_inputs_are_a_digest_and_large_outputs_a_reference(tables_in: Tables) -> None:

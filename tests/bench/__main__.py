@@ -14,6 +14,8 @@ that does nothing and returns about 100 bytes; the client is one more process on
               steps dispatched again after they were completed; kill -9 of one of two workers with 50 steps in hand:
               seconds until each of its steps runs elsewhere. With --executors 2, another one stands by.
     memory    proportional set size of all processes, idle and after `many`: MB
+    waiting   10,000 plans of task -> gate -> task, all of which wait for somebody: MB above a mesh that has worked and
+              is idle, of each process; and seconds of processor time in 20 s, of all of them, before and meanwhile
     language  without a mesh: a script of 1,000 steps, and of 10,000, compiled; a document of 10,000 steps in JSON
               validated; 1,000 steps formatted: milliseconds; an expression parsed, and evaluated: microseconds
 """
@@ -33,15 +35,20 @@ from typing import Any
 import psutil
 
 from planmesh import supervision
-from planmesh.client import Client, Operator, new_command_id
+from planmesh.client import Client, Operator, Submitted, new_command_id
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import CastVote, PausePlan, ResumePlan, verb_of
 from planmesh.schemas.events import Commit, GateOpened, PlanPaused, StepCompleted, StepDispatched
+from planmesh.schemas.goals import Waiting
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import LocalMesh, local_mesh
 
 HERE = Path(__file__).parent
 Figures = dict[str, Any]
+WAITING = 10_000
+"""Plans that wait."""
+SETTLE_S = 150
+"""The server forgets message ids after two minutes, and gives memory back then."""
 
 
 def task(name: str, *after: str) -> Figures:
@@ -259,6 +266,43 @@ class Bench:
             "processes": {name: round(size) for name, size in after.items()},
         }
 
+    async def waiting(self) -> Figures:
+        plan = {"name": "gated", "steps": [task("first"), {"kind": "gate", "name": "ask", "after": ["first"]}]}
+        plan["steps"].append(task("last", "ask"))
+        await self.many()  # what any work takes, waiting does not
+        await asyncio.sleep(SETTLE_S)
+        idle, idle_cpu_s = pss_mb(), await cpu_s(20)
+        began, left = time.perf_counter(), iter(range(WAITING))
+        submitted: list[Submitted] = []
+
+        async def submit() -> None:
+            for _ in left:
+                submitted.append(await self.client.submit(plan))
+
+        await asyncio.gather(*(submit() for _ in range(100)))
+        for one in submitted:
+            async for outcome in one.outcomes():
+                if isinstance(outcome, Waiting):
+                    break
+        took_s = time.perf_counter() - began
+        await asyncio.sleep(SETTLE_S)
+        waiting_cpu_s, waiting = await cpu_s(20), pss_mb()
+        return {
+            "plans_a_second": round(WAITING / took_s),
+            "idle_mb": round(sum(idle.values())),
+            "above_idle_mb": round(sum(waiting.values()) - sum(idle.values())),
+            "processes": {name: round(size - idle.get(name, 0)) for name, size in waiting.items()},
+            "cpu_s_in_20_s": {"idle": round(idle_cpu_s, 2), "waiting": round(waiting_cpu_s, 2)},
+        }
+
+
+async def cpu_s(within_s: float) -> float:
+    """Seconds of processor time that all processes take in so many seconds."""
+    processes = psutil.Process().children(recursive=True)
+    before = sum(_cpu_s(process.pid) for process in processes)
+    await asyncio.sleep(within_s)
+    return sum(_cpu_s(process.pid) for process in processes) - before
+
 
 def _cpu_s(pid: int) -> float:
     times = psutil.Process(pid).cpu_times()
@@ -315,7 +359,7 @@ async def run(workloads: list[str], sync: str, repeat: int, executors: int) -> N
 
 
 def main() -> None:
-    names = ["chain", "fan", "many", "submit", "gate", "pause", "load", "recovery", "memory", "language"]
+    names = ["chain", "fan", "many", "submit", "gate", "pause", "load", "recovery", "memory", "waiting", "language"]
     parser = argparse.ArgumentParser(
         prog="python tests/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -335,7 +379,7 @@ def main() -> None:
         print(json.dumps({"workload": "language", **language(arguments.repeat)}), flush=True)
     for sync in arguments.sync or ["default", "always"]:
         # Recovery writes down every start, and memory wants a mesh that has done nothing yet: each has its own.
-        together = [name for name in chosen if name not in ("recovery", "memory")]
+        together = [name for name in chosen if name not in ("recovery", "memory", "waiting")]
         for group in [together, *([name] for name in chosen if name not in together)]:
             if group:
                 asyncio.run(run(group, sync, arguments.repeat, arguments.executors))

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -28,12 +29,13 @@ from planmesh.credentials import Connection as Pointer
 from planmesh.credentials import write_connection
 from planmesh.errors import Busy, Unusable
 from planmesh.schemas.subjects import AGENTS, CORE, EDGE
+from planmesh.streams import DEFAULT_MAX_BYTES
 from planmesh.supervision import Child, LocalMesh, local_mesh
 
 ADMINS = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
 ROOT = Path(__file__).parent.parent.parent
-DISK_BYTES = 96 * 1024 * 1024
-STORE_BYTES = 64 * 1024 * 1024
+STREAM_BYTES = 16 * 1024 * 1024
+STORE_BYTES = len(DEFAULT_MAX_BYTES) * STREAM_BYTES
 
 _T = TypeVar("_T")
 
@@ -203,12 +205,14 @@ async def running_arena(kind: Kind, directory: Path) -> AsyncIterator[Arena]:
         write_connection(mesh.data_dir, Pointer(server=direct, operator=operator.name, submitter=submitter.name))
         mesh.point_to(direct)
         replicas = min(kind.nodes, 3)
-        await _patiently(lambda: mesh.prepare(replicas=replicas))
+        limits = dict.fromkeys(DEFAULT_MAX_BYTES, STREAM_BYTES) if kind.small_disk else {}
+        await _patiently(lambda: mesh.prepare(replicas=replicas, max_bytes=limits))
         receiver = stack.enter_context(web_receiver())
         environment = {
             "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "chaos"))),
             "CHAOS_DIRECTORY": str(directory),
             "PLANMESH_NOTIFY_URLS": f"json://{receiver.at}",
+            "PLANMESH_NOTICES__OPERATORS_NEWS_EVERY_S": "0.5",  # the log is not answered for before its news is told
         }
         local = await stack.enter_async_context(
             local_mesh(
@@ -240,12 +244,14 @@ async def running_arena(kind: Kind, directory: Path) -> AsyncIterator[Arena]:
 
 async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
     """A cluster that has just started has no leader yet, and says so in several ways."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await ask()
-            except (Busy, Unusable):
-                await asyncio.sleep(0.2)
+    give_up_at = time.monotonic() + 30
+    while True:
+        try:
+            return await ask()
+        except (Busy, Unusable):
+            if time.monotonic() > give_up_at:
+                raise
+            await asyncio.sleep(0.2)
 
 
 @contextlib.contextmanager
@@ -262,7 +268,7 @@ def _patient_supervisor() -> Iterator[None]:
 @contextlib.contextmanager
 def _mounted(directory: Path) -> Iterator[bool]:
     """A disk of its own, and a small one. Says whether there is one: not everybody may mount."""
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", directory]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={STORE_BYTES * 3 // 2}", "tmpfs", directory]
     mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
         yield mounted

@@ -19,7 +19,7 @@ from arena import Arena, Kind, running_arena
 from chance import People, random_plan
 from flows import insist
 from harms import HURT_S, Harm, harms_for
-from judge import Broken, Judge
+from judge import Broken, Judge, judge_family
 from patience import eventually
 from promises import expect_tables
 
@@ -27,10 +27,10 @@ from planmesh.client import Submitted
 from planmesh.errors import Busy
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import AnyCommand, verb_of
+from planmesh.schemas.commands import AnyCommand, Reply, verb_of
 from planmesh.schemas.events import Commit, hash_of
 from planmesh.schemas.goals import FINAL
-from planmesh.schemas.plan import Plan, Task
+from planmesh.schemas.plan import Task
 from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import OUTCOMES, PLANS, POISON, WORK, Address
 
@@ -109,7 +109,7 @@ class Round:
         self._draw = random.Random(f"round {number}")
         self._calm = False
         self._ids = 0
-        self._plans: dict[Address, Plan] = {}
+        self._plans: dict[Address, PlanState] = {}
         self._submitted: list[Submitted] = []
 
     async def run(self) -> Told:
@@ -120,6 +120,7 @@ class Round:
         if self._draw.random() < 0.3:
             await asyncio.to_thread(self._arena.back_up)
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             tended = [tasks.create_task(self._plan(index)) for index in range(self._draw.randint(4, 7))]
             hurting = [tasks.create_task(self._hurt(harm)) for harm in self._harms()]
             await asyncio.gather(*hurting)
@@ -130,12 +131,13 @@ class Round:
             mended = time.perf_counter()
             await asyncio.wait(tended, timeout=END_S)
             if not all(task.done() for task in tended):
-                raise Broken(f"{END_S:g} s after everything was mended: {await self._unended()}")
+                raise Broken(f"{END_S:g} s after everything was mended: {self._unended()}")
         mended_s = time.perf_counter() - mended
-        states = [task.result() for task in tended]
-        commits = await self._judge(states)
+        for task in tended:
+            task.result()
+        commits = await self._judge()
         took_s = time.perf_counter() - started
-        return Told(self._number, self._arena.kind, len(states), commits, self.happened, hurt_s, mended_s, took_s)
+        return Told(self._number, self._arena.kind, len(self._plans), commits, self.happened, hurt_s, mended_s, took_s)
 
     # --- harm ------------------------------------------------------------------------------------------
 
@@ -154,45 +156,56 @@ class Round:
 
     # --- plans, and people -----------------------------------------------------------------------------
 
-    async def _plan(self, index: int) -> PlanState:
+    async def _plan(self, index: int) -> None:
         """Publish a goal, and look after its plan until it has ended."""
         draw = random.Random(f"{self._number} plan {index}")
-        plan = random_plan(draw, pace=PACE, once=0.3)
+        plan = random_plan(draw, pace=PACE, once=0.3, service=self._arena.client.space, drafts=False)
         document = msgspec.to_builtins(plan)
         await asyncio.sleep(draw.uniform(0, HURT_S - 1))
         client, name = self._arena.client, f"r{self._number}-{index}"
         submitted = await insist(lambda: client.submit(document, inputs={"n": 1}, id=name), END_S)
         self._submitted.append(submitted)
-        self._plans[submitted.address] = plan
-        return await self._tend(submitted.address, draw)
+        await self._tend(submitted.address, draw)
 
-    async def _tend(self, address: Address, draw: random.Random) -> PlanState:
-        people = People(draw, self._id)
-        while True:
+    async def _tend(self, address: Address, draw: random.Random, parent: Address | None = None) -> None:
+        """Look, and do what has to be done, until the plan has ended, and those that ran for its steps."""
+        people, children = People(draw, self._id), dict[str, asyncio.Task[None]]()
+        state = PlanState(address=address)
+        while state.status not in ENDED:
+            is_over = parent is not None and self._plans[parent].status in ENDED
             await asyncio.sleep(draw.uniform(0.1, 0.4))
             try:
                 state = await self._arena.operator.state(address)
             except Busy:
                 continue
-            if state.status in ENDED:
-                return state
-            for command in people.wishes(state, whims=not self._calm):
-                await self._ask(address, command)
+            self._plans[address] = state
+            if is_over and not state.exists:
+                return  # it was taken back before it was created
+            for step in state.steps.values():
+                if step.child and step.child not in children:
+                    child = Address(address.space, step.child)
+                    tending = self._tend(child, random.Random(draw.random()), address)
+                    children[step.child] = self._tasks.create_task(tending)
+            if state.status not in ENDED:
+                for command in people.wishes(state, whims=not self._calm):
+                    await self._ask(address, command)
+        await asyncio.gather(*children.values())
 
     async def _ask(self, address: Address, command: AnyCommand) -> None:
-        connection = self._arena.operator.connection
-        subject = subjects.command(address, verb_of(command), "ada")
+        by, connection = "ada", self._arena.operator.connection
+        if isinstance(command, Reply):
+            by, connection = self._arena.client.space, self._arena.client.connection
+        subject = subjects.command(address, verb_of(command), by)
         await insist(lambda: connection.publish(subject, encode(command), timeout_s=2), END_S)
 
     def _id(self) -> str:
         self._ids += 1
         return f"r{self._number}-{self._ids}"
 
-    async def _unended(self) -> str:
-        states = [await insist(lambda at=at: self._arena.operator.state(at)) for at in self._plans]
+    def _unended(self) -> str:
         return "; ".join(
-            f"{state.address} is {state.status} ({state.reason or ', '.join(state.waiting) or state.running})"
-            for state in states
+            f"{state.address} is {state.status} ({state.reason or state.waiting or state.away or state.running})"
+            for state in self._plans.values()
             if state.status not in ENDED
         )
 
@@ -206,15 +219,24 @@ class Round:
 
     # --- the verdict -----------------------------------------------------------------------------------
 
-    async def _judge(self, states: list[PlanState]) -> int:
+    async def _judge(self) -> int:
         await self._quiet()
         begun = self._effects()
         count = 0
-        for state in states:
-            judge, commits = await self._read(state)
-            self._judge_effects(judge, begun)
-            await self._judge_news(state.address)
+        judges: dict[Address, Judge] = {}
+        left = list(self._plans)
+        for address in left:
+            judge, commits = await self._read(self._plans.get(address) or PlanState(address=address))
+            judges[address] = judge
             count += len(commits)
+            # Of some that ran for a step, and were taken back at once, nobody has heard.
+            children = [event.child for event in judge.events if isinstance(event, events.StepDispatched)]
+            known = {*left, address._replace(plan="")}
+            left += {address._replace(plan=child) for child in children} - known
+            if judge.state.exists:
+                self._judge_effects(judge, begun)
+                await self._judge_news(address)
+        judge_family(judges)
         for submitted in self._submitted:
             await eventually(lambda heard=submitted: heard.final, 20)
         poison = await self._arena.ask(POISON, f"STREAM.INFO.{POISON}")
@@ -252,7 +274,8 @@ class Round:
         for _ in range(5):
             judge, commits = await self._log(state)
             try:
-                await insist(lambda: expect_tables(self._arena.operator, judge.state, commits))  # noqa: B023
+                if judge.state.exists:
+                    await insist(lambda: expect_tables(self._arena.operator, judge.state, commits))  # noqa: B023
             except AssertionError:
                 # After its end there may be refusals of what was asked too late.
                 if len((await self._log(state))[1]) == len(commits):
@@ -274,7 +297,9 @@ class Round:
             commit = codec.commit.decode(message.data)
             judge.read(commit, hash_of(message.data))
             commits.append(commit)
-        if judge.state.status is not state.status:
+        if judge.state.exists and (
+            judge.state.status not in ENDED or (state.status in ENDED and state.status is not judge.state.status)
+        ):
             raise Broken(f"{state.address} was {state.status}, and its log says {judge.state.status}")
         return judge, commits
 
@@ -285,14 +310,18 @@ class Round:
 
     def _judge_effects(self, judge: Judge, effects: Counter[str]) -> None:
         address = judge.state.address
-        for step in self._plans[address].steps:
+        for step in judge.state.graph.steps.values():
             if not isinstance(step, Task) or step.idempotent:
                 continue
             for said, times in effects.items():
                 if said.startswith(f"{address}.{step.name}.") and said.endswith(" begins") and times > 1:
                     raise Broken(f"{said.partition(' ')[0]} may not be done twice, and was begun {times} times")
         for event in judge.events:
-            if isinstance(event, events.StepCompleted) and not event.by:
+            if (
+                isinstance(event, events.StepCompleted)
+                and not event.by
+                and isinstance(judge.state.graph.steps[event.step], Task)
+            ):
                 key = f"{address}.{event.step}.{event.attempt}"
                 if not effects[f"{key} ends"]:
                     raise Broken(f"the log says that {key} is completed, and nobody has done it")

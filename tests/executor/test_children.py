@@ -7,6 +7,7 @@ import pytest
 from plays import AGENT, HERE, Play, gate, plan, task
 
 from planmesh.executor.children import MAX_DEPTH, errands, told
+from planmesh.executor.news import news
 from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
@@ -160,6 +161,36 @@ def test_a_plan_that_begins_while_its_parent_is_being_paused_is_paused_as_well()
     assert wanted(play, play.hears("execute", "running", 1)) == [(child_of(play), "PausePlan")]
 
 
+def test_a_plan_that_stands_at_a_gate_when_it_begins_is_paused_as_well() -> None:
+    play = Play(plan(run()))
+    play.ask(asks.PausePlan(id="pause"))
+
+    assert wanted(play, play.hears("execute", "waiting", 1)) == [(child_of(play), "PausePlan")]
+
+
+def test_a_pause_that_comes_after_the_resumption_is_taken_back() -> None:
+    play = Play(plan(run()))
+    play.ask(asks.PausePlan(id="pause"))
+    play.ask(asks.ResumePlan(id="resume"))
+
+    happened = play.hears("execute", "paused", 4, held=True, paused_by="executor")
+
+    assert wanted(play, happened) == [(child_of(play), "ResumePlan")]
+
+
+def test_what_a_person_has_paused_stays_paused() -> None:
+    play = Play(plan(run()))
+
+    assert wanted(play, play.hears("execute", "paused", 4, held=True, paused_by="ada")) == []
+
+
+def test_a_draft_that_was_to_be_recorded_and_no_more_is_not_recalled_when_somebody_starts_it() -> None:
+    play = Play(plan(run(mode="draft")))
+    play.hears("execute", "draft", 1)
+
+    assert play.hears("execute", "running", 2) == []
+
+
 def test_a_plan_that_nobody_waits_for_any_more_is_recalled() -> None:
     play = Play(plan(run(), task("other")))
     child = child_of(play)
@@ -217,6 +248,23 @@ def test_it_tells_its_parent_once_a_commit_where_it_is() -> None:
     parent, report = said[0]
     assert parent.plan == "above"
     assert (report.step, report.attempt, report.child, report.status) == ("execute", 1, HERE.plan, "running")
+
+
+def test_a_plan_whose_id_is_taken_fails_the_step_that_it_was_to_run_for() -> None:
+    above = Parent(plan="above", step="execute", attempt=1, depth=1)
+    play = Play(plan(task("a")))
+    create = asks.CreatePlan(id="other", plan=plan(task("b")), goal_digest="another", parent=above)
+    play.ask(create, by="planner")
+    commit, _ = play.log[-1]
+
+    heard = told(play.state, commit, 0)
+
+    assert heard is not None
+    parent, report = heard
+    assert parent == above
+    assert (report.status, report.child, report.number) == ("refused", HERE.plan, commit.number)
+    assert "already a plan" in report.reason
+    assert news(commit, commit.events[0], Payload()) is None  # to whoever published the goal, nothing has happened
 
 
 def test_a_plan_without_a_parent_tells_nobody() -> None:

@@ -1,6 +1,7 @@
 """A plan hands out what its agents can begin, and hardly more: the rest would stand in front of other plans."""
 
 import asyncio
+import gc
 
 import pytest
 from plays import Play, plan, task
@@ -63,3 +64,18 @@ async def test_a_limit_is_what_the_consumer_says_and_is_read_again(mesh_server: 
         while limits.known != {"slow": 5}:
             await asyncio.sleep(0.01)
             limits.notice(["slow"])
+
+
+async def test_what_no_agent_works_on_asks_for_no_limit(mesh_server: MeshServer) -> None:
+    said: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: said.append(context))
+    who = mesh_server.credentials("executor")
+    async with await connect(who.server, who.user, who.password, name="test") as core, asyncio.timeout(10):
+        limits = AgentLimits(core)
+
+        limits.notice([""])
+        while limits._tasks:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+    gc.collect()
+
+    assert said == []

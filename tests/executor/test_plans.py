@@ -8,9 +8,9 @@ from planmesh.schemas.state import PlanState, PlanStatus
 from planmesh.schemas.subjects import Address
 
 
-def recorded(name: str, *, sequence: int = 1, size_bytes: int = 0, ended: bool = False) -> Recorded:
+def recorded(name: str, *, sequence: int = 1, size_bytes: int = 0, status: PlanStatus = PlanStatus.RUNNING) -> Recorded:
     state = PlanState(address=Address("space", name))
-    return Recorded(replace(state, status=PlanStatus.COMPLETED) if ended else state, sequence, size_bytes)
+    return Recorded(replace(state, status=status), sequence, size_bytes)
 
 
 def kept(plans: Plans, *names: str) -> list[str]:
@@ -39,11 +39,33 @@ def test_a_plan_that_grows_is_counted_once() -> None:
 def test_plans_that_have_ended_make_room_first() -> None:
     plans = Plans(max_bytes=100)
     plans.put(recorded("running", size_bytes=40))
-    plans.put(recorded("ended", size_bytes=40, ended=True))
+    plans.put(recorded("ended", size_bytes=40, status=PlanStatus.COMPLETED))
 
     plans.put(recorded("new", size_bytes=40))
 
     assert kept(plans, "running", "ended", "new") == ["running", "new"]
+
+
+def test_many_plans_that_stand_still_do_not_push_out_those_that_go_on_and_are_not_all_kept() -> None:
+    plans = Plans()
+    plans.put(recorded("running"))
+
+    names = [f"still-{number}" for number in range(2_000)]
+    for name in names:
+        plans.put(recorded(name, status=PlanStatus.WAITING))
+
+    assert kept(plans, "running", *names) == ["running", *names[-1_000:]]
+
+
+def test_a_plan_is_kept_as_what_it_has_become() -> None:
+    plans = Plans(max_bytes=100)
+    plans.put(recorded("a", size_bytes=40, status=PlanStatus.WAITING))
+    plans.put(recorded("a", sequence=2, size_bytes=40, status=PlanStatus.RUNNING))
+    plans.put(recorded("b", size_bytes=40, status=PlanStatus.WAITING))
+
+    plans.put(recorded("c", size_bytes=40))
+
+    assert kept(plans, "a", "b", "c") == ["a", "c"]
 
 
 def test_what_is_older_than_what_is_known_is_not_kept() -> None:

@@ -1,14 +1,15 @@
 """One story: a random plan, run by executors that die, on a server that hurts, by agents and people who err."""
 
 import asyncio
+import json
 import logging
 import random
 from typing import Any
 
 import msgspec
 import structlog
-from chance import AGENT, People, random_plan, random_revision
-from judge import Broken, Judge
+from chance import AGENT, DEEPEST, People, random_plan, random_revision
+from judge import Broken, Judge, judge_family
 from world import SimulatedConnection, SimulatedMessage, SimulatedSubscription, VirtualLoop, World
 
 from planmesh.errors import Busy, Conflict
@@ -18,20 +19,34 @@ from planmesh.executor.decide import Decider
 from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
+from planmesh.planner.runs import consider_run
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnyCommand, verb_of
 from planmesh.schemas.events import hash_of
-from planmesh.schemas.goals import FINAL, Problem
+from planmesh.schemas.goals import FINAL, Outcome, Problem, Refused
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import ENDED, PlanState
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptUnknown, Failure, Result, Results
+from planmesh.schemas.work import (
+    AgentDescription,
+    AttemptCompleted,
+    AttemptFailed,
+    AttemptUnknown,
+    DraftWork,
+    Failure,
+    PlannerWork,
+    Result,
+    Results,
+    RunWork,
+)
 
 HURT_S = 60.0
 """For so long the world is cruel; then it heals, and the plan has to end."""
 END_S = 4_000.0
+SPACE = "space"
+AGENTS = {AGENT: AgentDescription(name=AGENT, any_parameters=True)}
 
 
 def tell(seed: int) -> int:
@@ -88,7 +103,7 @@ class _Story:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.random = random.Random(f"story {seed}")
-        self.address = Address("space", "plan")
+        self.address = Address(SPACE, "plan")
         self.ids = 0
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -101,17 +116,18 @@ class _Story:
             self.world.deaths[self.random.randint(1, 400)] = self._someone_dies
         self._spawn(self._work(SimulatedSubscription(self.world, "work.agent")))
         self._spawn(self._plan(SimulatedSubscription(self.world, "work.planner")))
-        await self._ask(asks.CreatePlan(id="create", plan=random_plan(self.random), inputs={"n": 1}, goal_digest="d"))
+        plan = random_plan(self.random)
+        inputs = {**{name: given.default for name, given in plan.inputs.items()}, "n": 1}
+        await self._ask(self.address, asks.CreatePlan(id="create", plan=plan, inputs=inputs, goal_digest="d"))
         self.world.loop.call_later(HURT_S, self._heal)
-        state = await self._people()
-        await asyncio.sleep(30)  # what is still on its way
+        states = await self._people()
         for task in self.tasks:
             task.cancel()
         for executor in self.executors:
             executor.die()
         await asyncio.sleep(0)
-        self._judge(state)
-        return state.number
+        self._judge(states)
+        return sum(state.number for state in states)
 
     # --- harm ------------------------------------------------------------------------------------------
 
@@ -169,37 +185,74 @@ class _Story:
     async def _plan(self, requests: SimulatedSubscription) -> None:
         async for messages in requests:
             for message in messages:
-                work = codec.planner_work.decode(message.data)
-                proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request)
-                if self.random.random() < 0.3:
-                    problem = Problem(code="no_model", message="there is none")
-                    proposal = msgspec.structs.replace(proposal, problems=(problem,))
+                if subjects.is_step_planning(message.subject):
+                    await self._plan_a_step(codec.step_planning.decode(message.data))
                 else:
-                    proposal = msgspec.structs.replace(proposal, plan=random_revision(self.random, work.current))
-                await self._ask(proposal, "planner")
+                    await self._revise(codec.planner_work.decode(message.data))
                 message.ack()
 
-    async def _people(self) -> PlanState:
-        """Look, and do what has to be done, until the plan has ended."""
+    async def _revise(self, work: PlannerWork) -> None:
+        proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request)
+        if self.random.random() < 0.3:
+            problem = Problem(code="no_model", message="there is none")
+            proposal = msgspec.structs.replace(proposal, problems=(problem,))
+        else:
+            proposal = msgspec.structs.replace(proposal, plan=random_revision(self.random, work.current))
+        await self._ask(work.address, proposal, "planner")
+
+    async def _plan_a_step(self, work: DraftWork | RunWork) -> None:
+        await asyncio.sleep(self.random.expovariate(2))
+        if isinstance(work, RunWork):
+            # Now and then, somebody has published a goal by the very id.
+            stranger = asks.CreatePlan(id="stranger", plan=random_plan(self.random, depth=DEEPEST), goal_digest="s")
+            child = Address(work.space, work.child)
+            if self.random.random() < 0.05:
+                await self._ask(child, msgspec.structs.replace(stranger, inputs={"n": 1}))
+            await self._ask(child, consider_run(work, AGENTS))
+            return
+        draft = asks.ReportDraft(id=f"d-{work.step}-{work.attempt}", step=work.step, attempt=work.attempt)
+        if self.random.random() < 0.2:
+            failure = Failure(code="no_model", message="there is none")
+            draft = msgspec.structs.replace(draft, failure=failure)
+        else:
+            document = json.loads(encode(random_plan(self.random, depth=DEEPEST)))
+            draft = msgspec.structs.replace(draft, document=document)
+        await self._ask(work.address, draft)
+
+    async def _people(self) -> list[PlanState]:
+        """Look, and do what has to be done, until every plan has ended, and nothing is on its way any more."""
         people = People(self.random, self._id)
+        quiet_since = self.world.loop.time()
+        open_plans: list[PlanState] = []
         while self.world.loop.time() < END_S:
             await asyncio.sleep(self.random.uniform(0.5, 5))
             try:
-                state = (await self.reader.read(self.address)).state
+                states = [(await self.reader.read(address)).state for address in self._plans()]
             except Busy:
                 continue
-            if state.status in ENDED:
-                return state
-            for command in people.wishes(state, whims=self.world.hurt > 0):
-                await self._ask(command, "ada")
-        raise Broken(f"after {END_S:g} s the plan is {state.status}: {state.reason or state.waiting}")
+            # What was refused before it was created is not there.
+            open_plans = [state for state in states if state.exists and state.status not in ENDED]
+            if open_plans or not states[0].exists:
+                quiet_since = self.world.loop.time()
+            elif self.world.loop.time() - quiet_since > 30:
+                return states
+            for state in open_plans:
+                for command in people.wishes(state, whims=self.world.hurt > 0):
+                    await self._ask(state.address, command, SPACE if isinstance(command, asks.Reply) else "ada")
+        raise Broken("; ".join([f"after {END_S:g} s", *map(_stands, open_plans)]))
+
+    def _plans(self) -> list[Address]:
+        """Every plan of which there is a line in the log, the outermost first."""
+        found = dict.fromkeys([self.address])
+        found.update((subjects.read_plan_log(subject), None) for subject in self.world.streams["PLANS"].last)
+        return list(found)
 
     def _id(self) -> str:
         self.ids += 1
         return f"command-{self.ids}"
 
-    async def _ask(self, command: AnyCommand, actor: str = "planner") -> None:
-        await self._publish(subjects.command(self.address, verb_of(command), actor), encode(command))
+    async def _ask(self, address: Address, command: AnyCommand, actor: str = "planner") -> None:
+        await self._publish(subjects.command(address, verb_of(command), actor), encode(command))
 
     async def _publish(self, subject: str, data: bytes) -> None:
         """Until it is stored; whoever does not know tries again."""
@@ -212,25 +265,52 @@ class _Story:
 
     # --- the verdict -----------------------------------------------------------------------------------
 
-    def _judge(self, state: PlanState) -> None:
-        judge = Judge(self.address)
+    def _judge(self, states: list[PlanState]) -> None:
+        judges = {state.address: Judge(state.address) for state in states}
         for stored in self.world.streams["PLANS"].messages:
             commit = codec.commit.decode(stored.data)
-            judge.read(commit, hash_of(stored.data))
-        # After its end there may be refusals of what was asked too late.
-        if judge.state.status is not state.status or (judge.state.number == state.number and judge.state != state):
-            raise Broken("the executors' reading of the log is not the judge's")
-        dispatched = [(e.step, e.attempt) for e in judge.events if isinstance(e, events.StepDispatched)]
-        handed = [
-            codec.step_work.decode(one.data) for one in self.world.streams["WORK"].messages if "agent" in one.subject
-        ]
-        keys = [(work.step, work.attempt) for work in handed]
-        if len(keys) != len(set(keys)) or not set(keys) <= set(dispatched):
-            raise Broken("something was handed out twice, or that the log does not know")
-        told = [codec.outcome.decode(one.data) for one in self.world.streams["OUTCOMES"].messages]
-        final = [outcome for outcome in told if isinstance(outcome, FINAL)]
-        # Whoever publishes a goal again is told again; what is told stays the same.
-        if len({type(outcome) for outcome in final}) != 1:
-            raise Broken(f"the requester heard of {len(final)} ends: {final}")
+            judges[commit.address].read(commit, hash_of(stored.data))
+        for state in states:
+            judge = judges[state.address]
+            # After its end there may be refusals of what was asked too late.
+            if judge.state.status is not state.status or (judge.state.number == state.number and judge.state != state):
+                raise Broken("the executors' reading of the log is not the judge's")
+            self._judge_news(judge)
+        self._judge_work(judges)
+        judge_family(judges)
         if self.world.streams["POISON"].messages:
             raise Broken(f"poison: {self.world.streams['POISON'].messages[0].data!r}")
+
+    def _judge_work(self, judges: dict[Address, Judge]) -> None:
+        dispatched = [
+            (address, event.step, event.attempt)
+            for address, judge in judges.items()
+            for event in judge.events
+            if isinstance(event, events.StepDispatched)
+        ]
+        handed = [
+            codec.step_work.decode(one.data)
+            for one in self.world.streams["WORK"].messages
+            if one.subject.startswith("work.agent.")
+        ]
+        keys = [(Address(work.space, work.plan), work.step, work.attempt) for work in handed]
+        if len(keys) != len(set(keys)) or not set(keys) <= set(dispatched):
+            raise Broken("something was handed out twice, or that the log does not know")
+
+    def _judge_news(self, judge: Judge) -> None:
+        subject = subjects.outcome(judge.state.address)
+        stored = self.world.streams["OUTCOMES"].messages
+        told = [codec.outcome.decode(one.data) for one in stored if one.subject == subject]
+        final = [outcome for outcome in told if isinstance(outcome, FINAL) and not _is_anothers(outcome)]
+        # Whoever publishes a goal again is told again; what is told stays the same.
+        if judge.state.exists and len({type(outcome) for outcome in final}) != 1:
+            raise Broken(f"the requester of {judge.state.address} heard of {len(final)} ends: {final}")
+
+
+def _is_anothers(outcome: Outcome) -> bool:
+    """Whether it says that a goal came too late, by an id that was taken."""
+    return isinstance(outcome, Refused) and any(problem.code == "goal_id_taken" for problem in outcome.problems)
+
+
+def _stands(state: PlanState) -> str:
+    return f"{state.address.plan} is {state.status}: {state.reason or state.waiting or state.away}"

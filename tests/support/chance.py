@@ -3,6 +3,7 @@
 The simulator and the chaos harness both draw from here: everything comes from the `random.Random` that they give.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import msgspec
 
 from planmesh.schemas import commands as asks
+from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnyCommand
-from planmesh.schemas.events import AskOpened
+from planmesh.schemas.events import AskOpened, GateOpened
 from planmesh.schemas.plan import (
+    OPERATORS,
     Ask,
+    BodyStep,
     Branch,
     Case,
     Check,
     Decide,
+    Draft,
+    Each,
     Emit,
     Escalation,
     Gate,
@@ -25,24 +31,46 @@ from planmesh.schemas.plan import (
     Plan,
     Policy,
     Retry,
+    Run,
     Step,
     Task,
 )
-from planmesh.schemas.state import PlanState, StepStatus
+from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
 
 AGENT = "agent"
+EXECUTOR = "executor"
+DEEPEST = 2
+"""How many plans run inside of one another, besides the outermost."""
 
 
-def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) -> Plan:
+def random_plan(
+    draw: random.Random,
+    *,
+    pace: float = 1.0,
+    once: float = 0.0,
+    service: str = "space",
+    drafts: bool = True,
+    depth: int = 0,
+) -> Plan:
     """A plan of up to a dozen steps, of every kind.
 
     Args:
         pace: How long what waits waits: 1 for seconds.
         once: How many of the tasks may not be done twice, from 0 to 1.
+        service: A service that answers what it is asked.
+        drafts: Whether the planner writes plans.
+        depth: How many plans there are above it.
     """
     steps: list[Step] = []
     labels: dict[str, tuple[str, ...]] = {}
-    for index in range(draw.randint(1, 16)):
+    written: list[str] = []
+    inner = {
+        f"child{number}": random_plan(draw, pace=pace, once=once, service=service, drafts=drafts, depth=depth + 1)
+        for number in range(draw.choice([0, 0, 1, 1, 2]) if depth < DEEPEST else 0)
+    }
+    kinds = ["task", "task", "task", "task", "gate", "decide", "check", "ask", "each"]
+    kinds += ["run"] * (2 * bool(inner)) + ["plan"] * (drafts and depth < DEEPEST)
+    for index in range(draw.randint(1, 5 if depth else 14)):
         names = [step.name for step in steps]
         after = tuple(draw.sample(names, min(len(names), draw.choice([0, 1, 1, 2]))))
         branch = None
@@ -51,25 +79,27 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
             branch = Branch(step=of, label=draw.choice(labels[of]))
             after = after if of in after else (*after, of)
         about: dict[str, Any] = {"name": f"s{index}", "after": after, "branch": branch, "optional": draw.random() < 0.3}
-        kind = draw.choice(["task", "task", "task", "task", "gate", "ask", "decide", "check"])
+        kind = draw.choice(kinds)
         step: Step
         if kind == "task":
-            step = Task(
-                **about,
-                agent=AGENT,
-                retry=Retry(attempts=draw.randint(1, 4), backoff_s=draw.choice([0.0, 1.0, 5.0]) * pace),
-                idempotent=not once or draw.random() >= once,
-            )
+            step = _random_task(draw, pace, once, **about)
         elif kind == "gate":
             step = Gate(**about, sla_s=draw.choice([None, 5.0 * pace]), escalate=_escalations(draw, pace))
         elif kind == "ask":
-            # Where the default is to be the answer, nobody answers: only its timer lets the plan go on.
-            by_default: dict[str, Any] = {"default": 7, "on_overdue": "default"} if draw.random() < 0.4 else {}
-            sla_s, escalate = draw.choice([1.0, 5.0]) * pace, _escalations(draw, pace)
-            step = Ask(**about, type="number", sla_s=sla_s, max_retries=1, escalate=escalate, **by_default)
+            step = _random_ask(draw, pace, service, **about)
         elif kind == "decide":
             step = Decide(**about, cases=(Case(when="n == 1", then="one"),), otherwise=draw.choice(["none", "one"]))
             labels[step.name] = step.labels
+        elif kind == "each":
+            step = _random_each(draw, pace, once, service, **about)
+        elif kind == "plan":
+            step = Draft(**about, inputs={"task": "{n}"})
+            written.append(step.name)
+        elif kind == "run":
+            of = draw.choice([*written, *inner, *inner])
+            about["after"] = tuple(dict.fromkeys((*after, *([of] if of in written else []))))
+            mode: Any = draw.choice(["normal", "normal", "normal", "safe", "draft"])
+            step = Run(**about, document=of, inputs={"n": "{n}"}, mode=mode, retries=draw.randint(0, 2))
         else:
             step = Check(**about, condition="n > 0", on_fail=draw.choice(["fail", "continue"]))
             labels[step.name] = step.labels
@@ -78,16 +108,67 @@ def random_plan(draw: random.Random, *, pace: float = 1.0, once: float = 0.0) ->
         steps.append(Emit(name="end", after=tuple(step.name for step in steps), outcome="Done", result={"n": "{n}"}))
     return Plan(
         name="Random",
-        inputs={"n": Parameter(type="integer")},
+        inputs={
+            "n": Parameter(type="integer"),
+            **{name: Parameter(type="object", default=_written(draw, plan)) for name, plan in inner.items()},
+        },
         steps=tuple(steps),
         concurrency=draw.randint(1, 4),
-        policy=Policy(on_failure=draw.choice(["pause", "pause", "pause", "fail"])),
+        policy=Policy(on_failure=draw.choice(["pause", "pause", "pause", "fail", "cancel"])),
     )
 
 
 def _escalations(draw: random.Random, pace: float) -> tuple[Escalation, ...]:
     chain = (Escalation(after_s=2.0 * pace, to=("person:grace",)), Escalation(after_s=6.0 * pace, to=("person:lin",)))
     return draw.choice([(), chain])
+
+
+def _written(draw: random.Random, plan: Plan) -> dict[str, Any]:
+    """The plan as a document; now and then as one that is none."""
+    document: dict[str, Any] = json.loads(encode(plan))
+    return document if draw.random() < 0.9 else {**document, "steps": []}
+
+
+def _random_task(draw: random.Random, pace: float, once: float, **about: Any) -> Task:
+    return Task(
+        **about,
+        agent=AGENT,
+        retry=Retry(attempts=draw.randint(1, 4), backoff_s=draw.choice([0.0, 1.0, 5.0]) * pace),
+        idempotent=not once or draw.random() >= once,
+    )
+
+
+def _random_ask(draw: random.Random, pace: float, service: str, **about: Any) -> Ask:
+    said = draw.choice(
+        [
+            {"type": "number"},
+            {"type": "boolean", "sla_s": 5.0 * pace},
+            {"type": "number", "default": 7, "on_overdue": "default", "sla_s": 5.0 * pace},
+            {"options": ("yes", "no"), "max_retries": 1},
+        ]
+    )
+    reviewers = draw.choice([(), (f"service:{service}",), (OPERATORS,)])
+    return Ask(**about, **said, prompt="Of {n}?", reviewers=reviewers, escalate=_escalations(draw, pace))
+
+
+def _random_each(draw: random.Random, pace: float, once: float, service: str, **about: Any) -> Each:
+    """An `each` over no, some or too few items; some of them fail, and some ask."""
+    name = about["name"]
+    body: list[BodyStep] = [_random_task(draw, pace, once, name=f"{name}-a", inputs={"of": "{item}"})]
+    last = body[0].name
+    for letter, kind in zip("bc", draw.sample(["task", "gate", "ask", "check"], draw.randint(0, 2)), strict=False):
+        within: dict[str, Any] = {"name": f"{name}-{letter}", "after": (last,), "optional": draw.random() < 0.3}
+        if kind == "task":
+            body.append(_random_task(draw, pace, once, **within))
+        elif kind == "gate":
+            body.append(Gate(**within))
+        elif kind == "ask":
+            body.append(_random_ask(draw, pace, service, **within))
+        else:
+            body.append(Check(**within, condition="item > 1", on_fail=draw.choice(["fail", "continue"])))
+        last = body[-1].name
+    items = draw.choice(["[]", "[n]", "[n, 2]", "[3, 2, n, 4]", "n"] if draw.random() < 0.5 else ["[n, 2, 3]"])
+    return Each(**about, items=items, steps=tuple(body), parallel=draw.choice([None, 1, 2]))
 
 
 def random_revision(draw: random.Random, current: Plan) -> Plan:
@@ -123,27 +204,40 @@ class People:
         return wishes
 
     def _needed(self, state: PlanState, whims: bool) -> Iterator[AnyCommand]:
+        if state.status is PlanStatus.DRAFT:
+            if self._draw.random() < 0.5:
+                yield self._draw.choice([asks.StartPlan, asks.CancelPlan])(id=self._id())
+            return
         for name in state.waiting:
             opened = state.steps[name].opened
-            if isinstance(opened, AskOpened) and opened.on_overdue != "default":
-                value: Any = "seven" if whims and self._draw.random() < 0.3 else 7
-                yield asks.AnswerAsk(id=self._id(), step=name, digest=opened.digest, value=value)
-            elif isinstance(state.graph.steps[name], Gate) and opened is not None:
+            if isinstance(opened, GateOpened):
                 decision: Any = "reject" if whims and self._draw.random() < 0.1 else "approve"
                 yield asks.CastVote(id=self._id(), step=name, digest=opened.digest, decision=decision)
+            elif isinstance(opened, AskOpened) and opened.on_overdue != "default":  # that, its timer answers
+                yield self._answer(opened, whims)
         for name in state.troubled:
             step = state.steps[name]
             if step.status is StepStatus.OUTCOME_UNKNOWN and self._draw.random() < 0.5:
                 done = self._draw.random() < 0.5
                 yield asks.ResolveStep(id=self._id(), step=name, attempt=step.attempt, done=done)
-            elif isinstance(state.graph.steps[name], Decide | Check):
+            elif isinstance(state.graph.steps[name], Decide | Check | Each | Draft | Run) and (
+                self._draw.random() < 0.5 or isinstance(state.graph.steps[name], Decide | Check | Each)
+            ):
                 yield asks.CancelPlan(id=self._id(), step=name)
             else:
                 yield asks.RetryStep(id=self._id(), step=name, attempt=step.attempt)
-        if state.held:
+        if state.held and state.by != EXECUTOR:  # what runs for another plan is that plan's to pause
             yield asks.ResumePlan(id=self._id())
         for name in state.held_steps:
             yield asks.ResumePlan(id=self._id(), step=name)
+
+    def _answer(self, opened: AskOpened, whims: bool) -> AnyCommand:
+        fitting = opened.options[0] if opened.options else {"text": "so", "number": 7, "boolean": True}[opened.answer]
+        value: Any = "perhaps" if whims and self._draw.random() < 0.2 else fitting
+        by_service = OPERATORS not in opened.reviewers or self._draw.random() < 0.3
+        if by_service and any(one.startswith("service:") for one in opened.reviewers):
+            return asks.Reply(id=self._id(), step=opened.step, digest=opened.digest, decision="answer", value=value)
+        return asks.AnswerAsk(id=self._id(), step=opened.step, digest=opened.digest, value=value)
 
     def _whims(self, state: PlanState) -> list[AnyCommand]:
         anyone = self._draw.choice(sorted(state.graph.steps))
@@ -157,7 +251,7 @@ class People:
         ]
         for name in state.waiting:
             opened = state.steps[name].opened
-            if isinstance(state.graph.steps[name], Gate) and opened is not None:
+            if isinstance(opened, GateOpened):
                 whims.append(asks.RedirectPlan(id=self._id(), step=name, digest=opened.digest, document=document))
         for name in state.troubled:
             retry = asks.RetryStep(id=self._id(), step=name, attempt=state.steps[name].attempt, inputs={"changed": 1})

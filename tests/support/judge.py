@@ -1,6 +1,6 @@
 """The judge: reads a plan's log commit by commit, and says which promise it breaks. It trusts nothing but the log."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -177,6 +177,36 @@ class Judge:
             raise Broken("the plan stands still, and nobody can say why")
         if state.status in ENDED and any(step.status is StepStatus.DISPATCHED for step in state.steps.values()):
             raise Broken("the plan has ended, and steps of it run")
+
+
+def judge_family(judges: Mapping[Address, Judge]) -> None:
+    """Hold plans that have all ended against the plans that ran for their steps. Raises: Broken."""
+    for address, judge in judges.items():
+        children: dict[tuple[str, int], Address] = {}
+        for event in judge.events:
+            match event:
+                case events.StepDispatched(child=child) if child:
+                    children[event.step, event.attempt] = Address(address.space, child)
+                case events.StepCompleted() | events.StepFailed() if (event.step, event.attempt) in children:
+                    child = judges.get(children[event.step, event.attempt])
+                    _judge_child(event, Judge(children[event.step, event.attempt]) if child is None else child)
+
+
+def _judge_child(said: events.StepCompleted | events.StepFailed, child: Judge) -> None:
+    """What became of a step is what became of the plan that ran for it."""
+    state = child.state
+    if isinstance(said, events.StepCompleted):
+        claims = said.output.value["status"]
+        if claims == "draft" and not any(isinstance(event, events.PlanCreated) for event in child.events):
+            raise Broken(f"{said.step} has recorded {state.address} as a draft, and there is none")
+        if claims == "completed" and state.status is not PlanStatus.COMPLETED:
+            raise Broken(f"{said.step} is completed by {state.address}, which is {state.status}")
+    elif said.failure.code.startswith("child_"):
+        # A plan that was refused may have been created since; or there is somebody else's by this id.
+        was_refused = state.parent is None or any(isinstance(event, events.PlanRefused) for event in child.events)
+        is_so = state.status == said.failure.code.removeprefix("child_")
+        if not is_so and not (said.failure.code == "child_refused" and was_refused):
+            raise Broken(f"{said.step} has failed as {said.failure.code}, and {state.address} is {state.status}")
 
 
 def _is_still(approved: Step | None, step: Step) -> bool:
