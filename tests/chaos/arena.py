@@ -35,7 +35,9 @@ from planmesh.supervision import Child, LocalMesh, local_mesh
 ADMINS = {CORE: "admin", AGENTS: "admin-agents", EDGE: "admin-edge"}
 ROOT = Path(__file__).parent.parent.parent
 STREAM_BYTES = 16 * 1024 * 1024
-STORE_BYTES = len(DEFAULT_MAX_BYTES) * STREAM_BYTES
+ROOM_BYTES = 32 * 1024 * 1024
+"""Besides what the streams may take: for one that somebody else makes."""
+STORE_BYTES = len(DEFAULT_MAX_BYTES) * STREAM_BYTES + ROOM_BYTES
 
 _T = TypeVar("_T")
 

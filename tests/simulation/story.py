@@ -27,7 +27,7 @@ from planmesh.schemas.commands import AnyCommand, verb_of
 from planmesh.schemas.events import hash_of
 from planmesh.schemas.goals import FINAL, Outcome, Problem, Refused
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.state import ENDED, PlanState
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import (
     AgentDescription,
@@ -302,6 +302,8 @@ class _Story:
         stored = self.world.streams["OUTCOMES"].messages
         told = [codec.outcome.decode(one.data) for one in stored if one.subject == subject]
         final = [outcome for outcome in told if isinstance(outcome, FINAL) and not _is_anothers(outcome)]
+        if judge.state.status is not PlanStatus.REFUSED:  # what was refused may be published again
+            final = [outcome for outcome in final if not isinstance(outcome, Refused)]
         # Whoever publishes a goal again is told again; what is told stays the same.
         if judge.state.exists and len({type(outcome) for outcome in final}) != 1:
             raise Broken(f"the requester of {judge.state.address} heard of {len(final)} ends: {final}")
