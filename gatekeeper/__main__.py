@@ -14,7 +14,7 @@ from planmesh.credentials import read_credentials
 from planmesh.errors import PlanmeshError
 from planmesh.gatekeeper.identity import KEY_FILE, Door, Proxy, read_keys
 from planmesh.gatekeeper.letters import Letters
-from planmesh.gatekeeper.notify import open_channels
+from planmesh.gatekeeper.notify import open_channels, read_configuration
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.service import SERVICE, Gatekeeper
 
@@ -40,8 +40,9 @@ async def _run(configured: settings.Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    reach = Reach(configured.directory, (url.get_secret_value() for url in configured.notify_urls))
-    channels = open_channels(reach.urls, people=reach.people)
+    tags = {} if configured.apprise_config is None else read_configuration(configured.apprise_config)
+    reach = Reach(configured.directory, (url.get_secret_value() for url in configured.notify_urls), tags)
+    channels = open_channels(reach.urls, people=reach.people, private_addresses=configured.notices.private_addresses)
     letters = Letters(configured.notices.templates)
     for problem in letters.problems():
         log.error("notice.template_broken", error=problem, used="the built-in one")

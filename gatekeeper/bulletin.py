@@ -13,7 +13,7 @@ import structlog
 
 from planmesh.errors import Busy, Unusable
 from planmesh.gatekeeper.letters import Letters
-from planmesh.gatekeeper.news import Aside, Happened, NewsFacts, Trouble, tell, troubles
+from planmesh.gatekeeper.news import Aside, Happened, Idle, NewsFacts, Trouble, tell, troubles
 from planmesh.gatekeeper.notify import Channel
 from planmesh.gatekeeper.rounds import Reviews
 from planmesh.schemas.subjects import Address
@@ -53,11 +53,11 @@ class Bulletin:
         self._every_s = every_s
         self._pauses_s = retry_pauses_s
         self._with_outputs = with_outputs
-        self._waiting: list[Happened | Aside] = []
+        self._waiting: list[Happened | Aside | Idle] = []
         self._told: asyncio.Future[None] | None = None
         self._arrived = asyncio.Event()
 
-    async def tell(self, news: Sequence[Happened | Aside]) -> None:
+    async def tell(self, news: Sequence[Happened | Aside | Idle]) -> None:
         """Have *news* told, and wait until it is, or is given up; unless too much waits already.
 
         Raises:
@@ -78,7 +78,13 @@ class Bulletin:
             while True:
                 await self._arrived.wait()
                 await asyncio.sleep(self._every_s)
-                await self._send(released)
+                try:
+                    await self._send(released)
+                except Busy:  # the gatekeeper stops
+                    return
+                except Exception as error:  # a bug; what it met is not told, and what comes next is
+                    log.error("news.bug", channel=self.channel.name, exc_info=error)
+                    self._drop(len(self._waiting), released)
         finally:
             for told in (*released, self._told):
                 if told is not None and not told.done():
@@ -99,13 +105,17 @@ class Bulletin:
             if not error or pause_s is None:
                 break
             await asyncio.sleep(pause_s)
-        del self._waiting[:news]
+        self._drop(news, released)
+
+    def _drop(self, count: int, released: list[asyncio.Future[None]]) -> None:
+        """Forget what has been dealt with, and let whoever waits for it go on."""
+        del self._waiting[:count]
         if not self._waiting:
             self._arrived.clear()
         while released:
             released.pop().set_result(None)
 
-    async def _try(self, news: Sequence[Happened | Aside], tries: int, pause_s: float | None) -> str:
+    async def _try(self, news: Sequence[Happened | Aside | Idle], tries: int, pause_s: float | None) -> str:
         """Send it once. What went wrong; empty, if nothing did."""
         said = await self._facts(news)
         if said is None:
@@ -122,7 +132,7 @@ class Bulletin:
             log.warning("news.failed", **about, error=delivery.detail, retry_in_s=pause_s)
         return delivery.detail or "it was not delivered"
 
-    async def _facts(self, news: Sequence[Happened | Aside]) -> NewsFacts | None:
+    async def _facts(self, news: Sequence[Happened | Aside | Idle]) -> NewsFacts | None:
         now = datetime.now(UTC)
         found: list[Trouble] = []
         since: list[datetime] = []
@@ -135,5 +145,10 @@ class Bulletin:
                     continue
                 found += still
                 since += [one.at] * bool(still)
-        aside = [one for one in news if isinstance(one, Aside)]
-        return tell(found, aside, min(since, default=None), with_outputs=self._with_outputs)
+        return tell(
+            found,
+            [one for one in news if isinstance(one, Aside)],
+            min(since, default=None),
+            idle=[one for one in news if isinstance(one, Idle)],
+            with_outputs=self._with_outputs,
+        )

@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec.structs import asdict, replace
 
 from planmesh.errors import PlanmeshError
-from planmesh.gatekeeper.news import Aside, NewsFacts, Trouble, tell
+from planmesh.gatekeeper.news import Aside, Idle, NewsFacts, Trouble, tell
 from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Facts, Notice, defuse, facts
 from planmesh.gatekeeper.rounds import Call, Ending, Kind, Reviews, Round
 from planmesh.schemas.events import AskOpened, GateOpened, Release, Upstream
@@ -167,7 +167,7 @@ def _too_large(directory: Path) -> Iterable[str]:
 def samples() -> tuple[Facts, ...]:
     """Made-up notices of every kind, plain and rich, to try templates with."""
     empty = Reviews.nothing(_ADDRESS)
-    rich = (facts(_ADDRESS, _REVIEWS, one, kind, level=1, link=_LINK, is_personal=True) for kind, one in _rounds())
+    rich = (facts(_ADDRESS, _REVIEWS, one, kind, level=1, link=_LINK, person="ada") for kind, one in _rounds())
     plain = (facts(_ADDRESS, empty, one, kind, level=1, with_outputs=False) for kind, one in _rounds())
     return (*rich, *plain)
 
@@ -175,7 +175,7 @@ def samples() -> tuple[Facts, ...]:
 def sample(kind: Kind, *, with_outputs: bool = True) -> Facts:
     """A made-up notice, to be looked at."""
     asked = next(one for found, one in _rounds() if found == kind and one.opened is _OPENED)
-    return facts(_ADDRESS, _REVIEWS, asked, kind, level=1, link=_LINK, is_personal=True, with_outputs=with_outputs)
+    return facts(_ADDRESS, _REVIEWS, asked, kind, level=1, link=_LINK, person="ada", with_outputs=with_outputs)
 
 
 def news_samples() -> tuple[NewsFacts, ...]:
@@ -186,10 +186,13 @@ def news_samples() -> tuple[NewsFacts, ...]:
         Trouble("failed", Address("shop", "refund-4"), "check", "check_failed", "the sums differ"),
         Trouble("rejected", Address("billing", "invoice-9"), "approve", "", "Not before Friday"),
         Trouble("overdue", Address("billing", "invoice-3"), "approve", "", ""),
+        Trouble("untold", Address("billing", "invoice-3"), "approve", "bob-slack", "no answer within 15 s"),
     ]
     aside = Aside("executor", "RESULTS", "expected a result, found an array")
-    single = (tell([one], [], _AT) for one in troubles[-5:])
-    return tuple(filter(None, (tell(troubles, [aside], _AT), *single, tell([], [aside], None))))
+    single = (tell([one], [], _AT) for one in troubles[-6:])
+    idle = Idle("charge-card", 12)
+    few = (tell([], [aside], None), tell([], [], None, idle=[idle]))
+    return tuple(filter(None, (tell(troubles, [aside], _AT, idle=[idle]), *single, *few)))
 
 
 def _rounds() -> Iterator[tuple[Kind, Round]]:
@@ -283,5 +286,6 @@ _REVIEWS: Final = Reviews(
         )
     },
     labels={"read": "Read the invoice", "pay": "Pay it"},
+    behind={"approve": (("Tell the supplier", "send-mail"),)},
     outputs=Map({"read": Payload(value=_INVOICE)}),
 )

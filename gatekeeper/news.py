@@ -15,24 +15,30 @@ from planmesh.schemas import events
 from planmesh.schemas.events import Commit
 from planmesh.schemas.subjects import Address
 
-What: TypeAlias = Literal["paused", "rejected", "unknown", "failed", "overdue", "set_aside"]
+What: TypeAlias = Literal["paused", "rejected", "unknown", "failed", "overdue", "untold", "idle", "set_aside"]
 """What has happened: steps failed and the plan stands still; a gate was rejected and it does; nobody knows what became
-of a step; the plan failed; nobody has decided in time; or a message could not be handled."""
+of a step; the plan failed; nobody has decided in time; a channel could not be told of a gate; nobody runs
+an agent that has work; or a message could not be handled."""
 
 MOST_NAMED: Final = 5
 _MOST_GROUPS: Final = 20
 _WHY_CHARACTERS: Final = 300
 _OLD_AFTER: Final = timedelta(days=1)
-_ORDER: Final[tuple[What, ...]] = ("unknown", "paused", "failed", "rejected", "overdue", "set_aside")
+_ORDER: Final[tuple[What, ...]] = ("unknown", "paused", "failed", "rejected", "overdue", "untold", "idle", "set_aside")
 
 
 class Happened(NamedTuple):
-    """Something in the log that an operator may have to do something about."""
+    """Something in the log that an operator may have to do something about.
+
+    Attributes:
+        notice: Which notice it is that did not arrive.
+    """
 
     address: Address
     what: What
     step: str
     at: datetime
+    notice: events.NoticeSent | None = None
 
 
 class Aside(NamedTuple):
@@ -43,8 +49,15 @@ class Aside(NamedTuple):
     error: str
 
 
+class Idle(NamedTuple):
+    """An agent that nobody runs, and how many steps wait for it."""
+
+    agent: str
+    waiting: int
+
+
 class Trouble(NamedTuple):
-    """What is the case with a plan, still."""
+    """What is the case with a plan, still. Of a channel that could not be told, `code` is its name."""
 
     what: What
     address: Address
@@ -58,9 +71,9 @@ class Group(Struct, frozen=True, kw_only=True):
 
     Attributes:
         what: See `What`.
-        count: How many plans, or messages.
-        step: The step that it is about, by name; of what was set aside, who could not handle it.
-        code: The failure's code; of what was set aside, the stream.
+        count: How many plans, steps, or messages.
+        step: The step that it is about, by name, or the agent; of what was set aside, who could not handle it.
+        code: The failure's code; of what was set aside, the stream; of what was not told, the channel.
         why: What was said about the first of them.
         plans: The first few, as the command line takes them; `more` others are not named.
         commands: What can be done.
@@ -107,6 +120,8 @@ def happened(address: Address, commit: Commit) -> list[Happened]:
                 found.append(Happened(address, "unknown", event.step, commit.at))
             case events.GateOverdue():
                 found.append(Happened(address, "overdue", event.step, commit.at))
+            case events.NoticeSent(delivered=False):
+                found.append(Happened(address, "untold", event.step, commit.at, event))
     return found
 
 
@@ -125,6 +140,11 @@ def troubles(one: Happened, reviews: Reviews, now: datetime) -> list[Trouble]:
             asked = reviews.rounds.get(one.step)
             if asked is not None and asked.overdue and asked.ending is None:
                 return [Trouble("overdue", one.address, one.step, "", "")]
+        case "untold" if one.notice is not None:
+            # While it asks: nobody has to be told any more of what is decided.
+            asked = reviews.rounds.get(one.step)
+            if asked is not None and asked.ending is None and asked.opened.round == one.notice.round:
+                return [Trouble("untold", one.address, one.step, one.notice.channel, one.notice.detail)]
     return []
 
 
@@ -146,7 +166,12 @@ def _code(reviews: Reviews, step: str) -> str:
 
 
 def tell(
-    found: Iterable[Trouble], aside: Iterable[Aside], since: datetime | None, *, with_outputs: bool = True
+    found: Iterable[Trouble],
+    aside: Iterable[Aside],
+    since: datetime | None,
+    *,
+    idle: Iterable[Idle] = (),
+    with_outputs: bool = True,
 ) -> NewsFacts | None:
     """Put together what has one cause. None: there is nothing to tell.
 
@@ -155,11 +180,17 @@ def tell(
     """
     alike: dict[tuple[str, ...], dict[Address, Trouble]] = {}
     for trouble in found:
-        alike.setdefault((trouble.what, trouble.step, trouble.code), {}).setdefault(trouble.address, trouble)
+        step = "" if trouble.what == "untold" else trouble.step
+        alike.setdefault((trouble.what, step, trouble.code), {}).setdefault(trouble.address, trouble)
     kept: dict[tuple[str, str], list[Aside]] = {}
     for one in aside:
         kept.setdefault((one.service, one.stream), []).append(one)
-    groups = [*(_group(plans, with_outputs) for plans in alike.values()), *map(_set_aside, kept.values())]
+    waiting = {one.agent: one.waiting for one in idle}
+    groups = [
+        *(_group(plans, with_outputs) for plans in alike.values()),
+        *(_idle(agent, count) for agent, count in waiting.items()),
+        *map(_set_aside, kept.values()),
+    ]
     if not groups:
         return None
     groups.sort(key=lambda group: (_ORDER.index(group.what), -group.count))
@@ -174,13 +205,13 @@ def tell(
 
 def _group(plans: Mapping[Address, Trouble], with_outputs: bool) -> Group:
     first = next(iter(plans.values()))
-    said_by_people = first.what == "rejected"
+    said_by_agents = first.what in ("paused", "unknown", "failed")
     return Group(
         what=first.what,
         count=len(plans),
         step=defuse(first.step, 63),
         code=defuse(first.code, 100),
-        why=defuse(first.why, _WHY_CHARACTERS, 5) if with_outputs or said_by_people else "",
+        why=defuse(first.why, _WHY_CHARACTERS, 5) if with_outputs or not said_by_agents else "",
         plans=tuple(map(str, list(plans)[:MOST_NAMED])),
         more=max(len(plans) - MOST_NAMED, 0),
         commands=_commands(first, len(plans)),
@@ -198,10 +229,23 @@ def _commands(first: Trouble, count: int) -> tuple[str, ...]:
             return show, f"planmesh retry {address} {step}"
         case "unknown":
             return show, f"planmesh resolve {address} {step} --done", f"planmesh resolve {address} {step} --not-done"
-        case "overdue":
+        case "overdue" | "untold":
             return (f"planmesh gates show {address} {step}",) if count == 1 else ("planmesh gates list",)
         case _:
             return (show,)
+
+
+def _idle(agent: str, waiting: int) -> Group:
+    return Group(
+        what="idle",
+        count=waiting,
+        step=defuse(agent, 63),
+        code="",
+        why="",
+        plans=(),
+        more=0,
+        commands=("planmesh doctor", "planmesh up --agents MODULE"),
+    )
 
 
 def _set_aside(messages: list[Aside]) -> Group:

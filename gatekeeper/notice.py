@@ -19,7 +19,7 @@ from planmesh.schemas import events
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AskOpened, GateOpened
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import OPERATORS, Gate, Permissions
+from planmesh.schemas.plan import OPERATORS, Ask, Gate, Level, Permissions
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 
@@ -119,6 +119,7 @@ class GateFacts(Struct, frozen=True, kw_only=True):
         approvals: How many it takes, at least.
         shares: Whose approvals they have to be, if the plan says so.
         approved_by: Who has approved, where it takes several.
+        level: How its reader must have shown who they are: ``link``, ``login``, ``operator``.
     """
 
     name: str
@@ -133,6 +134,7 @@ class GateFacts(Struct, frozen=True, kw_only=True):
     four_eyes: bool
     require_reason: bool
     optional: bool
+    level: Level
 
 
 class AskFacts(Struct, frozen=True, kw_only=True):
@@ -203,7 +205,7 @@ class Next(Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: For people.
-        kind: Such as ``task``.
+        does: In words, what a step does that calls no agent.
         agent: Who does it; empty for a step that calls nobody.
         inputs: What the agent is given, by name.
         withheld: What stands for the inputs where they may not leave.
@@ -211,7 +213,7 @@ class Next(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: str
+    does: str
     agent: str
     inputs: tuple[tuple[str, str], ...]
     withheld: str
@@ -270,6 +272,7 @@ class Facts(Struct, frozen=True, kw_only=True):
         shown: What the plan shows to whoever decides; `more_shown` further ones were left out.
         before: What ran before; `more_before` further ones were left out.
         next: What an approval starts; `more_next` further ones were left out, `behind` more steps follow on them.
+        further: The nearest of those that follow, by name and agent.
         verdict: Of a round that has ended.
     """
 
@@ -292,10 +295,21 @@ class Facts(Struct, frozen=True, kw_only=True):
     next: tuple[Next, ...]
     more_next: int
     behind: int
+    further: tuple[str, ...]
     verdict: Verdict | None
 
 
 _NOBODY: Final = Directory()
+_DOES: Final[Mapping[str, str]] = {
+    "gate": "asks for another approval",
+    "ask": "asks people a question",
+    "decide": "decides by a rule how the plan goes on",
+    "check": "checks a condition",
+    "emit": "ends the plan",
+    "plan": "lets the planner write a plan",
+    "run": "runs another plan",
+    "each": "runs steps for each item of a list",
+}
 _NULL: Final = digest(None)  # of a step that gave nothing
 _NO_REVIEW: Final = GateOpened(step="", round=0, digest="", reviewers=(), quorum=1)  # what an ask does not have
 
@@ -308,7 +322,7 @@ def facts(
     *,
     level: int = 0,
     link: str = "",
-    is_personal: bool = False,
+    person: str = "",
     directory: Directory = _NOBODY,
     with_outputs: bool = True,
 ) -> Facts:
@@ -317,7 +331,7 @@ def facts(
     Args:
         level: Of an escalation: which.
         link: Where the gate can be read and decided.
-        is_personal: Whether the link alone says who its reader is.
+        person: Whom the link says to be its reader; empty: nobody.
         directory: Who is behind the names of reviewers.
         with_outputs: Whether what steps gave, and what is made of it, may leave; otherwise sizes and digests do.
     """
@@ -340,7 +354,7 @@ def facts(
     return Facts(
         kind=kind,
         link=link,
-        is_personal=is_personal,
+        is_personal=bool(person),
         plan=PlanFacts(
             name=_name(reviews.name),
             address=str(address),
@@ -360,6 +374,7 @@ def facts(
             four_eyes=isinstance(gate, Gate) and gate.four_eyes,
             require_reason=isinstance(gate, Gate) and gate.require_reason,
             optional=gate.optional,
+            level=_level(asked, gate, directory.groups(person, asked.reviewers)),
         ),
         deadline="" if deadline is None else time_of(deadline),
         waits="" if deadline is None else duration((deadline - asked.at).total_seconds()),
@@ -380,8 +395,16 @@ def facts(
         next=next_,
         more_next=more_next,
         behind=max(review.behind - len(review.releases), 0),
+        further=tuple(
+            f"{_name(name)} (by agent {_name(agent)})" if agent else _name(name)
+            for name, agent in reviews.behind.get(opened.step, ())
+        ),
         verdict=None if asked.ending is None else _verdict(asked.ending, directory, with_outputs),
     )
+
+
+def _level(asked: Round, gate: Gate | Ask, groups: Iterable[str]) -> Level:
+    return gate.level_for(groups, asked.reviewers) if isinstance(gate, Gate) else gate.level
 
 
 def _asks(opened: AskOpened) -> AskFacts:
@@ -486,7 +509,7 @@ def _next(release: events.Release, reviews: Reviews, with_outputs: bool) -> Next
             inputs.append(("and", f"{len(found) - len(inputs)} more (planmesh gates show)"))
     return Next(
         name=_name(reviews.labels.get(release.step, release.step)),
-        kind=defuse(release.kind, 30),
+        does=_DOES.get(release.kind, f"is a step of the kind {defuse(release.kind, 30)}"),
         agent=_name(release.agent),
         inputs=tuple(inputs),
         withheld="" if with_outputs or not release.inputs else _withheld(release.inputs),

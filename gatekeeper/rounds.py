@@ -4,7 +4,8 @@ A notice needs little of a plan, so little is kept: a plan of ten thousand steps
 ask is a gate here, but where it says otherwise: somebody is asked, and something waits for what they say.
 """
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -27,6 +28,8 @@ decided; or nobody will decide it any more."""
 # As much of what ran before a gate as a notice can say.
 _OUTPUT_BYTES: Final = 2_048
 _MOST_OUTPUTS: Final = 40
+_MOST_BEHIND: Final = 8
+_MOST_LOOKED_AT: Final = 100
 
 # Whatever opens, reminds of or closes a gate, or stops a plan, as `planmesh.schemas.codec.encode` writes it. Text
 # that reads like this has its quotes escaped; an object that has such a key costs a needless decoding, no more.
@@ -135,6 +138,8 @@ class Reviews(Struct, frozen=True, kw_only=True):
         also: Those to whom they were escalated, in whatever round.
         before: The steps right before gates.
         labels: What the steps around gates are called for people, where the plan says so.
+        behind: Of each gate, the first steps that stand behind those right behind it: what they are called, and the
+            agent.
         outputs: What the steps right before gates have given, where it is short.
         rounds: The latest round of each gate that has been opened.
         standstill: Why the plan is paused, if nobody has paused it.
@@ -152,6 +157,7 @@ class Reviews(Struct, frozen=True, kw_only=True):
     also: Map[str, tuple[str, ...]] = Map()
     before: frozenset[str] = frozenset()
     labels: dict[str, str] = {}
+    behind: dict[str, tuple[tuple[str, str], ...]] = {}
     outputs: Map[str, Payload] = Map()
     rounds: Map[str, Round] = Map()
     standstill: events.PlanPaused | None = None
@@ -314,7 +320,9 @@ def told(
     return _change(rounds, step, told=asked.told.set((kind, level, channel), delivered))
 
 
-def due(asked: Round | None, channel: str, reaches: Callable[[tuple[str, ...]], bool]) -> Due | None:
+def due(
+    asked: Round | None, channel: str, reaches: Callable[[tuple[str, ...]], bool], *, is_personal: bool = False
+) -> Due | None:
     """What *channel* has to be told of a gate now; None: nothing.
 
     Only the latest news counts, so that whoever was away is not told what is no longer so. That a gate asks no longer
@@ -322,6 +330,7 @@ def due(asked: Round | None, channel: str, reaches: Callable[[tuple[str, ...]], 
 
     Args:
         reaches: Whether the channel reaches somebody among reviewers.
+        is_personal: Whether it is one person's: who has been asked is not asked as well.
     """
     if asked is None:
         return None
@@ -329,8 +338,10 @@ def due(asked: Round | None, channel: str, reaches: Callable[[tuple[str, ...]], 
         heard = any(delivered for (_, _, name), delivered in asked.told.items() if name == channel)
         news = Due("cancelled" if asked.ending.how == "closed" else "decided") if heard else None
     else:
-        call = next((call for call in reversed(asked.calls) if reaches(call.reviewers)), None)
-        news = Due(call.kind, call.level) if call is not None else None
+        calls = [call for call in asked.calls if reaches(call.reviewers)]
+        if is_personal:
+            calls = [call for at, call in enumerate(calls) if not at or call.kind != "escalated"]
+        news = Due(calls[-1].kind, calls[-1].level) if calls else None
     return None if news is None or (news.kind, news.level, channel) in asked.told else news
 
 
@@ -342,7 +353,34 @@ def _around_gates(plan: Plan) -> dict[str, Any]:
     near = (
         step for step in plan.steps if step.label and (step.name in before or not gates.keys().isdisjoint(step.after))
     )
-    return {"gates": gates, "before": before, "labels": {step.name: step.label for step in near}}
+    labels = {step.name: step.label for step in near}
+    return {"gates": gates, "before": before, "labels": labels, "behind": _behind(plan, gates)}
+
+
+def _behind(plan: Plan, gates: Iterable[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """The first few steps behind those that each gate releases, nearest first: a reviewer wants to know what it is that
+    follows, and not only how much."""
+    steps = {step.name: step for step in plan.steps}
+    successors: dict[str, list[str]] = {}
+    for step in plan.steps:
+        for need in step.after:
+            successors.setdefault(need, []).append(step.name)
+    found: dict[str, tuple[tuple[str, str], ...]] = {}
+    for gate in gates:
+        right_behind = successors.get(gate, ())[:_MOST_LOOKED_AT]
+        seen, queue = {gate, *right_behind}, deque(right_behind)
+        further: list[str] = []
+        while queue and len(further) < _MOST_BEHIND:
+            for name in successors.get(queue.popleft(), ())[:_MOST_LOOKED_AT]:
+                if name not in seen:
+                    seen.add(name)
+                    queue.append(name)
+                    further.append(name)
+        if further:
+            found[gate] = tuple(
+                (steps[name].label or name, getattr(steps[name], "agent", "")) for name in further[:_MOST_BEHIND]
+            )
+    return found
 
 
 def _asks(gates: Mapping[str, Gate | Ask], step: str) -> object:

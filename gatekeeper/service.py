@@ -2,8 +2,8 @@
 
 A commit about gates is a reason to look: each channel is told what is news to it *now*, so a notice that is late,
 repeated or overtaken is not sent. What became of it goes to the log as a command whose id is made of the round, the
-notice and the channel; the log is also where a gatekeeper that was killed finds what has been sent. (What it has
-sent without saying so yet is sent again: no channel can be asked.)
+notice and the channel; the log is also where a gatekeeper that was killed finds what has been sent. What it was
+sending just then is not sent again (`claims.py`): the log says that nobody knows whether it arrived.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -23,10 +24,12 @@ from planmesh.directory import Directory
 from planmesh.errors import Busy, Unusable
 from planmesh.gatekeeper import rounds
 from planmesh.gatekeeper.bulletin import Bulletin
+from planmesh.gatekeeper.claims import Claims
+from planmesh.gatekeeper.idle import IdleAgents
 from planmesh.gatekeeper.letters import Letters
-from planmesh.gatekeeper.news import Aside, happened
+from planmesh.gatekeeper.news import Aside, Idle, happened
 from planmesh.gatekeeper.notice import facts
-from planmesh.gatekeeper.notify import Channel, Delivery
+from planmesh.gatekeeper.notify import TIMEOUT_S, Channel, Delivery
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.rounds import Kind, Reviews, Round, concerns_people, due, gates_of
 from planmesh.readiness import notify_ready
@@ -47,6 +50,10 @@ RETRY_PAUSES_S: Final = (1.0, 5.0, 30.0, 120.0, 600.0)
 _CROWDED: Final = 500
 _FAILING: Final = 3
 _FAILED_LATELY_S: Final = 10.0
+# Longer than any try takes: whoever has been sending for so long is no more.
+_UNCLEAR_S: Final = 2 * TIMEOUT_S
+_UNCLEAR: Final = "a gatekeeper ended while it sent this; it is not known whether it arrived, and it is not sent twice"
+_LOOK_S: Final = 60.0
 _PLANS_KEPT: Final = 500
 _BATCH: Final = 1_000
 _BUSY_PAUSE_S: Final = 1.0
@@ -69,6 +76,8 @@ class Gatekeeper:
         with_outputs: Whether what steps gave may leave in a notice.
         news_every_s: How long news for operators waits for more; None: there is none.
         retry_pauses_s: See `RETRY_PAUSES_S`.
+        look_every_s: How often to look for agents that nobody runs.
+        unclear_after_s: When whoever has begun to send a notice counts as gone.
     """
 
     def __init__(
@@ -82,6 +91,8 @@ class Gatekeeper:
         with_outputs: bool = True,
         news_every_s: float | None = None,
         retry_pauses_s: Sequence[float] = RETRY_PAUSES_S,
+        unclear_after_s: float = _UNCLEAR_S,
+        look_every_s: float = _LOOK_S,
     ) -> None:
         self._core = core
         self._channels = channels
@@ -104,6 +115,9 @@ class Gatekeeper:
             if news_every_s is not None
         ]
         self._telling = 0
+        self._claims = Claims(core)
+        self._unclear_after_s = unclear_after_s
+        self._look_every_s = look_every_s
         self._plans: OrderedDict[Address, Reviews] = OrderedDict()
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,6 +147,9 @@ class Gatekeeper:
 
             besides = [asyncio.create_task(one) for one in (end(), self._follow_aside(aside))]
             besides += [asyncio.create_task(bulletin.run()) for bulletin in self._bulletins]
+            if self._bulletins:
+                idle = IdleAgents(self._core, self._tell_operators, every_s=self._look_every_s)
+                besides.append(asyncio.create_task(idle.run()))
             notify_ready()
             log.info("gatekeeper.ready", channels=[channel.name for channel in self._channels])
             try:
@@ -145,6 +162,7 @@ class Gatekeeper:
             finally:
                 for task in besides:
                     task.cancel()
+                await asyncio.gather(*besides, return_exceptions=True)
                 await self._finish()
                 keeper.close()
 
@@ -215,13 +233,20 @@ class Gatekeeper:
         _, service, stream = (*message.subject.split("."), "", "")[:3]
         news = Aside(service, stream, (message.headers or {}).get("Planmesh-Error", ""))
         try:
-            await asyncio.gather(*(bulletin.tell([news]) for bulletin in self._bulletins))
-        except (Busy, asyncio.CancelledError):
+            await self._tell_operators([news])
+        except asyncio.CancelledError:
+            message.nak()
+            raise
+        except Busy:  # the gatekeeper stops
             with contextlib.suppress(Unusable):
                 message.nak()
-            raise
-        with contextlib.suppress(Unusable):
-            message.ack()
+        else:
+            with contextlib.suppress(Unusable):
+                message.ack()
+
+    async def _tell_operators(self, news: Sequence[Aside | Idle]) -> None:
+        """Raises: Busy, when the gatekeeper stops."""
+        await asyncio.gather(*(bulletin.tell(news) for bulletin in self._bulletins))
 
     def _operators(self) -> Sequence[Channel]:
         """The channels that reach whoever runs the mesh."""
@@ -231,8 +256,10 @@ class Gatekeeper:
         return [channel for channel in self._channels if channel.name in names]
 
     def _whom(self, asked: Round) -> Sequence[Channel]:
-        """The channels to which something about a round is news."""
-        return [channel for channel in self._channels if due(asked, channel.name, self._reaches(channel)) is not None]
+        """The channels that reach whoever is asked, and those that were told."""
+        names = {name for _, _, name in asked.told}
+        reviewers = asked.reviewers
+        return [one for one in self._channels if one.name in names or self._reaches(one)(reviewers)]
 
     def _reaches(self, channel: Channel) -> Callable[[tuple[str, ...]], bool]:
         reach = self._reach
@@ -240,7 +267,7 @@ class Gatekeeper:
 
     def _news(self, reviews: Reviews, gate: str, channel: Channel) -> "_News | None":
         asked = reviews.rounds.get(gate)
-        news = due(asked, channel.name, self._reaches(channel))
+        news = due(asked, channel.name, self._reaches(channel), is_personal=bool(channel.person))
         return None if asked is None or news is None else _News(gate, asked.opened.round, news.kind, news.level)
 
     async def _tell(self, channel: Channel, address: Address, gate: str) -> None:
@@ -259,8 +286,11 @@ class Gatekeeper:
                         await self._report(address, channel, *failed)  # overtaken
                     if news is None:
                         return
-                    delivery = await self._send(channel, address, reviews, news)
+                    delivery = await self._send_once(channel, address, reviews, news)
                 about = {**_about(address, channel, news), "tries": tries}
+                if delivery is None:
+                    await self._left_unclear(channel, address, news)
+                    return
                 if delivery.delivered or pause_s is None or self._is_in_the_way(channel):
                     if delivery.delivered:
                         log.info("notice.sent", **about)
@@ -271,6 +301,34 @@ class Gatekeeper:
                 log.warning("notice.failed", **about, error=delivery.detail, retry_in_s=pause_s)
                 failed = news, delivery
                 await self._pause(pause_s)
+
+    async def _send_once(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery | None:
+        """Send a notice, unless another gatekeeper has begun to: then None."""
+        subject = _subject(address, channel, news)
+        claim = await self._patiently(lambda: self._claims.begin(subject))
+        if claim.by_another is not None:
+            return None
+        delivery = await self._send(channel, address, reviews, news)
+        if not delivery.delivered:
+            await self._patiently(lambda: self._claims.fail(subject, claim))
+        return delivery
+
+    async def _left_unclear(self, channel: Channel, address: Address, news: "_News") -> None:
+        """Wait for another gatekeeper to say what became of what it sends; say so if it never will."""
+        subject = _subject(address, channel, news)
+        while True:
+            reviews = await self._patiently(lambda: self._read(address))
+            if self._news(reviews, news.gate, channel) != news:
+                return
+            claim = await self._patiently(lambda: self._claims.begin(subject))
+            if claim.by_another is None:
+                await self._patiently(partial(self._claims.fail, subject, claim))
+                raise Busy("another gatekeeper could not send the notice, so that it has to be tried again")
+            if claim.by_another > self._unclear_after_s:
+                log.error("notice.unclear", **_about(address, channel, news), error=_UNCLEAR)
+                await self._report(address, channel, news, Delivery(False, _UNCLEAR))
+                return
+            await self._pause(_BUSY_PAUSE_S)
 
     async def _send(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery:
         if self._is_in_the_way(channel) and channel.since_failure_s() < _FAILED_LATELY_S:
@@ -284,7 +342,7 @@ class Gatekeeper:
             news.kind,
             level=news.level,
             link=link,
-            is_personal=bool(channel.person),
+            person=channel.person,
             directory=self._directory,
             with_outputs=self._with_outputs,
         )
@@ -408,6 +466,12 @@ def _command_id(channel: Channel, news: _News) -> str:
     """The same for every report of the same notice, whoever sends it: only the first counts."""
     said = f"{news.gate}.{news.round}.{news.kind}{news.level or ''}.{channel.name}"
     return f"notice-{hashlib.sha256(said.encode()).hexdigest()[:40]}"
+
+
+def _subject(address: Address, channel: Channel, news: _News) -> str:
+    """Where it is noted that the notice is being sent."""
+    said = f"{news.kind}-{news.level}" if news.level else news.kind
+    return subjects.notice(address, news.gate, news.round, said, channel.name)
 
 
 def _about(address: Address, channel: Channel, news: _News) -> dict[str, object]:

@@ -32,6 +32,7 @@ from planmesh.schemas.subjects import (
     EDGE,
     GATEKEEPER,
     GOALS,
+    NOTICES,
     OUTCOMES,
     PLANNER,
     PLANS,
@@ -57,6 +58,7 @@ HOME: Final[Mapping[str, str]] = {
     BLOBS: CORE,
     POISON: CORE,
     CATALOGUE: CORE,
+    NOTICES: CORE,
     RESULTS: AGENTS,
     CLAIMS: AGENTS,
     GOALS: EDGE,
@@ -212,6 +214,10 @@ def services() -> tuple[User, ...]:
                 subjects.query("preview"),  # what a redirection would come to
                 *_pull(PLANS, GATEKEEPER),
                 *_pull(POISON, GATEKEEPER),  # what operators are told of
+                *_read(CATALOGUE),  # and of agents that have work, and that nobody runs
+                *_inspect(WORK),
+                "notices.*.*.*.*.*.*",
+                *_read_leader(NOTICES),
                 *_read(PLANS),
                 *_read(BLOBS),
                 *_inspect(PLANS, GATEKEEPER),

@@ -82,6 +82,12 @@ BLOB_NAME: Final = Plain(
     "BlobName", "text/plain", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "The SHA-256 of a blob, in hex"
 )
 CLAIM: Final = Plain("Claim", "text/plain", {"type": "string"}, "The worker that begins the attempt, as `host/pid`")
+SENDING: Final = Plain(
+    "NoticeState",
+    "text/plain",
+    {"type": "string", "pattern": "^(failed|sending \\w+)$"},
+    "`sending` and who sends it, or `failed`: it certainly did not arrive",
+)
 SET_ASIDE: Final = Plain(
     "SetAside",
     "application/octet-stream",
@@ -165,6 +171,7 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.step_planning, get_args(StepPlanning), "Plans for the planner to write, or to check and run."),
     Channel(subjects.timer, (TimerWork,), "Waits: a retry later, the SLA of a gate."),
     Channel(subjects.claim, (CLAIM,), "Begins an attempt that must not begin twice: only the first message is taken."),
+    Channel(subjects.notice, (SENDING,), "Before a notice is sent: whoever finds it does not send that once more."),
     Channel(subjects.results, (Results,), "What became of attempts."),
     Channel(subjects.catalogue, (AgentDescription,), "What an agent says of itself."),
     Channel(subjects.progress, (Progress,), "How an attempt is going."),
@@ -211,11 +218,13 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "space": "Who asked: the space of a submitter.",
     "plan": "The plan's id, which is the goal's.",
     "step": "The step's name.",
-    "attempt": "The attempt, from 1.",
+    "attempt": "The attempt, from 1; of a gate or an ask, its round.",
     "agent": "The agent's name.",
     "actor": "Who asks: `planner`, `executor`, `gatekeeper`, the person, or the space of the service.",
     "asked": "The space of the service that is asked.",
     "sha256": "The SHA-256 of the bytes, in hex.",
+    "notice": "What is said; of an escalation, also which.",
+    "channel": "The operator's name for it.",
     "service": "Who could not handle it.",
     "stream": "The stream it came from.",
 }

@@ -16,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, model
 from planmesh.schemas.plan import OPERATORS
 from planmesh.schemas.subjects import ACTORS
 
+TAG: Final = "tag:"
+"""How a channel is written that is a tag of an Apprise configuration file."""
+
 _PERSON: Final = "person:"
 _ID: Final = r"^[A-Za-z0-9_-]{1,40}$"  # what is longer leaves no room for the names of channels
 _EMAIL: Final = r"^[^\s@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$"
@@ -37,8 +40,8 @@ class Person(_Part):
     """For people; unless given, the id."""
     email: Annotated[str, Field(max_length=200, pattern=_EMAIL)] | None = None
     channels: tuple[SecretStr, ...] = ()
-    """Where this person is told, as Apprise URLs. None: by e-mail if `Directory.mail` says how, or else where everybody
-    is told (`notify_urls`)."""
+    """Where this person is told, as Apprise URLs, or as ``tag:NAME`` of the file `apprise_config`. None: by e-mail if
+    `Directory.mail` says how, or else where everybody is told (`notify_urls`)."""
 
 
 class Role(_Part):
@@ -52,6 +55,9 @@ class Team(_Part):
 
     members: Annotated[tuple[Id, ...], Field(min_length=1)]
     lead: Id | None = None
+    channels: tuple[SecretStr, ...] = ()
+    """Where the team is told, such as its room in a chat: besides its members, and in place of those who have no
+    channels of their own."""
 
 
 class Space(_Part):

@@ -78,6 +78,7 @@ class Storage(BaseModel):
     poison_bytes: Annotated[ByteSize | None, _LEAST] = None
     claims_bytes: Annotated[ByteSize | None, _LEAST] = None
     catalogue_bytes: Annotated[ByteSize | None, _LEAST] = None
+    notices_bytes: Annotated[ByteSize | None, _LEAST] = None
 
     @property
     def max_bytes(self) -> dict[str, int]:
@@ -251,7 +252,10 @@ class Settings(BaseSettings):
     agent_concurrency: int = Field(default=100, gt=0)
     """How many steps of an agent may run at once, unless it was added with another number."""
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
-    """Where notices of gates go: Apprise URLs. In the environment, spaces between them: URLs may contain commas."""
+    """Where notices of gates go: Apprise URLs, or `tag:NAME`. In the environment, spaces between them: URLs may contain
+    commas."""
+    apprise_config: Path | None = None
+    """A configuration file of Apprise's own (YAML or text), of which the tags can be channels. Nothing remote."""
     gate_sla_s: float = Field(default=4 * 3600.0, gt=0)
     """How long a gate that does not say may wait before its reviewers are reminded."""
     directory: Directory = Directory()
@@ -312,7 +316,7 @@ class Settings(BaseSettings):
     def _off(cls, value: object) -> object:
         return None if value == "off" else value
 
-    @field_validator("data_dir", "credentials")
+    @field_validator("data_dir", "credentials", "apprise_config")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         return None if path is None else path.expanduser().absolute()

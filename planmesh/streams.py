@@ -24,6 +24,7 @@ from planmesh.schemas.subjects import (
     DISPATCH,
     GATEKEEPER,
     GOALS,
+    NOTICES,
     OUTCOMES,
     PLANNER,
     PLANS,
@@ -52,6 +53,7 @@ DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
     POISON: 512 * _MIB,
     CLAIMS: 512 * _MIB,
     CATALOGUE: 256 * _MIB,
+    NOTICES: 256 * _MIB,
 }
 """What each stream may take on disk, unless something else is set. The server reserves it."""
 
@@ -173,6 +175,16 @@ def _streams(replicas: int) -> tuple[Stream, ...]:
             max_consumers=4,
             allow_direct=True,
             max_msgs_per_subject=1,
+        ),
+        # What is being sent; the log says what was. The oldest go first where there are too many.
+        _stream(
+            NOTICES,
+            ["notices.*.*.*.*.*.*"],
+            replicas,
+            discard="old",
+            max_consumers=4,
+            max_msgs_per_subject=1,
+            max_age=30 * _DAY_NS,
         ),
         _stream(GOALS, ["goals.*.*"], replicas, max_consumers=4, max_age=90 * _DAY_NS),
     )

@@ -27,6 +27,7 @@ POISON: Final = "POISON"
 RESULTS: Final = "RESULTS"
 CLAIMS: Final = "CLAIMS"
 CATALOGUE: Final = "CATALOGUE"
+NOTICES: Final = "NOTICES"
 GOALS: Final = "GOALS"
 
 ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
@@ -138,6 +139,12 @@ def purge_work() -> str:
 
 def timer(at: Address, step: str) -> str:
     return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
+
+
+def notice(at: Address, step: str, attempt: int, notice: str, channel: str) -> str:
+    """Where it is noted that a channel is being told something of a round."""
+    told = f"{token('notice', notice)}.{token('channel', channel)}"
+    return f"notices.{at.space}.{at.plan}.{token('step', step)}.{attempt:d}.{told}"
 
 
 def results(agent: str) -> str:

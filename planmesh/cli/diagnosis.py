@@ -147,7 +147,8 @@ def _channels(settings: Settings) -> bool:
     directory = settings.directory
     people = directory.people.values()
     by_mail = directory.mail is not None and any(person.email for person in people)
-    return bool(settings.notify_urls) or by_mail or any(person.channels for person in people)
+    own = (*(person.channels for person in people), *(team.channels for team in directory.teams.values()))
+    return bool(settings.notify_urls) or by_mail or any(own)
 
 
 async def _gates(operator: Operator, settings: Settings) -> str:
@@ -175,7 +176,15 @@ def _told(settings: Settings, asked: str) -> Finding:
             "what waits",
         )
     from planmesh.gatekeeper.letters import Letters
+    from planmesh.gatekeeper.notify import open_channels, read_configuration
+    from planmesh.gatekeeper.reach import Reach
 
+    try:
+        tags = {} if settings.apprise_config is None else read_configuration(settings.apprise_config)
+        reach = Reach(settings.directory, (url.get_secret_value() for url in settings.notify_urls), tags)
+        open_channels(reach.urls, private_addresses=settings.notices.private_addresses)
+    except Unusable as error:
+        return Finding(what="notices", level="bad", found=str(error), advice="the gatekeeper does not start so")
     problems = Letters(settings.notices.templates).problems()
     if problems:
         more = f"; and {len(problems) - 2} more" if len(problems) > 2 else ""

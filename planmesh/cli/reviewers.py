@@ -14,7 +14,7 @@ from planmesh.cli.session import NotUnderstood, OfSession
 from planmesh.cli.text import defuse
 from planmesh.gatekeeper.letters import Letters, sample
 from planmesh.gatekeeper.notice import Notice
-from planmesh.gatekeeper.notify import open_channels
+from planmesh.gatekeeper.notify import open_channels, read_configuration
 from planmesh.gatekeeper.reach import Reach
 
 app = App(name="reviewers", help="See whom a plan may name to decide, and test how they are told.")
@@ -88,7 +88,10 @@ async def test(
     names = sorted(reach.channels_for([reviewer]))
     if not names:
         raise NotUnderstood(f"{reviewer} is told nowhere: set channels for them, or notify_urls for everybody")
-    channels = open_channels({name: reach.urls[name] for name in names})
+    channels = open_channels(
+        {name: reach.urls[name] for name in names},
+        private_addresses=session.settings.notices.private_addresses,
+    )
     notice = Notice(
         "A test of planmesh",
         f"This is a test, and asks for nothing. Gates for {reviewer} will be announced here.",
@@ -135,4 +138,5 @@ def notice(
 
 def _reach(session: OfSession) -> Reach:
     settings = session.settings
-    return Reach(settings.directory, (url.get_secret_value() for url in settings.notify_urls))
+    tags = {} if settings.apprise_config is None else read_configuration(settings.apprise_config)
+    return Reach(settings.directory, (url.get_secret_value() for url in settings.notify_urls), tags)

@@ -8,11 +8,14 @@ from plays import gate, plan, task
 from receivers import WebReceiver
 from reviews import Clerk, Running, connected
 
+from planmesh.delivery import subscribe
 from planmesh.gatekeeper import bulletin
 from planmesh.gatekeeper.notify import Channel, open_channels
 from planmesh.schemas import codec, subjects
+from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import RetryStep
-from planmesh.schemas.subjects import GATEKEEPER, PLANS, POISON, Address
+from planmesh.schemas.subjects import GATEKEEPER, PLANS, POISON, WORK, Address
+from planmesh.schemas.work import AgentDescription
 from planmesh.testing import MeshServer
 
 SOON_S = 0.3
@@ -127,6 +130,20 @@ async def test_what_is_set_aside_is_told_once(
     assert "  | expected a result, found 0\n  planmesh poison list" in web.posts[0][1]["message"]
 
 
+async def test_a_bug_costs_the_news_that_it_met_and_no_more(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(bulletin, "tell", None)
+        await gatekeeper.start(channel("desk", web), news_every_s=SOON_S)
+        await fail(clerk, 1)
+        await answered(mesh_server)
+    await fail(clerk, 1, start=1)
+    await eventually(lambda: web.posts)
+
+    assert web.subjects == ["planmesh: 1 plan is paused: step charge failed (http_error)"]
+
+
 async def test_more_news_than_can_wait_holds_up_no_gate(
     clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,3 +167,29 @@ async def test_who_wants_no_news_hears_of_gates_only(
     await answered(mesh_server, POISON)
 
     assert web.subjects == ["Please decide: ok (A plan)"]
+
+
+@pytest.mark.parametrize("mesh_server", [("echo", "busy")], indirect=True)
+async def test_an_agent_that_has_work_and_that_nobody_runs_is_told_of_once(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer
+) -> None:
+    for name in ("echo", "busy"):
+        async with await connected(mesh_server, f"agent-{name}") as agent:
+            await agent.publish(subjects.catalogue(name), encode(AgentDescription(name=name)))
+    for number in range(3):
+        where = Address("tester", f"order-{number}")
+        await clerk.core.publish(subjects.agent_work("echo", where, "charge"), b"{}")
+        await clerk.core.publish(subjects.agent_work("busy", where, "charge"), b"{}")
+    async with (
+        await connected(mesh_server, "agent-busy") as worker,
+        await subscribe(worker, WORK, subjects.agent_consumer("busy"), batch=1),
+    ):
+        await gatekeeper.start(channel("desk", web), news_every_s=SOON_S, look_every_s=0.1)
+        await eventually(lambda: web.posts)
+        await fail(clerk, 1)
+        await eventually(lambda: len(web.posts) == 2)
+
+    assert web.subjects == [
+        "planmesh: 3 steps wait for the agent echo, which nobody runs",
+        "planmesh: 1 plan is paused: step charge failed (http_error)",
+    ]

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import HERE, START, Play, gate, plan, task
 
@@ -17,6 +17,7 @@ from planmesh.schemas.plan import Policy
 from planmesh.schemas.subjects import Address
 
 NOW = START + timedelta(hours=1)
+LETTERS = Letters()
 
 
 def news_of(play: Play, later: timedelta = timedelta(0)) -> list[Trouble]:
@@ -80,6 +81,17 @@ def test_an_overdue_gate_is_news_until_it_is_decided() -> None:
     assert news_of(play) == []
 
 
+def test_reviewers_who_could_not_be_told_are_news_while_they_are_asked() -> None:
+    play = Play(plan(gate("g"), task("a", "g")))
+    about: Any = {"step": "g", "round": 1, "notice": "opened"}
+    play.ask(asks.ReportNotice(id="1", channel="mail", delivered=True, **about), "gatekeeper")
+    play.ask(asks.ReportNotice(id="2", channel="chat", delivered=False, detail="no answer", **about), "gatekeeper")
+    assert news_of(play) == [Trouble("untold", HERE, "g", "chat", "no answer")]
+
+    play.votes("g")
+    assert news_of(play) == []
+
+
 def test_a_plan_that_has_failed_is_news_for_a_day() -> None:
     play = Play(plan(task("a"), policy=Policy(on_failure="fail")))
     play.fails("a", retryable=False)
@@ -125,7 +137,7 @@ def test_nothing_is_told_of_nothing() -> None:
 
 _TROUBLES = st.builds(
     Trouble,
-    st.sampled_from(["paused", "unknown", "failed", "rejected", "overdue"]),
+    st.sampled_from(["paused", "unknown", "failed", "rejected", "overdue", "untold"]),
     st.builds(Address, st.sampled_from(["a", "b"]), st.sampled_from([f"p{at}" for at in range(9)])),
     st.sampled_from(["s1", "s2", "s3", "s4", "s5"]),
     st.sampled_from(["", "x"]),
@@ -133,6 +145,7 @@ _TROUBLES = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(_TROUBLES, max_size=80), st.lists(st.builds(Aside, st.just("executor"), st.just("R"), st.text())))
 def test_every_plan_is_counted_and_the_gravest_stand_first(found: list[Trouble], aside: list[Aside]) -> None:
     said = tell(found, aside, None)
@@ -142,10 +155,13 @@ def test_every_plan_is_counted_and_the_gravest_stand_first(found: list[Trouble],
         assert not aside
         return
     assert (said.plans, said.set_aside) == (len({one.address for one in found}), len(aside))
-    assert len(said.groups) + said.more_groups == len({(one[0], one[2], one[3]) for one in found}) + bool(aside)
+    assert len(said.groups) + said.more_groups == len(
+        {(one.what, "" if one.what == "untold" else one.step, one.code) for one in found}
+    ) + bool(aside)
     kinds = [group.what for group in said.groups]
-    assert kinds == sorted(kinds, key=["unknown", "paused", "failed", "rejected", "overdue", "set_aside"].index)
-    assert len(Letters().write(said).body) < 20_000
+    order = ["unknown", "paused", "failed", "rejected", "overdue", "untold", "set_aside"]
+    assert kinds == sorted(kinds, key=order.index)
+    assert len(LETTERS.write(said).body) < 20_000
 
 
 def test_what_strangers_wrote_can_only_be_read() -> None:

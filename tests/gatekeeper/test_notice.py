@@ -152,7 +152,7 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
         "      report: 3 licences are unknown\n"
         "      path: /srv/reports\n"
         "      permitted: network pypi[.]org; write /srv/reports\n"
-        "  and, behind it, 1 more step.\n"
+        "  and, behind it, 1 more step: tell (by agent agent).\n"
         "\n"
         "What ran before:\n"
         "  - audit: completed by agent agent in 500 ms, output of 24 bytes, SHA-256 DIGEST\n"
@@ -276,10 +276,33 @@ def test_a_link_is_the_first_thing_to_be_seen() -> None:
     play = Play(publishing())
     play.completes("audit")
 
-    body = notice_of(play, link="https://plans.example.org/x?link=1", is_personal=True).body
+    known = Directory.model_validate({"people": {"ada": {}}})
+    body = notice_of(play, link="https://plans.example.org/x?link=1", person="ada", directory=known).body
 
     assert body.startswith("Read it, and decide: https://plans.example.org/x?link=1\nThe link is yours alone")
     assert "planmesh gates" not in body
+
+
+@pytest.mark.parametrize(
+    ("rules", "person", "said"),
+    [
+        ({"reviewers": ("person:ada",)}, "ada", "The link is yours alone: whoever has it answers in your name."),
+        ({"reviewers": ("person:ada",)}, "", "You sign in there: the link does not say who you are."),
+        ({"reviewers": ("person:ada",), "quorum": 2}, "ada", "You sign in there: this gate takes the word of no link."),
+        ({}, "ada", "You sign in there: this gate takes the word of no link."),
+        ({"level": "link"}, "ada", "The link is yours alone: whoever has it answers in your name."),
+        ({"level": "operator"}, "ada", "It can be read there; deciding takes an operator's credentials."),
+    ],
+)
+def test_a_notice_says_whether_its_link_is_enough(rules: dict[str, Any], person: str, said: str) -> None:
+    known = Directory.model_validate({"people": {"ada": {}}, "operators": "person:ada"})
+    play = Play(publishing(**rules))
+    play.completes("audit")
+
+    body = notice_of(play, link="https://h/x", person=person, directory=known).body
+
+    assert body.split("\n")[1] == said
+    assert ("planmesh gates approve" in body) == ("credentials" in said)
 
 
 def test_the_command_line_takes_the_digest_that_a_notice_gives() -> None:

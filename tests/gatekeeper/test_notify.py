@@ -5,13 +5,21 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from receivers import WebReceiver, mail_receiver, web_receiver
 
 from planmesh.errors import Unusable
 from planmesh.gatekeeper.notice import Notice
-from planmesh.gatekeeper.notify import Channel, Delivery, name_channels, open_channels
+from planmesh.gatekeeper.notify import (
+    Channel,
+    Delivery,
+    name_channels,
+    name_targets,
+    open_channels,
+    read_configuration,
+)
 
 NOTICE = Notice("Please decide: sign-off", "The plan waits.\n\nHow to answer:\n  planmesh gates show a.b sign-off\n")
 
@@ -149,6 +157,111 @@ def test_a_url_that_cannot_be_used_is_refused_without_showing_it(url: str) -> No
         open_channels({"desk": url})
 
     assert "secret" not in str(refused.value).replace("is secret", "")
+
+
+@pytest.mark.parametrize("url", ["ntfy://{at}/reviews", "rocket://user:pass@{at}/#room", "json://{at}"])
+async def test_notices_do_not_wait_for_one_another_where_the_service_does_not_want_it(
+    web: WebReceiver, url: str
+) -> None:
+    begun = time.monotonic()
+    made = channel(url.format(at=web.at))
+    await asyncio.gather(*(made.send(NOTICE) for _ in range(3)))
+
+    assert web.arrived >= 3
+    assert time.monotonic() - begun < 5.5  # what Apprise would wait for between two
+
+
+async def test_what_a_service_takes_is_kept_to_outside_the_time_limit(
+    web: WebReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apprise.plugins.custom_json import NotifyJSON
+
+    monkeypatch.setattr(NotifyJSON, "request_rate_per_sec", 0.4)
+    made = channel(f"json://{web.at}", timeout_s=0.3)
+    begun = time.monotonic()
+
+    assert await asyncio.gather(*(made.send(NOTICE) for _ in range(3))) == [Delivery(True)] * 3
+    assert time.monotonic() - begun >= 0.8
+
+
+# --- Apprise's own configuration files -----------------------------------------------------------------------
+
+
+async def test_the_services_of_a_configuration_file_are_found_by_their_tags(web: WebReceiver, tmp_path: Path) -> None:
+    (tmp_path / "more.conf").write_text(f"ops,finance=json://robot:hunter2hunter2@{web.at}/ops\n")
+    file = tmp_path / "apprise.yaml"
+    file.write_text(
+        f"version: 1\ninclude: more.conf\nurls:\n"
+        f"  - json://{web.at}/chat:\n     - tag: finance\n"
+        f"  - ntfy://{web.at}/phone:\n     - tag: ada\n"
+    )
+
+    tags = read_configuration(file)
+    (first, second) = open_channels(name_targets(["tag:finance"], tags))
+
+    assert {tag: len(entries) for tag, entries in tags.items()} == {"finance": 2, "ada": 1, "ops": 1}
+    assert (first.name, second.name) == ("finance", "finance-2")
+    assert [await first.send(NOTICE), await second.send(NOTICE)] == [Delivery(True), Delivery(True)]
+    assert [path for path, _ in web.posts] == ["/chat", "/ops"]
+    web.answers = [403]
+    assert "hunter2" not in (await second.send(NOTICE)).detail
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("version: 1\ninclude: http://evil.example/x.yaml\n", "only files on this machine can be included"),
+        ("version: 1\ninclude: file:///nowhere/x.yaml\n", "cannot read the Apprise configuration /nowhere/x.yaml"),
+        ("version: 1\ninclude: apprise.yaml\n", "is included by itself, or too deep"),
+        ("version: 1\nurls:\n  - unheard-of://hunter2hunter2\n", "Apprise does not understand"),
+        ("version: 1\nurls:\n  - json://h\n  - ftp:/hunter2hunter2\n", "entry #2"),
+        (": : not yaml {", "Apprise does not understand"),
+    ],
+)
+def test_a_configuration_file_that_cannot_be_used_is_refused_without_its_secrets(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    (tmp_path / "apprise.yaml").write_text(content)
+
+    with pytest.raises(Unusable) as refused:
+        read_configuration(tmp_path / "apprise.yaml")
+
+    assert said in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+# --- addresses -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["127.0.0.1:9", "localhost:9", "[::1]:9", "10.1.2.3", "192.168.0.9", "169.254.169.254", "[fe80::1]", "0.0.0.0"],
+)
+@pytest.mark.parametrize("url", ["json://{at}/x", "mmost://{at}/token123token", "mailto://u:p@{at}?from=a@b.org"])
+def test_an_address_that_is_not_public_is_refused_where_it_may_not_be(url: str, at: str) -> None:
+    with pytest.raises(Unusable, match=r"the channel desk is at an address that is not a public one"):
+        open_channels({"desk": url.format(at=at)}, private_addresses=False)
+
+
+async def test_another_way_to_write_a_private_address_does_not_help(web: WebReceiver) -> None:
+    port = web.at.partition(":")[2]
+    (made,) = open_channels({"desk": f"json://2130706433:{port}/x"}, private_addresses=False)
+
+    delivery = await made.send(NOTICE)
+
+    assert not delivery.delivered
+    assert "not a public one" in delivery.detail
+    assert web.arrived == 0
+
+
+async def test_a_channel_that_sends_us_elsewhere_is_not_followed(web: WebReceiver) -> None:
+    with web_receiver() as elsewhere:
+        web.answers = [307]
+        web.location = f"http://{elsewhere.at}/metadata"
+        delivery = await channel(f"json://{web.at}/x").send(NOTICE)
+
+    assert not delivery.delivered
+    assert elsewhere.arrived == 0
 
 
 @pytest.mark.parametrize("name", ["", "a b", "x" * 65, "\u202ename", "a\n"])

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plays import HERE, Play, gate, plan, question, task
+from plays import AGENT, HERE, Play, gate, plan, question, task
 
 from planmesh.errors import Unusable
 from planmesh.gatekeeper import rounds
-from planmesh.gatekeeper.rounds import Ending, Reviews, Round, concerns_people, due, gates_of
+from planmesh.gatekeeper.rounds import Due, Ending, Reviews, Round, concerns_people, due, gates_of
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Case, Decide, Emit, Escalation, Plan
@@ -120,6 +120,20 @@ def test_nothing_is_due_of_a_gate_that_has_not_asked() -> None:
     assert due_at("mail", Play(asking())) is None
 
 
+def test_what_follows_on_what_a_gate_releases_is_known_by_name() -> None:
+    steps = [gate("ok"), task("a", "ok"), task("b", "a", label="Pay it"), gate("g", "b"), task("d", "g", "b")]
+    reviews = reviews_of(Play(plan(*steps)))
+
+    assert reviews.behind == {"ok": (("Pay it", AGENT), ("g", ""), ("d", AGENT))}
+
+
+def test_of_a_large_plan_only_the_nearest_steps_are_kept() -> None:
+    width = [task(f"w{number}", "ok") for number in range(300)]
+    reviews = reviews_of(Play(plan(gate("ok"), *width, *(task(f"x{number}", f"w{number}") for number in range(300)))))
+
+    assert len(reviews.behind["ok"]) == 8
+
+
 # --- who is asked as well ------------------------------------------------------------------------------------
 
 
@@ -152,6 +166,17 @@ def test_a_channel_that_several_people_read_hears_of_each_escalation() -> None:
         assert due_at("mail", play, reaches=everybody) == f"escalated{level}"
         told(play, "escalated", level=level)
         assert due_at("mail", play, reaches=everybody) is None
+
+
+def test_who_has_been_asked_is_not_asked_as_well() -> None:
+    play = escalating()
+    both = ("team:finance", "role:cfo")
+    play.is_due("ok", purpose="sla")
+    play.is_due("ok", purpose="escalate", level=1)
+    asked = round_of(play)
+
+    assert due(asked, "ada", lambda reviewers: not set(both).isdisjoint(reviewers), is_personal=True) == Due("overdue")
+    assert due(asked, "bob", lambda reviewers: "role:cfo" in reviewers, is_personal=True) == Due("escalated", 1)
 
 
 def test_a_reminder_reaches_everybody_who_is_asked_by_then() -> None:

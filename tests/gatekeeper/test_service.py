@@ -30,7 +30,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Escalation, Plan
-from planmesh.schemas.subjects import GATEKEEPER, PLANS, Address
+from planmesh.schemas.subjects import GATEKEEPER, NOTICES, PLANS, Address
 from planmesh.testing import MeshServer
 
 HERE = Address("tester", "audit")
@@ -210,6 +210,62 @@ async def test_what_was_sent_is_not_sent_again_by_the_next_gatekeeper(
     await gatekeeper.stop()
     assert (len(web.posts), len(other_web.posts)) == (1, 1)
     assert await sent(clerk) == [(1, "opened", "chat", True), (1, "opened", "desk", True)]
+
+
+async def test_what_a_gatekeeper_was_sending_when_it_was_killed_is_not_sent_twice_and_the_log_says_so(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, other_web: WebReceiver, mesh_server: MeshServer
+) -> None:
+    web.open.clear()
+    async with process(mesh_server, f"json://{web.at}", f"json://{other_web.at}") as killed:
+        await ready(killed)
+        await clerk.create(HERE, plan(gate("ok")))
+        await eventually(lambda: web.arrived and len(clerk.reports) == 1, 20)
+        killed.kill()
+        await killed.communicate()
+    web.open.set()
+    await eventually(lambda: web.posts)  # it arrived, and nobody has said so
+
+    with capture_logs() as logs:
+        await gatekeeper.start(channel("json", web), channel("json-2", other_web))
+        await eventually(lambda: len(clerk.reports) == 2, 20)
+        await gatekeeper.stop()
+
+    assert (web.arrived, other_web.arrived) == (1, 1)
+    assert await sent(clerk) == [(1, "opened", "json", False), (1, "opened", "json-2", True)]
+    assert "it is not known whether it arrived, and it is not sent twice" in clerk.reports[1].detail
+    assert [(log["event"], log["log_level"]) for log in logs if "notice" in log["event"]] == [
+        ("notice.unclear", "error")
+    ]
+
+
+async def test_two_gatekeepers_at_once_send_every_notice_once(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver
+) -> None:
+    for _ in range(2):
+        await gatekeeper.start(channel("desk", web), unclear_after_s=60.0)
+    gates = [gate(f"gate-{number}") for number in range(20)]
+    await clerk.create(HERE, plan(*gates))
+    for one in gates:
+        await clerk.overdue(HERE, one.name)
+    await eventually(lambda: len({subject for subject in web.subjects if subject.startswith("Still")}) == 20)
+    await gatekeeper.stop()
+
+    assert len(web.subjects) == len(set(web.subjects))
+
+
+async def test_a_notice_that_overtakes_another_one_that_is_on_its_way_is_told_after_it(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver
+) -> None:
+    web.open.clear()
+    await gatekeeper.start(channel("desk", web))
+    await clerk.create(HERE, plan(gate("ok")))
+    await eventually(lambda: web.arrived)
+    await clerk.vote(HERE, "ok")
+    await asyncio.sleep(0.2)  # for the commit to be read meanwhile
+    web.open.set()
+    await eventually(lambda: len(clerk.reports) == 2)
+
+    assert web.subjects == ["Please decide: ok (A plan)", "Approved by ada: ok (A plan)"]
 
 
 async def test_the_same_notice_is_always_the_same_command(
@@ -418,6 +474,17 @@ def test_deliveries_are_kept_alive_for_as_long_as_the_consumer_waits() -> None:
     assert consumer.settings["max_ack_pending"] > service._CROWDED
 
 
+async def noted(mesh: MeshServer, channel: str, note: bytes) -> None:
+    """Wait until it is noted how a notice went."""
+    subject = subjects.notice(HERE, "ok", 1, "opened", channel)
+    async with await connected(mesh, "admin") as admin, asyncio.timeout(10):
+        while True:
+            found = await admin.last_on_subject(NOTICES, subject, leader=True)
+            if found is not None and found.data == note:
+                return
+            await asyncio.sleep(0.01)
+
+
 # --- as a process --------------------------------------------------------------------------------------------
 
 
@@ -455,6 +522,7 @@ async def test_a_gatekeeper_that_is_killed_sends_the_rest_when_it_is_back_and_no
         await ready(first)
         await clerk.create(HERE, plan(gate("ok")))
         await eventually(lambda: len(clerk.reports) == 1 and not other_web.answers)
+        await noted(mesh_server, "json-2", b"failed")
         first.kill()
         _, said = await first.communicate()
 

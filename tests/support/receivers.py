@@ -19,12 +19,16 @@ class WebReceiver:
     Attributes:
         at: ``127.0.0.1:<port>``.
         posts: What has arrived: path and body (JSON decoded).
+        arrived: How many requests have come, answered or not.
         answers: The statuses of the next answers; 200 when there are none left.
+        location: Where an answer sends whoever posts.
         open: Clear it, and requests hang until it is set again.
     """
 
     def __init__(self) -> None:
         self.posts: list[tuple[str, Any]] = []
+        self.arrived = 0
+        self.location = ""
         self.answers: list[int] = []
         self.open = threading.Event()
         self.open.set()
@@ -33,10 +37,13 @@ class WebReceiver:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.arrived += 1
                 receiver.open.wait(30)
                 status = receiver.answers.pop(0) if receiver.answers else 200
                 with contextlib.suppress(OSError):
                     self.send_response(status)
+                    if receiver.location:
+                        self.send_header("Location", receiver.location)
                     self.end_headers()
                 if status == 200:
                     receiver.posts.append((self.path, json.loads(body)))
@@ -86,9 +93,10 @@ class MailReceiver:
 
 
 @contextlib.asynccontextmanager
-async def mail_receiver() -> AsyncIterator[MailReceiver]:
+async def mail_receiver(port: int = 0) -> AsyncIterator[MailReceiver]:
+    """Args: port: Where it listens on 127.0.0.1; 0: anywhere."""
     receiver = MailReceiver()
-    server = await asyncio.get_running_loop().create_server(lambda: SMTP(receiver), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(lambda: SMTP(receiver), "127.0.0.1", port)
     async with server:
         receiver.at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         yield receiver

@@ -137,10 +137,18 @@ class Running:
         retry_pauses_s: tuple[float, ...] = (0.05, 0.05),
         news_every_s: float | None = None,
         with_outputs: bool = True,
+        unclear_after_s: float = 0.5,
+        look_every_s: float = 60.0,
     ) -> None:
         core, stop = await connected(self.mesh, "gatekeeper"), asyncio.Event()
         gatekeeper = Gatekeeper(
-            core, channels, retry_pauses_s=retry_pauses_s, news_every_s=news_every_s, with_outputs=with_outputs
+            core,
+            channels,
+            retry_pauses_s=retry_pauses_s,
+            news_every_s=news_every_s,
+            with_outputs=with_outputs,
+            unclear_after_s=unclear_after_s,
+            look_every_s=look_every_s,
         )
         self._running.append((asyncio.create_task(gatekeeper.run(stop)), stop, core))
 
