@@ -50,6 +50,17 @@ RULES: Final[Mapping[str, str]] = {
 }
 """Every code that the language gives, and the rule that it stands for. Those of the planner come beside them."""
 
+_HINTS: Final[Mapping[str, str]] = {
+    "too_large": "pass data as inputs, or split the plan",
+    "too_deep": "pass it as an input, or let a step put it together",
+    "bad_indentation": "indent the lines of a block alike",
+    "misplaced": "move it to where it belongs, or leave it out",
+    "duplicate_field": "leave one of them out",
+    "name_taken": "choose another name",
+    "bad_name": "give it another one",
+}
+"""What to do where nothing more is known than the rule."""
+
 MOST: Final = 200  # that are kept: whoever has more mends the first ones first
 _COMPARISONS: Final = 20_000  # of names, to find near ones, for one script
 _LONGEST_NAME: Final = 60  # that is compared, or quoted
@@ -90,6 +101,7 @@ class Findings:
         if len(to) < MOST:
             start = at if isinstance(at, int) else at.start
             line, column = self.source.place(start)
+            hint = hint or _HINTS.get(code, "")
             to.append((start, Problem(code=code, message=message, hint=hint, line=line, column=column)))
             if to is self._wrong:
                 self._lines.add(line)

@@ -240,7 +240,8 @@ class _Blocks:
         if isinstance(node, Let):
             owner.items.append(node)
         elif len(self._open) > MAX_DEPTH:
-            self._findings.add("too_deep", f"blocks are nested at most {MAX_DEPTH} deep", line.span)
+            hint = "leave a part of it to a plan of its own, and `run` that"
+            self._findings.add("too_deep", f"blocks are nested at most {MAX_DEPTH} deep", line.span, hint)
         else:
             self._open.append(_Open(line.indent, node))
 
