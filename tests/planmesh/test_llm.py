@@ -16,6 +16,8 @@ from planmesh.schemas.subjects import Address
 from planmesh.telemetry import configure_logging
 from planmesh.tools import MARK
 
+pytestmark = pytest.mark.timeout(300)  # many small servers
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
