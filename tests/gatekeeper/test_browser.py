@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from plays import gate, plan, task
 from reviews import Clerk, connected
+from whole import Whole, whole
 
 from planmesh.directory import Directory
 from planmesh.gatekeeper.identity import Door, Keys, Proxy
 from planmesh.gatekeeper.reach import Links
 from planmesh.gatekeeper.web.serve import listen, serve
-from planmesh.schemas.events import GateApproved, GateRejected, VoteCast
+from planmesh.schemas.events import AskAnswered, GateApproved, GateRejected, PlanRevised, VoteCast
 from planmesh.schemas.subjects import Address
 from planmesh.testing import MeshServer
 
@@ -109,3 +110,115 @@ def form(link: str, token: str) -> str:
         f'<form method="post" action="{link}"><input type="hidden" name="form" value="{token}">'
         '<button name="decision" value="approve">Win a prize</button></form>'
     )
+
+
+# --- questions, and edited steps ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def running(mesh_server: MeshServer) -> AsyncIterator[Whole]:
+    async with whole(mesh_server) as site:
+        yield site
+
+
+def asking(**fields: Any) -> dict[str, Any]:
+    ask = {"kind": "ask", "name": "ok", "reviewers": ["team:finance"], "prompt": "How?", **fields}
+    return {"name": "Ship", "steps": [ask, {"kind": "task", "name": "ship", "after": ["ok"], "agent": "agent"}]}
+
+
+async def test_a_question_is_answered_with_the_keyboard(browser: Any, running: Whole) -> None:
+    await running.create(HERE, asking(options=["By sea", "By rail", "By road"], default="By rail"))
+    page = await browser.new_page(viewport=PHONE, java_script_enabled=False)
+    await page.goto(running.url + running.link())
+
+    await page.get_by_role("radio", name="By rail").focus()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("Tab")
+    assert await page.locator(":focus").get_attribute("name") == "reason"
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await page.get_by_role("heading", name="Answered by Ada Lovelace").wait_for()
+
+    answers = [event.output.value["value"] for event in await running.events() if isinstance(event, AskAnswered)]
+    assert answers == ["By road"]
+
+
+async def test_what_is_wrong_with_an_answer_is_told_to_a_screen_reader(browser: Any, running: Whole) -> None:
+    await running.create(HERE, asking(type="number"))
+    page = await browser.new_page(java_script_enabled=False)
+    await page.goto(running.url + running.link())
+
+    await page.get_by_label("A number").fill("a dozen")
+    await page.get_by_role("button", name="Send the answer").click()
+    await page.get_by_role("alert").wait_for()
+
+    field = page.get_by_label("A number")
+    assert await page.title() == "Not sent: Please answer: ok · planmesh"
+    assert await field.get_attribute("aria-invalid") == "true"
+    described = await field.get_attribute("aria-describedby")
+    assert "Enter a number in digits" in await page.locator(f"#{described}").inner_text()
+    assert await page.locator(":focus").get_attribute("id") == "value"
+    await field.fill("12")
+    await page.get_by_role("button", name="Send the answer").click()
+    await page.get_by_text("12", exact=True).wait_for()
+
+
+async def test_steps_are_edited_seen_and_sent(browser: Any, running: Whole) -> None:
+    pay = {"kind": "task", "name": "pay", "after": ["ok"], "agent": "agent", "inputs": {"total": 100}}
+    gate_ = {"kind": "gate", "name": "ok", "reviewers": ["team:finance"], "prompt": "Pay?"}
+    await running.create(HERE, {"name": "Pay", "steps": [gate_, pay]})
+    page = await browser.new_page(viewport=PHONE, java_script_enabled=False)
+    await page.goto(running.url + running.link())
+
+    await page.get_by_text("Ask for a change instead").click()
+    await page.get_by_role("link", name="Edit the steps yourself").click()
+    steps = page.get_by_label("The steps to come")
+    await steps.fill((await steps.input_value()).replace("100", "5o:").replace("agent: agent", "agent: nobody"))
+    await page.get_by_role("button", name="See what it changes").click()
+    await page.get_by_role("heading", name="Nothing was sent").wait_for()
+    await steps.fill((await steps.input_value()).replace("5o:", "50").replace("agent: nobody", "agent: agent"))
+    await page.get_by_role("button", name="See what it changes").click()
+    await page.get_by_role("button", name="Send this change").click()
+    await page.get_by_role("heading", name="Why this is asked again").wait_for()
+
+    assert await page.locator("ins").all_inner_texts() == ["50"]
+    assert [event.revision for event in await running.events() if isinstance(event, PlanRevised)] == [2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_text_stands_out_enough_to_be_read(browser: Any, running: Whole, scheme: str) -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1 for text, measured as it is drawn."""
+    await running.create(HERE, asking(type="number"))
+    page = await browser.new_page(color_scheme=scheme)
+    await page.goto(running.url + running.link())
+    await page.get_by_label("A number").fill("x")
+    await page.get_by_role("button", name="Send the answer").click()
+
+    poor = await page.evaluate(CONTRAST)
+
+    assert poor == []
+
+
+CONTRAST = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => {
+    const [x, y, z] = [r, g, b].map((c) => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+  };
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  for (const node of document.querySelectorAll("body *")) {
+    const says = [...node.childNodes].some((one) => one.nodeType === 3 && one.textContent.trim());
+    if (!says || node.closest("svg") || !node.checkVisibility()) continue;
+    const [a, b] = [light(parse(getComputedStyle(node).color)), light(behind(node))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) poor.push(`${node.textContent.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
