@@ -14,12 +14,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from planmesh import settings
 from planmesh.client import Client, Operator
-from planmesh.planner.drafting import Drafter, Wish
 from planmesh.schemas.plan import Task
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus
-from planmesh.schemas.work import AgentDescription, AgentParameter
 from planmesh.supervision import local_mesh
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
@@ -93,21 +90,3 @@ async def test_a_small_model_writes_a_plan_and_the_mesh_runs_it(mesh: Path) -> N
     assert origin.tries[-1].output_tokens > 0
     assert {step.agent for step in state.plan.steps if isinstance(step, Task)} <= {"read-file", "count-words"}
     assert state.status in (PlanStatus.COMPLETED, PlanStatus.WAITING)
-
-
-async def test_a_small_model_that_nobody_holds_to_a_form_is_refused_or_right(small_model: str) -> None:
-    configured = settings.Model(
-        name="smollm2", base_url=small_model, temperature=0, max_tokens=120, timeout_s=300, structured="text"
-    )
-    agents = {
-        "count-words": AgentDescription(
-            name="count-words", description="Counts the words of a text", parameters=(AgentParameter(name="text"),)
-        )
-    }
-
-    async with Drafter(configured, settings.Planner(rounds=2, max_steps=3)) as drafter:
-        drafted = await drafter.draft(Wish(goal="Count the words of a text", agents=agents))
-
-    assert 1 <= len(drafted.origin.tries) <= 2
-    assert all(one.output_tokens > 0 for one in drafted.origin.tries)
-    assert (drafted.plan is None) == bool(drafted.problems)
