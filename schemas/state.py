@@ -182,8 +182,9 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
             bindings=bindings,
             items={},
         )
-        for name, count in items.items():
-            graph = graph.with_items(name, count)
+        # In the order of the plan: that of a map differs from process to process, and the log means the same to all.
+        for name in [step.name for step in plan.steps if step.name in items]:
+            graph = graph.with_items(name, items[name])
         return graph
 
     def with_items(self, name: str, count: int) -> "Graph":

@@ -9,7 +9,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Each, Gate, Permissions, Task
-from planmesh.schemas.state import Names, PlanStatus, StepStatus
+from planmesh.schemas.state import Graph, Names, PlanStatus, StepStatus
 
 
 def each(name: str, items: str, *steps: Any, after: tuple[str, ...] = (), **fields: Any) -> Each:
@@ -260,3 +260,11 @@ def test_a_planner_permits_steps_of_an_each_nothing_more() -> None:
 
     assert isinstance(refused, events.RevisionRefused)
     assert [problem.code for problem in refused.problems] == ["loosens"]
+
+
+def test_the_steps_of_items_have_one_order_whoever_reads_the_log() -> None:
+    document = plan(each("first", "[1, 2]", audit()), each("second", "[1]", Task(name="weigh", agent=AGENT)))
+
+    graphs = [Graph.of(document, {"first": 2, "second": 1}), Graph.of(document, {"second": 1, "first": 2})]
+
+    assert [list(graph.steps) for graph in graphs] == [["first", "second", "audit_1", "audit_2", "weigh_1"]] * 2
