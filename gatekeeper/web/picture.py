@@ -30,7 +30,9 @@ _CHARACTERS: Final = 18
 _ROUND_CHARACTERS: Final = 15
 _NOTE_CHARACTERS: Final = 27
 _PASSING: Final = 12
-_NARROW: Final = 560
+_ACROSS: Final = 3
+"""Boxes beside one another, so that all of it fits on a screen; a wider layer takes several rows."""
+_NARROW: Final = 720
 
 _LOOKS: Final[Mapping[StepStatus, tuple[str, str]]] = {
     StepStatus.COMPLETED: ("done", "completed"),
@@ -89,7 +91,7 @@ class _Box(NamedTuple):
     is_stack: bool
 
 
-# A step, or, with the step that it leads to, a place that a line passes.
+# A box; or a place that lines pass, which is named for where they come from, and for the layer.
 _Spot: TypeAlias = tuple[str, str]
 
 
@@ -105,7 +107,7 @@ def draw(state: PlanState, here: str) -> Picture:
     boxes, needs = _boxes(state, here)
     near = _near(needs, here)
     needs = {name: [need for need in found if need in near] for name, found in needs.items() if name in near}
-    levels = _levels(needs)
+    levels = _folded(_levels(needs), here)
     rows, chains = _rows(needs, levels)
     width = max(sum(_width(spot) + _GAP_X for spot in row) for row in rows) - _GAP_X + 2 * _MARGIN
     height = len(rows) * (_HEIGHT + _GAP_Y) - _GAP_Y + 2 * _MARGIN
@@ -234,10 +236,25 @@ def _levels(needs: Mapping[str, Iterable[str]]) -> dict[str, int]:
     return levels
 
 
+def _folded(levels: Mapping[str, int], here: str) -> dict[str, int]:
+    """The layers, of which none has more boxes than go beside one another; *here* comes first in its own."""
+    members: dict[int, list[str]] = {}
+    for name, level in levels.items():
+        members.setdefault(level, []).append(name)
+    folded: dict[str, int] = {}
+    row = 0
+    for level in sorted(members):
+        names = sorted(members[level], key=lambda name: name != here)
+        for start in range(0, len(names), _ACROSS):
+            folded |= dict.fromkeys(names[start : start + _ACROSS], row)
+            row += 1
+    return folded
+
+
 def _rows(needs: Mapping[str, Iterable[str]], levels: Mapping[str, int]) -> tuple[list[list[_Spot]], list[list[_Spot]]]:
     """What stands in each layer, in order; and what each line passes, from above.
 
-    A line that passes a layer has a spot of its own there, so that it runs behind no box.
+    Lines that pass a layer have a spot there, so that they run behind no box: one for all that come from one box.
     """
     rows: list[list[_Spot]] = [[] for _ in range(max(levels.values()) + 1)]
     above: dict[_Spot, list[_Spot]] = {}
@@ -248,9 +265,10 @@ def _rows(needs: Mapping[str, Iterable[str]], levels: Mapping[str, int]) -> tupl
         for need in found:
             chain: list[_Spot] = [(need, "")]
             for level in range(levels[need] + 1, levels[name]):
-                spot = (f"{need} {level}", name)
-                rows[level].append(spot)
-                above[spot] = [chain[-1]]
+                spot = (f"{need} {level}", "passes")
+                if spot not in above:
+                    rows[level].append(spot)
+                    above[spot] = [chain[-1]]
                 chain.append(spot)
             above[name, ""].append(chain[-1])
             chains.append([*chain, (name, "")])

@@ -23,7 +23,7 @@ from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.gatekeeper.service import Gatekeeper
 from planmesh.schemas import commands as asks
 from planmesh.schemas.events import CommandRefused, GateApproved, GateRejected, RevisionRequested, VoteCast
-from planmesh.schemas.plan import Plan
+from planmesh.schemas.plan import Escalation, Plan, Share
 from planmesh.schemas.subjects import Address
 from planmesh.testing import MeshServer
 
@@ -157,6 +157,73 @@ async def test_a_quorum_takes_people_who_have_signed_in(site: Site, clerk: Clerk
 
     votes = [(one.by, one.level) for one in await site.events() if isinstance(one, VoteCast)]
     assert votes == [("ada", "login"), ("bob", "login")]
+
+
+async def test_who_has_approved_and_who_has_to_yet_is_said_share_by_share(site: Site, clerk: Clerk) -> None:
+    shares = (Share(of="team:finance"), Share(of="role:cfo"))
+    await opened(clerk, reviewers=("team:finance", "role:cfo"), quorum=3, shares=shares)
+    _, text = await site.read(site.path(), **signed_in("cleo"))
+    assert "0 of 3</b> have approved" in text
+    form = await site.form(site.path(), **signed_in("ada"))
+    answer = await site.post(
+        site.path(), form=form, headers=signed_in("ada"), decision="approve", reason="all of it matches"
+    )
+    assert answer.status_code == 303
+
+    _, text = await site.read(site.path(), **signed_in("cleo"))
+
+    assert "1 of 3</b> have approved" in text
+    assert "<b>Ada Lovelace</b>" in text
+    assert "all of it matches" in text
+    assert re.findall(r"<li>([^<]*)</li>", text) == [
+        "1 approval from the cfo (cleo)",
+        "1 more approval from anybody who is asked",
+    ]
+
+
+async def test_whoever_requested_a_plan_that_takes_four_eyes_can_only_reject_it(site: Site, clerk: Clerk) -> None:
+    mine = Address("ada", "mine")
+    await opened(clerk, mine, four_eyes=True)
+
+    _, text = await site.read(site.path(address=mine), **signed_in("ada"))
+
+    assert "somebody else has to approve it" in text
+    assert 'value="approve"' not in text
+    assert 'value="reject"' in text
+    assert 'value="approve"' in (await site.read(site.path(address=mine), **signed_in("bob")))[1]
+
+
+async def test_an_escalated_gate_says_so_to_everybody_and_takes_the_answer_of_whom_it_names(
+    site: Site, clerk: Clerk
+) -> None:
+    await opened(clerk, sla_s=60.0, escalate=(Escalation(after_s=60.0, to=("role:cfo",)),))
+    assert "Escalated" not in (await site.read(site.link()))[1]
+    await clerk.overdue(HERE, "ok")
+    due = asks.TimerDue(id="t", step="ok", attempt=1, purpose="escalate", level=1)
+    await clerk.ask(HERE, due, "executor")
+
+    for person in ("ada", "cleo"):
+        _, text = await site.read(site.link(person))
+        assert "Overdue" in text
+        assert "the cfo (cleo) may answer as well" in text
+        assert 'name="form"' in text
+
+    assert "Approved by cleo" in (await site.answer(site.link("cleo"), "approve"))[1]
+
+
+async def test_a_change_that_is_being_worked_out_says_so(site: Site, clerk: Clerk) -> None:
+    await opened(clerk)
+
+    _, text = await site.answer(site.link(), "redirect", instruction="pay half")
+    _, others = await site.read(site.link("bob"))
+
+    assert "Your change is being worked out" in text
+    assert "pay half" in text
+    assert 'http-equiv="refresh"' in text
+    assert 'name="form"' not in text
+    assert "A change is being worked out" in others
+    assert 'name="form"' in others
+    assert "refresh" not in others
 
 
 async def test_two_answers_at_once_are_one_decision_and_a_form_sent_twice_is_one_answer(
