@@ -43,6 +43,7 @@ from planmesh.schemas.subjects import Address, BadToken
 BODY_BYTES: Final = 512 * 1024
 
 _MOST_BLOBS: Final = 20
+_OF_LINKS: Final = frozenset({"forged", "expired", "other_gate"})
 
 _WORKED_OUT_S: Final = 120.0
 """How long whoever has asked for a change sees that it is being worked out, before they may answer as well."""
@@ -437,7 +438,9 @@ class Pages:
         """The page for *error*."""
         match error:
             case Untrusted(doubt=doubt):
-                return self._refuse(refusals.DOUBTS[doubt], request, doubt=doubt)
+                # Whoever has an account need not wait for another link.
+                where = self._sign_in_at(f"{self._door.pages_url}/inbox") if doubt in _OF_LINKS else ""
+                return self._refuse(refusals.DOUBTS[doubt], request, where, doubt=doubt)
             case _Refused(refusal=refusal):
                 return self._refuse(refusal, request)
             case PlanmeshError():
@@ -452,11 +455,12 @@ class Pages:
         log.error("review.bug", path=request.url.path[:200], exc_info=error)
         return self._refuse(refusals.BUG, None)
 
-    def _refuse(self, refusal: Refusal, request: _Ask | None, **about: object) -> Response[str]:
+    def _refuse(self, refusal: Refusal, request: _Ask | None, where: str = "", /, **about: object) -> Response[str]:
+        """A page that says no. Args: where: Where to sign in instead."""
         if request is not None:
             # Neither the query, which is a token, nor what was posted.
             log.warning("review.turned_away", why=refusal.title, path=request.url.path[:200], **about)
-        return self._render("refused.html", refusal.status, visitor=None, refusal=refusal)
+        return self._render("refused.html", refusal.status, visitor=None, refusal=refusal, where=where)
 
     def _render(self, template: str, status: int, **context: Any) -> Response[str]:
         now = datetime.fromtimestamp(self._clock(), UTC)

@@ -195,6 +195,22 @@ async def test_a_redirection_that_names_an_older_revision_is_refused(site: Whole
     assert len(await revisions(site)) == 1
 
 
+async def test_a_change_in_words_that_could_not_be_made_says_why_and_asks_again(site: Whole) -> None:
+    await site.create(HERE, document(pay(total=100)))
+
+    await site.answer(site.link(), "redirect", instruction="pay <b>half</b>")
+    await site.until(HERE, lambda state: not state.requests and state.steps["ok"].attempt == 2)
+    _, mine = await site.read(site.link())
+    raw = (await site.http.get(site.link("bob"))).text
+
+    assert "<b>You</b> asked for a change:" in mine
+    assert "It could not be done, and nothing has changed:" in mine
+    assert "no model is configured" in mine
+    assert 'name="form"' in mine
+    assert "<b>Ada Lovelace</b> asked for a change:" in raw
+    assert "pay &lt;b&gt;half&lt;/b&gt;" in raw
+
+
 # --- the document ------------------------------------------------------------------------------------------
 
 tricky = st.sampled_from([NASTY, "a\nb", "  a\n\n b\n", "yes", "12:30", "2020-01-01", "#", "- a", "{x}", "\u2028"])

@@ -305,6 +305,14 @@ async def test_a_form_counts_only_for_whom_and_for_what_it_was_shown(site: Site,
     await refused(site, as_ada, 403, "somebody else")
 
 
+async def test_whoever_has_an_account_may_sign_in_where_a_link_is_no_good(site: Site, clerk: Clerk) -> None:
+    await opened(clerk)
+
+    _, text = await site.read(site.link(expires_in_s=-1))
+
+    assert f'href="{site.url}/inbox">Sign in instead' in text
+
+
 @pytest.mark.parametrize(
     "headers",
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from planmesh.cli import main
-from planmesh.cli.document import Spot, locate, values
+from planmesh.cli.document import values
 from planmesh.cli.session import NotUnderstood
 
 ROOT = Path(__file__).parents[3]
@@ -56,13 +56,6 @@ def test_values_are_what_the_document_declares() -> None:
 def test_a_value_that_cannot_be_meant_is_refused(pairs: list[str]) -> None:
     with pytest.raises(NotUnderstood, match="--input"):
         values(DECLARES, pairs)
-
-
-def test_a_pointer_leads_to_a_line_or_nowhere() -> None:
-    found = locate(WRONG, ["/steps/0/after/0", "/steps/1", "/steps/7", "/inputs/x", ""])
-
-    assert found == {"/steps/0/after/0": Spot(7, 13), "/steps/1": Spot(8, 5), "": Spot(1, 1)}
-    assert locate("a: [", ["/a"]) == {}
 
 
 def test_everything_that_is_wrong_is_told_with_its_place(wrong: Path, capsys: pytest.CaptureFixture[str]) -> None:
