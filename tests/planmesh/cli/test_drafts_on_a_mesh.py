@@ -18,6 +18,8 @@ from planmesh.cli import COMPLETED, FAILED, WAITING, drafts, plans, revise, run,
 from planmesh.cli.session import NotUnderstood, Output, Session
 from planmesh.client import Client
 from planmesh.errors import PlanmeshError
+from planmesh.schemas.state import PlanStatus
+from planmesh.schemas.subjects import Address
 from planmesh.supervision import local_mesh
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("drafts on a mesh")]
@@ -56,8 +58,14 @@ POST = {
 }
 
 
+GATE = {"kind": "gate", "name": "agree", "prompt": "Go on?", "after": ["greet"]}
+MORE = {**task("more", "greet", who="Bob"), "after": ["agree"]}
+
+
 def answer(request: Request) -> Answer:
     """What the goal says is what the model does."""
+    if "<instruction>" in request["messages"][1]["content"] and "add a step" in request["messages"][1]["content"]:
+        return gives({"name": "Greet", "steps": [task("greet", "greet", who="Ada"), GATE, MORE]})
     wanted = re.findall(r"<(?:goal|instruction)>\n(.*)\n", request["messages"][1]["content"])[-1]
     for word, given in (
         ("post it", POST),
@@ -211,6 +219,59 @@ async def test_an_instruction_in_words_revises_a_plan(mesh: Mesh, tells: Any) ->
     assert said.code == COMPLETED
     assert "bye" in said.out
     assert re.search(r"revised \(2 changes, revision 2\): use other words, written by scripted: 1 draft", told.out)
+
+
+async def test_a_reviewer_redirects_a_plan_in_words_and_the_gate_asks_again(mesh: Mesh, tells: Any) -> None:
+    file = mesh.directory / "gated.json"
+    file.write_text(json.dumps({"name": "Greet", "steps": [task("greet", "greet", who="Ada"), GATE]}))
+    ran = await tells(run.run(file, id="words-6", wait=False, session=mesh.session()))
+    assert ran.code == WAITING
+
+    said = await tells(revise.redirect("words-6", instruction="add a step", session=mesh.session()))
+    left = await tells(run.watch("words-6", wait=False, session=mesh.session()))
+
+    assert said.code == COMPLETED
+    assert "more" in said.out
+    assert left.code == WAITING
+    assert "1 of 3 steps" in left.out
+    assert "agree opened again (round 2)" in left.err
+
+
+async def test_a_redirection_that_nothing_comes_of_says_why_and_the_gate_asks_again(mesh: Mesh, tells: Any) -> None:
+    file = mesh.directory / "gated.json"
+    file.write_text(json.dumps({"name": "Greet", "steps": [task("greet", "greet", who="Ada"), GATE]}))
+    await tells(run.run(file, id="words-7", wait=False, session=mesh.session()))
+
+    said = await tells(revise.redirect("words-7", instruction="do what you like", session=mesh.session()))
+    told = await tells(plans.log("words-7", session=mesh.session()))
+
+    assert said.code == FAILED
+    assert "expected a plan as JSON" in said.err
+    assert "cannot be: expected a plan as JSON" in told.out
+
+
+async def test_a_step_lets_the_model_write_a_plan_and_another_runs_it(mesh: Mesh, tells: Any) -> None:
+    file = mesh.directory / "nested.json"
+    steps = [
+        {"kind": "plan", "name": "think", "inputs": {"task": "greet and post it"}, "agents": ["greet", "post"]},
+        {"kind": "run", "name": "do", "document": "think"},
+    ]
+    file.write_text(json.dumps({"name": "Think, then do", "steps": steps}))
+
+    await tells(run.submit(file, id="nested-1", session=mesh.session()))
+    async with mesh.session().operator() as operator:
+        address = await operator.find("nested-1")
+        async for state, _ in operator.watch(address):
+            if state.steps and state.steps["do"].child:
+                break
+        child = Address(address.space, state.steps["do"].child)
+        async for state, _ in operator.watch(child):
+            if state.status is PlanStatus.WAITING:
+                break
+        told = await tells(plans.log("nested-1", session=mesh.session()))
+
+    assert [step.name for step in state.plan.steps] == ["greet", "approve-post", "post"]
+    assert "completed with 1 model call, 11 tokens in, 7 out" in told.out
 
 
 async def test_an_sdk_can_publish_words(mesh: Mesh) -> None:
