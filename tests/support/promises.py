@@ -85,7 +85,7 @@ def _above(state: PlanState, name: str) -> list[str]:
 async def expect_tables(operator: Operator, state: PlanState, commits: list[Commit]) -> None:
     """Wait until the auditor has read as far as *state*, and compare all that it says of the plan."""
     at = state.address
-    await _until_read(operator, state)
+    await until_read(operator, state)
     answer = await operator.plan(at)
     row = answer.plan
     assert (answer.document, row.revision) == (state.document, state.revision)
@@ -115,7 +115,7 @@ async def expect_tables(operator: Operator, state: PlanState, commits: list[Comm
     ]
 
 
-async def _until_read(operator: Operator, state: PlanState, timeout_s: float = 20) -> None:
+async def until_read(operator: Operator, state: PlanState, timeout_s: float = 20) -> None:
     said: Any = "nothing"
     try:
         async with asyncio.timeout(timeout_s):

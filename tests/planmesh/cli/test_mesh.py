@@ -12,13 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 from plays import gate, plan
+from promises import until_read
 from reviews import Clerk, connected
 
 from planmesh.auditor.service import audit
 from planmesh.cli import COMPLETED, FAILED, mesh
 from planmesh.cli.administer import add_submitter
 from planmesh.cli.session import NotUnderstood, Session
-from planmesh.client import Client
+from planmesh.client import Client, Operator
 from planmesh.connection import connect
 from planmesh.embedded import server_binary
 from planmesh.errors import Unusable
@@ -345,15 +346,15 @@ async def test_a_gate_that_waits_while_nobody_is_told_of_gates_is_named(
     database = f"sqlite:///{mesh_server.data_dir}/auditor.db"
     auditing = asyncio.create_task(audit(await connected(mesh_server, "auditor"), database, stop))
     try:
-        for _ in range(500):
-            _, found = await findings(mesh_server.data_dir, capsys)
-            if found["notices"]["level"] == "bad":
-                break
+        async with Operator.connect(data_dir=mesh_server.data_dir) as operator:
+            await until_read(operator, await operator.state(subjects.address("tester", "pay")))
+        _, found = await findings(mesh_server.data_dir, capsys)
     finally:
         stop.set()
         await auditing
         await clerk.core.close()
 
+    assert found["notices"]["level"] == "bad"
     assert found["notices"]["found"].endswith("the gate ok of tester.pay waits for a decision")
 
 
