@@ -320,7 +320,7 @@ class Pages:
         if visitor is None:
             return self._sign_in()
         case = await self._case(address, step, visitor)
-        return self._editor(request, case, step, visitor, document_of(case.state, step))
+        return self._editor(request, case, step, visitor, document_of(case.state, step, refusals.DOCUMENT_CHARACTERS))
 
     async def redirect(self, request: _Ask) -> Response[str]:
         """Show what the edited steps would change; or, if that has been seen, send them."""
@@ -379,7 +379,7 @@ class Pages:
         case: Case,
         step: str,
         visitor: Visitor,
-        document: str,
+        document: str | None,
         *,
         reason: str = "",
         status: int = 200,
@@ -392,7 +392,8 @@ class Pages:
         page = gate_page(case, step, self._door.directory, visitor.person, visitor.level, {})
         why_not = page.why_not or ("Sign in to edit this." if page.needs_level else page.verdict.title)
         may_edit = page.may_answer
-        if len(document) > refusals.DOCUMENT_CHARACTERS:
+        if document is None:
+            document = ""
             may_edit, why_not = False, "There is too much to come for a page: use `planmesh redirect` with a file."
         return self._render(
             "edit.html",

@@ -77,7 +77,7 @@ class Foreseen(Struct, frozen=True, kw_only=True):
 # --- the document ------------------------------------------------------------------------------------------
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Block style; what hides or reorders text stands as an escape; several lines stand as several lines."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -100,12 +100,13 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-def document_of(state: PlanState, gate: str) -> str:
+def document_of(state: PlanState, gate: str, most: int) -> str | None:
     """What is to come of a plan, as a document to be edited: every step that may change, and those that run.
 
-    Read back, it is the plan as it is.
+    Read back, it is the plan as it is. None if it has more than *most* characters.
     """
     steps: list[str] = []
+    characters = 0
     for name, step in state.graph.steps.items():
         if name in state.graph.items or state.steps[name].status is StepStatus.SUPERSEDED:
             continue
@@ -117,6 +118,9 @@ def document_of(state: PlanState, gate: str) -> str:
         text = yaml.dump([named], Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
         note = "  # this gate\n" if name == gate else "  # runs now: leave it as it is\n" if runs else ""
         lines = _escaped(text).split("\n")
+        characters += len(text)
+        if characters > most:
+            return None
         steps.append(note + "\n".join(f"  {one}" if one else one for one in lines))
     return "steps:\n" + "\n".join(steps)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import HERE, NASTY
 from whole import Whole, whole
@@ -227,6 +227,7 @@ def created(steps: tuple[Task, ...]) -> PlanState:
     return evolve(PlanState(address=HERE), event, datetime.now(UTC))
 
 
+@settings(deadline=None)
 @given(st.lists(values, min_size=1, max_size=4))
 def test_what_is_to_be_edited_reads_back_as_what_it_was(inputs: list[Any]) -> None:
     steps = tuple(
@@ -235,8 +236,9 @@ def test_what_is_to_be_edited_reads_back_as_what_it_was(inputs: list[Any]) -> No
     )
     state = created(steps)
 
-    text = document_of(state, "step-0")
+    text = document_of(state, "step-0", 100_000)
 
+    assert text is not None
     assert not set(text) & set("\u202e\u200b\u2028\x1b")
     found = Problems()
     assert read_document(text, found) == {"steps": msgspec.to_builtins(list(steps))}
@@ -249,10 +251,18 @@ def test_what_has_ended_is_not_in_it_and_what_runs_is() -> None:
     state = created(steps)
     states = {step.name: StepState(status=status) for step, status in zip(steps, has, strict=True)}
 
-    text = document_of(msgspec.structs.replace(state, steps=state.steps.update(states)), "next")
+    text = document_of(msgspec.structs.replace(state, steps=state.steps.update(states)), "next", 10_000)
 
+    assert text is not None
     assert "done" not in text
     assert "# runs now: leave it as it is\n  - name: runs" in text
+
+
+def test_what_is_too_much_for_a_page_is_not_put_together() -> None:
+    state = created(tuple(Task(name=f"s{number}", agent="agent", inputs={"x": "y" * 1_000}) for number in range(100)))
+
+    assert document_of(state, "s0", 50_000) is None
+    assert document_of(state, "s0", 500_000) is not None
 
 
 def test_a_problem_is_found_at_its_line() -> None:

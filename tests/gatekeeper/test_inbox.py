@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import DIRECTORY
 
@@ -36,6 +36,7 @@ rows = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(rows)
 def test_the_pages_together_have_everything_once_and_in_order(found: list[tuple[int | None, str, bool]]) -> None:
     given_ = tuple(row(number, *one) for number, one in enumerate(found))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import gate, plan, task
 
@@ -62,6 +62,7 @@ def test_steps_that_are_alike_are_one_box_and_the_gate_is_marked_once() -> None:
     assert picture.left_out == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 60), max_size=4), min_size=1, max_size=60), st.data())
 def test_a_plan_of_any_shape_fits_on_a_screen_and_counts_every_step(wants: list[set[int]], data: st.DataObject) -> None:
     here = data.draw(st.integers(0, len(wants) - 1))

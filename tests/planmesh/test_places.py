@@ -1,7 +1,7 @@
 """Places in the text of a plan document."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planmesh.places import Spot, broken_at, locate
@@ -39,6 +39,7 @@ def test_what_is_no_yaml_has_a_line(text: str, spot: int | None) -> None:
     assert (found and found.line) == spot
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_has_a_place_in_itself_or_none(text: str) -> None:
     found = broken_at(text)
