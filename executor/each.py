@@ -4,7 +4,7 @@ from planmesh.executor.failures import fail_now
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
 from planmesh.schemas.each import item_step
-from planmesh.schemas.expressions import evaluate, parse
+from planmesh.schemas.expressions import NeedsBlob, Unloaded, evaluate, parse
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import MAX_STEPS, Each
 
@@ -44,4 +44,9 @@ def _given(turn: Turn, each: Each, number: int) -> object:
     """What an item gives."""
     last = each.steps[-1]
     names = turn.names(item_step(last.name, number))
-    return names[last.bound_as] if each.value is None else evaluate(parse(each.value), names)
+    if each.value is not None:
+        return evaluate(parse(each.value), names)
+    found = names[last.bound_as]
+    if isinstance(found, Unloaded):
+        raise NeedsBlob(found)
+    return found

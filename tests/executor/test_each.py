@@ -3,13 +3,17 @@
 from typing import Any
 
 import pytest
-from plays import AGENT, Play, gate, plan, task
+from plays import AGENT, HERE, Play, gate, plan, task
 
+from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
-from planmesh.schemas.payload import Payload
+from planmesh.schemas.commands import Asked, ReportResult
+from planmesh.schemas.expressions import NeedsBlob
+from planmesh.schemas.payload import Payload, blob_of
 from planmesh.schemas.plan import Branch, Case, Check, Decide, Each, Gate, Permissions, Task
 from planmesh.schemas.state import Graph, Names, PlanStatus, StepStatus
+from planmesh.schemas.work import AttemptCompleted
 
 
 def each(name: str, items: str, *steps: Any, after: tuple[str, ...] = (), **fields: Any) -> Each:
@@ -61,6 +65,30 @@ def test_an_item_gives_what_the_plan_says() -> None:
     play.completes("double_2", output={"more": 20})
 
     assert play.state.result == Payload(value={"audits": [11, 22]})
+
+
+def test_what_an_item_gives_is_fetched_where_it_is_large() -> None:
+    play = Play(plan(each("audits", "[1]", Task(name="audit", agent=AGENT))))
+    large = blob_of(b'"large"')
+    report = ReportResult(
+        AttemptCompleted(
+            space=HERE.space,
+            plan=HERE.plan,
+            step="audit_1",
+            attempt=1,
+            output=Payload(blob=large),
+            started_at=play.at,
+            duration_s=0.1,
+        )
+    )
+    asked = Asked(report, AGENT, play.at)
+
+    with pytest.raises(NeedsBlob) as needs:
+        decide(play.state, asked)
+    assert needs.value.blob.sha256 == large.sha256
+
+    state = decide(play.state, asked, blobs={large.sha256: "large"}).state
+    assert state.steps["audits"].output == Payload(value=["large"])
 
 
 def test_without_items_it_is_done_at_once() -> None:
