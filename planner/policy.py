@@ -137,7 +137,12 @@ def ungated(
 
 
 def _is_firm(gate: Gate, reviewers: Sequence[str] | None) -> bool:
-    return not gate.optional and (reviewers is None or set(gate.reviewers) <= set(reviewers))
+    """Whether *reviewers*, and nobody else, decide at a gate: nor those to whom it is escalated."""
+    if gate.optional or reviewers is None:
+        return not gate.optional
+    asked = {*gate.reviewers, *chain.from_iterable(one.to for one in gate.escalate)}
+    # A link that was sent to somebody is less than what operators show.
+    return asked <= set(reviewers) and gate.level != "link"
 
 
 def gated(

@@ -56,6 +56,16 @@ def _exceeding(plan: Plan, ceiling: Permissions | None) -> Iterator[Problem]:
     if ceiling is None:
         return
     for pointer, step in _permitted_steps(plan):
+        if isinstance(step, Run) and step.permissions is None:
+            # What it runs may then use whatever there is.
+            yield Problem(
+                code="exceeds_permissions",
+                message=f"step {quoted(step.name)} runs a plan, and does not say what that may be permitted at most; "
+                "the step that runs this plan does",
+                pointer=pointer,
+                hint="give it `permissions`",
+            )
+            continue
         has = step.permissions or Permissions()
         for field in Permissions.__struct_fields__:
             more = sorted(set(getattr(has, field)) - set(getattr(ceiling, field)))

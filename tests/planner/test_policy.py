@@ -149,6 +149,19 @@ def test_a_gate_for_somebody_else_does_not_count() -> None:
     assert gated(plan, AGENTS, OPERATORS)[1] == ("approve-a",)
 
 
+def test_a_gate_that_is_escalated_to_somebody_else_does_not_count() -> None:
+    escalate = [{"after_s": 0.001, "to": ["service:mallory"]}]
+    plan = compiled(gate("mine", reviewers=list(OPERATORS), escalate=escalate), task("a", after=["mine"]))
+
+    assert gated(plan, AGENTS, OPERATORS)[1] == ("approve-a",)
+
+
+def test_a_gate_that_takes_less_proof_does_not_count() -> None:
+    plan = compiled(gate("mine", reviewers=list(OPERATORS), level="link"), task("a", after=["mine"]))
+
+    assert gated(plan, AGENTS, OPERATORS)[1] == ("approve-a",)
+
+
 def test_a_gate_in_a_branch_that_may_not_be_taken_does_not_count() -> None:
     plan = compiled(
         task("a", "safe"),
