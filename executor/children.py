@@ -225,7 +225,12 @@ def told(state: PlanState, commit: Commit, index: int) -> tuple[Parent, ReportCh
             outcome=state.outcome,
             result=state.result if status is PlanStatus.COMPLETED else NOTHING,
             reason=reason[:1_000],
-            troubled=tuple(ChildStep(step=name, attempt=state.steps[name].attempt) for name in state.troubled[:100]),
+            # Nobody but a person tries again what was rejected, or what may have been done.
+            troubled=tuple(
+                ChildStep(step=name, attempt=state.steps[name].attempt)
+                for name in state.troubled
+                if state.steps[name].status is StepStatus.FAILED
+            )[:100],
         ),
     )
 

@@ -31,6 +31,8 @@ from planmesh.schemas.commands import (
     CreatePlan,
     ProposeRevision,
     RefuseGoal,
+    ReportChild,
+    ReportDraft,
     ReportResult,
     ResolveStep,
     actor_of,
@@ -44,7 +46,7 @@ from planmesh.schemas.events import (
 )
 from planmesh.schemas.expressions import NeedsBlob
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload
+from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
@@ -363,19 +365,17 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
     problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
     match asked.what:
         case CreatePlan() as create:
-            refusal = RefuseGoal(
-                id=create.id,
-                problems=(problem,),
-                goal=create.goal,
-                name=create.plan.name,
-                goal_digest=create.goal_digest,
-                origin=create.origin,
-                traceparent=create.traceparent,
-            )
-            return part._replace(asked=asked._replace(what=refusal))
+            return part._replace(asked=asked._replace(what=create.refused(problem)))
         case ProposeRevision(plan=Plan()) as proposal:
             nothing = msgspec.structs.replace(proposal, plan=None, problems=(problem,))
             return part._replace(asked=asked._replace(what=nothing))
+        case ReportDraft(document=dict()) as report:
+            failure = Failure(code="bad_output", message=problem.message, retryable=False)
+            without = msgspec.structs.replace(report, document=None, failure=failure)
+            return part._replace(asked=asked._replace(what=without))
+        case ReportChild(status="completed" | "draft") as report:
+            failed_child = msgspec.structs.replace(report, status="failed", result=NOTHING, reason=problem.message)
+            return part._replace(asked=asked._replace(what=failed_child))
         case ReportResult(AttemptCompleted() as done):
             message = f"what follows from its output cannot be recorded: {error}"
             failed = AttemptFailed(

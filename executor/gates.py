@@ -1,6 +1,7 @@
 """Gates: what one would release, exactly; the digest that a vote must quote; and when it opens. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from planmesh.executor.reviewers import (
@@ -22,7 +23,7 @@ from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Task
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import SATISFIED, Names, PlanState
-from planmesh.schemas.templates import compile_template
+from planmesh.schemas.templates import Template, compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 _CHANGES_BYTES = 64 * 1024
@@ -200,8 +201,9 @@ def _releases(state: PlanState, gate: str) -> Iterator[Release]:
             case Draft():
                 yield Release(step=name, kind=kind, inputs=step.inputs)
             case Run():
-                permissions = step.permissions or Permissions()
-                yield Release(step=name, kind=kind, permissions=permissions, inputs=step.inputs)
+                yield Release(
+                    step=name, kind=kind, permissions=step.permissions or Permissions(), inputs=_about_run(state, step)
+                )
             case _:
                 yield Release(step=name, kind=kind)
 
@@ -216,9 +218,25 @@ def _release(task: Task, inputs: dict[str, Any]) -> Release:
     )
 
 
+def _about_run(state: PlanState, step: Run) -> dict[str, Any]:
+    """What a reviewer of a `run` has to know besides its inputs, under names that no input can have."""
+    most: object = "whatever its agents declare"
+    if step.permissions is not None:
+        granted = ((field, getattr(step.permissions, field)) for field in Permissions.__struct_fields__)
+        most = {field: list(values) for field, values in granted if values} or "nothing"
+    shown = {**step.inputs, "the plan": f"{{ {step.document} }}"}
+    known = _known(partial(compile_template, shown), state, step)
+    own = {"the plan": known.get("the plan"), "permitted at most": most}
+    return own | {name: value for name, value in known.items() if name not in own}
+
+
 def _known_inputs(state: PlanState, step: Task) -> dict[str, Any]:
+    return _known(partial(state.graph.inputs, step), state, step)
+
+
+def _known(inputs: Callable[[], Template], state: PlanState, step: Task | Run) -> dict[str, Any]:
     try:
-        known = state.graph.inputs(step).render_references(Names(state, step=step.name))
+        known = inputs().render_references(Names(state, step=step.name))
     except ExpressionError as error:
         # The step will fail with this very error; the reviewer sees it first.
         return {"$error": str(error)}

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, assert_never
 
 from planmesh.executor.advance import advance
 from planmesh.executor.asks import Given, answer, answer_by_default
-from planmesh.executor.children import drafted, moved
+from planmesh.executor.children import EXECUTOR, drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
 from planmesh.executor.gates import review, vote
 from planmesh.executor.reviewers import Standing, escalate
@@ -263,6 +263,9 @@ def _resume(turn: Turn, command: asks.ResumePlan) -> None:
             turn.record(events.StepResumed(step=command.step, by=turn.by, reason=command.reason))
     elif not turn.state.held:
         turn.refuse("not_paused", f"nobody has paused the plan; it is {described(turn.state)}")
+    elif turn.by == EXECUTOR != turn.state.by:
+        # The plan that it runs for goes on; what a person has stopped, a person lets go on.
+        turn.refuse("not_paused", f"{turn.state.by} has paused the plan, and not the one that it runs for")
     else:
         turn.record(events.PlanResumed(by=turn.by, reason=command.reason, held=True))
 

@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from planmesh.connection import Connection
 from planmesh.errors import Busy, PlanmeshError, Poison
 from planmesh.eventlog import EventLog
-from planmesh.executor.blobs import BlobStore
+from planmesh.executor.blobs import BlobStore, Values
 from planmesh.executor.plan import Decision, decide
 from planmesh.executor.revision import wanted
 from planmesh.schemas import codec, subjects
@@ -106,13 +106,13 @@ class Previews:
         return PreviewAnswer(number=state.number, at=at, events=tuple(events))
 
     async def _decide(self, state: PlanState, asked: Asked) -> Decision:
-        blobs: dict[str, object] = {}
+        values = Values(self._blobs)
         while True:
             try:
                 # A thread lets the loop decide what waits while a large plan takes its time.
-                return await asyncio.to_thread(partial(self._decided, state, asked, dict(blobs)))
+                return await asyncio.to_thread(partial(self._decided, state, asked, dict(values.by_sha256)))
             except NeedsBlob as needs:
-                blobs[needs.blob.sha256] = await self._blobs.value(needs.blob.sha256)
+                await values.fetch(needs.blob)
 
     def _decided(self, state: PlanState, asked: Asked, blobs: Mapping[str, object]) -> Decision:
         return decide(state, asked, blobs=blobs, gate_sla_s=self._rules.gate_sla_s, escalate_to=self._rules.escalate_to)

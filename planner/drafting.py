@@ -5,6 +5,7 @@ model that is told lies, or tells some, can write a bad plan, and nothing else.
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -460,9 +461,10 @@ async def draft_for_step(drafter: Drafter, work: DraftWork, agents: Agents) -> R
         )
         for one in drafted.origin.tries
     )
-    identity = f"d-{work.step[:40]}-{work.attempt}"
+    # Two steps whose names begin alike are two.
+    identity = hashlib.sha256(f"{work.step}.{work.attempt}".encode()).hexdigest()[:32]
     return ReportDraft(
-        id=identity, step=work.step, attempt=work.attempt, document=document, failure=failure, calls=calls
+        id=f"d-{identity}", step=work.step, attempt=work.attempt, document=document, failure=failure, calls=calls
     )
 
 

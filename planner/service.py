@@ -12,6 +12,7 @@ from planmesh import settings
 from planmesh.connection import Connection
 from planmesh.delivery import Message, consume
 from planmesh.directory import Directory
+from planmesh.errors import Poison
 from planmesh.planner.catalogue import Catalogue, described
 from planmesh.planner.compile import Agents
 from planmesh.planner.desk import WAITING, Desk
@@ -25,7 +26,8 @@ from planmesh.planner.templates import Templates
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft, verb_of
-from planmesh.schemas.subjects import GOALS, PLANNER, WORK
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.subjects import GOALS, PLANNER, WORK, Address
 from planmesh.schemas.work import DraftWork, RunWork
 from planmesh.streams import SERVICE_ACK_WAIT_S
 
@@ -143,15 +145,33 @@ class Planner:
             if made is None:
                 return
             command = made
-        if isinstance(command, CreatePlan) and self._directory is not None:
-            command = msgspec.structs.replace(command, owners=self._directory.owners_of(address.space))
-        await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
+        command = await self._publish(address, command)
         match command:
             case CreatePlan(plan=plan):
                 log.info("goal.planned", space=address.space, plan=address.plan, steps=len(plan.steps))
             case RefuseGoal(problems=problems):
                 codes = sorted({problem.code for problem in problems})
                 log.info("goal.refused", space=address.space, plan=address.plan, problems=len(problems), codes=codes)
+
+    async def _publish(self, address: Address, command: CreatePlan | RefuseGoal) -> CreatePlan | RefuseGoal:
+        """Publish *command*, or a refusal in its place if it is too large; and wait until it is stored.
+
+        Returns: what has been published.
+        """
+        if isinstance(command, CreatePlan):
+            if self._directory is not None:
+                # Of a plan that runs for a step as well: its gates with four eyes bar the same people.
+                command = msgspec.structs.replace(command, owners=self._directory.owners_of(address.space))
+            try:
+                await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
+            except Poison as error:
+                command = command.refused(
+                    Problem(code="too_large", message=f"the completed plan is too large: {error}")
+                )
+            else:
+                return command
+        await self._core.publish(subjects.command(address, verb_of(command), ACTOR), encode(command))
+        return command
 
     @property
     def _known(self) -> Directory:
@@ -177,8 +197,7 @@ class Planner:
     async def _run(self, work: RunWork) -> None:
         agents = await self._catalogue.agents_now()
         command = await asyncio.to_thread(consider_run, work, agents, limits=self._limits, directory=self._known)
-        child = subjects.address(work.space, work.child)
-        await self._core.publish(subjects.command(child, verb_of(command), ACTOR), encode(command))
+        await self._publish(subjects.address(work.space, work.child), command)
         log.info("run.considered", space=work.space, plan=work.plan, step=work.step, child=work.child)
 
     async def _draft(self, message: Message, work: DraftWork) -> None:

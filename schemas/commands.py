@@ -40,6 +40,19 @@ class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
     parent: Parent | None = None
     """The step that it is to run for."""
 
+    def refused(self, *problems: Problem) -> "RefuseGoal":
+        """The command that refuses the same goal, and that whoever waits for it hears of."""
+        return RefuseGoal(
+            id=self.id,
+            problems=problems,
+            goal=self.goal,
+            name=self.plan.name,
+            goal_digest=self.goal_digest,
+            origin=self.origin,
+            traceparent=self.traceparent,
+            parent=self.parent,
+        )
+
 
 class RefuseGoal(Command, frozen=True, kw_only=True, tag="refuse"):
     """A goal cannot become a plan."""

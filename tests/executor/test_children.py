@@ -211,12 +211,25 @@ def test_in_mode_draft_the_step_is_done_once_the_plan_is_recorded() -> None:
 
 
 def test_a_gate_shows_what_a_plan_may_do_and_holds_it_back() -> None:
-    play = Play(plan(gate("look"), run("execute", "look", inputs={"topic": "x"}, retries=2)))
+    step = Run(name="execute", document="given", after=("look",), inputs={"topic": "x"}, retries=2)
+    play = Play(plan(gate("look"), step), inputs={"given": {"name": "x"}})
 
     opened = play.state.steps["look"].opened
     assert opened is not None
-    assert [(one.step, one.kind, one.inputs) for one in opened.releases] == [("execute", "run", {"topic": "x"})]
+    inputs = {"the plan": {"name": "x"}, "permitted at most": "whatever its agents declare", "topic": "x"}
+    assert [(one.step, one.kind, one.inputs) for one in opened.releases] == [("execute", "run", inputs)]
     assert play.of_type(events.StepDispatched) == []
+
+
+def test_a_gate_shows_the_plan_that_was_written_and_what_it_may_do_at_most() -> None:
+    most = Permissions(read=("/data",))
+    step = Run(name="execute", document="mission", after=("look",), permissions=most, inputs={"the plan": "harmless"})
+    play = Play(plan(Draft(name="mission"), gate("look", "mission"), step))
+    play.is_drafted("mission", {"name": "written"})
+
+    opened = play.state.steps["look"].opened
+    assert opened is not None
+    assert opened.releases[0].inputs == {"the plan": {"name": "written"}, "permitted at most": {"read": ["/data"]}}
 
 
 # --- the plan that runs ---------------------------------------------------------------------------------------
@@ -265,6 +278,34 @@ def test_a_plan_whose_id_is_taken_fails_the_step_that_it_was_to_run_for() -> Non
     assert (report.status, report.child, report.number) == ("refused", HERE.plan, commit.number)
     assert "already a plan" in report.reason
     assert news(commit, commit.events[0], Payload()) is None  # to whoever published the goal, nothing has happened
+
+
+def test_what_may_have_been_done_and_what_was_rejected_is_not_tried_again_by_itself() -> None:
+    above = Parent(plan="above", step="execute", attempt=1, depth=1)
+    play = Play(plan(task("a"), task("b"), gate("c")), parent=above)
+    play.fails("a", retryable=False)
+    play.votes("c", "reject")
+    play.loses("b")
+    commit, _ = play.log[-1]
+    assert set(play.state.troubled) == {"a", "b", "c"}
+
+    heard = [one for index in range(len(commit.events)) if (one := told(play.state, commit, index)) is not None]
+
+    assert [(report.status, report.troubled) for _, report in heard] == [("paused", (ChildStep(step="a", attempt=1),))]
+
+
+def test_what_a_person_has_paused_does_not_go_on_with_the_plan_that_it_runs_for() -> None:
+    play = Play(plan(task("a")))
+    play.ask(asks.PausePlan(id="by-a-person"), by="ada")
+
+    (refused,) = play.ask(asks.ResumePlan(id="e1-0"), by="executor")
+    assert isinstance(refused, events.CommandRefused)
+    assert play.state.held
+
+    play.ask(asks.ResumePlan(id="by-herself"), by="ada")
+    play.ask(asks.PausePlan(id="e2-0"), by="executor")
+    play.ask(asks.ResumePlan(id="e3-0"), by="executor")
+    assert not play.state.held
 
 
 def test_a_plan_without_a_parent_tells_nobody() -> None:

@@ -16,13 +16,13 @@ from planmesh.executor.blobs import BlobStore
 from planmesh.executor.gates import release_digest
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import CastVote
+from planmesh.schemas.commands import CastVote, CreatePlan, ReportChild, ReportDraft
 from planmesh.schemas.events import CommandRefused
 from planmesh.schemas.payload import Blob, Payload, blob_of, canonical
-from planmesh.schemas.plan import Check, Emit, Permissions, Plan, Task
+from planmesh.schemas.plan import Check, Draft, Emit, Permissions, Plan, Run, Task
 from planmesh.schemas.state import open_gates
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, Result, Results
+from planmesh.schemas.work import AttemptCompleted, Parent, Result, Results
 
 NOWHERE = Blob(sha256="0" * 64, size_bytes=10_000)
 
@@ -149,6 +149,42 @@ async def test_a_plan_that_is_larger_than_the_log_takes_is_refused(opened: Any) 
         assert state.status == "refused"
         assert state.refused is not None
         assert state.refused.problems[0].code == "too_large"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        lambda child: ReportDraft(id="r", step="away", attempt=1, document={"name": "x"}),
+        lambda child: ReportChild(id="r", step="away", attempt=1, child=child, number=1, status="completed"),
+    ],
+)
+async def test_a_step_away_fails_where_what_follows_is_larger_than_the_log_takes(opened: Any, report: Any) -> None:
+    away = Run(name="away", document="given") if report("c").__struct_config__.tag == "child" else Draft(name="away")
+    document = plan(away, *too_many_gates("g", "away").steps)
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(document, inputs={"given": {}})
+        begun = await house.until(address, lambda state: state.away)
+        told = report(begun.steps["away"].child)
+        await house.ask(address, told, "executor" if isinstance(told, ReportChild) else "planner")
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["away"].status == "failed"
+        assert "cannot be recorded" in state.reason
+
+
+async def test_whoever_waits_for_a_plan_hears_that_it_is_larger_than_the_log_takes(opened: Any) -> None:
+    parent = Parent(plan="above", step="execute", attempt=1, depth=1)
+    address = Address("tester", "below")
+    async with opened("write") as house:
+        await house.executor()
+        create = CreatePlan(id="c", plan=too_many_gates("g"), goal_digest="d", parent=parent)
+        await house.ask(address, create, "planner")
+
+        state = await house.ended(address)
+
+        assert (state.status, state.parent) == ("refused", parent)
 
 
 async def test_a_vote_that_has_consequences_larger_than_the_log_takes_is_refused(opened: Any) -> None:

@@ -11,11 +11,11 @@ from model_server import Answer, ModelServer, Request, Script, calls, fails, giv
 from planmesh import settings
 from planmesh.directory import Directory
 from planmesh.planner.compile import Compiled, compile_plan
-from planmesh.planner.drafting import Drafted, Drafter, Wish
+from planmesh.planner.drafting import Drafted, Drafter, Wish, draft_for_step
 from planmesh.planner.problems import RULES
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Gate, Permissions
-from planmesh.schemas.work import AgentDescription, AgentParameter
+from planmesh.schemas.work import AgentDescription, AgentParameter, DraftWork
 
 
 def agent(name: str, *inputs: str, **fields: Any) -> AgentDescription:
@@ -430,3 +430,16 @@ async def test_the_model_sees_no_more_than_the_beginning_of_a_large_input() -> N
     _, server = await draft(answer, inputs={"path": "x" * 100_000})
 
     assert len(server.said(0)) < 20_000
+
+
+async def test_steps_whose_names_begin_alike_get_a_report_each() -> None:
+    drafter = Drafter(settings.Model(), settings.Planner())
+    names = ["a" * 60, "a" * 60 + "-2"]
+    works = [
+        DraftWork(space="s", plan="p", step=name, attempt=attempt, inputs={}) for name in names for attempt in (1, 2)
+    ]
+
+    reports = [await draft_for_step(drafter, work, AGENTS) for work in works]
+
+    assert len({report.id for report in reports}) == len(works)
+    assert reports[0].id == (await draft_for_step(drafter, works[0], AGENTS)).id

@@ -10,10 +10,11 @@ from planners import Bench, plan, planning, until
 from planmesh.connection import StoredMessage
 from planmesh.directory import Directory
 from planmesh.planner.catalogue import Catalogue, undescribed
+from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.subjects import COMMANDS, GOALS, POISON, WORK
-from planmesh.schemas.work import AgentDescription, AgentParameter
+from planmesh.schemas.work import AgentDescription, AgentParameter, RunWork
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -28,6 +29,41 @@ async def test_the_owner_of_a_space_asks_for_what_it_asks_for(bench: Bench) -> N
         await bench.submit("g1", {"plan": plan(text="hello")})
 
         assert (await bench.created("g1")).owners == ("ada",)
+
+
+@with_echo
+async def test_whoever_owns_the_space_owns_the_plans_that_run_for_its_plans(bench: Bench) -> None:
+    known = {"people": {"ada": {}}, "spaces": {"tester": {"owner": "person:ada"}}}
+    work = RunWork(
+        space="tester", plan="above", step="run", attempt=1, child="below", depth=1, document=plan(text="hello")
+    )
+    async with planning(bench, Directory.model_validate(known)):
+        executor = await bench.connect("executor")
+        await executor.publish(subjects.step_planning(work.address, work.step), encode(work))
+
+        assert (await bench.created("below")).owners == ("ada",)
+
+
+@with_echo
+async def test_whoever_waits_for_a_plan_that_grows_too_large_hears_of_it(bench: Bench) -> None:
+    await bench.describe(
+        AgentDescription(name="echo", any_parameters=True, permissions=Permissions(read=("/" + "x" * 180,) * 100))
+    )
+    steps = [{"name": f"s{number}", "kind": "task", "agent": "echo"} for number in range(600)]
+    work = RunWork(
+        space="tester",
+        plan="above",
+        step="run",
+        attempt=1,
+        child="below",
+        depth=1,
+        document={"name": "x", "steps": steps},
+    )
+    async with planning(bench):
+        executor = await bench.connect("executor")
+        await executor.publish(subjects.step_planning(work.address, work.step), encode(work))
+
+        assert await bench.refused("below") == ["too_large"]
 
 
 @with_echo

@@ -53,6 +53,7 @@ from planmesh.schemas.work import (
     ChildStep,
     Denial,
     Failure,
+    Parent,
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -100,6 +101,7 @@ class Play:
         inputs: dict[str, Any] | None = None,
         agent_limits: Mapping[str, int] = NO_LIMITS,
         owners: tuple[str, ...] = (),
+        parent: Parent | None = None,
     ) -> None:
         self.agent_limits = agent_limits
         self.document = document
@@ -108,7 +110,13 @@ class Play:
         self.log: list[tuple[Commit, str]] = []
         self.ids = 0
         created = asks.CreatePlan(
-            id="create", plan=document, inputs=inputs or {}, goal_digest="digest", start=start, owners=owners
+            id="create",
+            plan=document,
+            inputs=inputs or {},
+            goal_digest="digest",
+            start=start,
+            owners=owners,
+            parent=parent,
         )
         self.ask(created, by="planner")
 
