@@ -157,7 +157,8 @@ class Child:
         if self.pid:
             self._was_ready |= self.ready.is_set()
             self.ready.clear()
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and nobody has noticed yet
+                os.kill(self.pid, number)
 
     async def wait_ready(self, timeout_s: float = _READY_S) -> None:
         """Wait until it is ready.
