@@ -344,7 +344,8 @@ async def test_a_gate_that_waits_while_nobody_is_told_of_gates_is_named(
     await clerk.create(subjects.address("tester", "pay"), plan(gate("ok")))
     stop = asyncio.Event()
     database = f"sqlite:///{mesh_server.data_dir}/auditor.db"
-    auditing = asyncio.create_task(audit(await connected(mesh_server, "auditor"), database, stop))
+    reading = await connected(mesh_server, "auditor")
+    auditing = asyncio.create_task(audit(reading, database, stop))
     try:
         async with Operator.connect(data_dir=mesh_server.data_dir) as operator:
             await until_read(operator, await operator.state(subjects.address("tester", "pay")))
@@ -352,6 +353,7 @@ async def test_a_gate_that_waits_while_nobody_is_told_of_gates_is_named(
     finally:
         stop.set()
         await auditing
+        await reading.close()
         await clerk.core.close()
 
     assert found["notices"]["level"] == "bad"
