@@ -151,7 +151,7 @@ def troubles(one: Happened, reviews: Reviews, now: datetime) -> list[Trouble]:
 def _stopped(address: Address, step: str, reviews: Reviews) -> Trouble:
     if step in reviews.unknown:
         return Trouble("unknown", address, step, "", reviews.unknown[step])
-    if step in reviews.gates:
+    if reviews.gate(step) is not None:
         asked = reviews.rounds.get(step)
         ending = asked.ending if asked is not None else None
         return Trouble("rejected", address, step, "", "" if ending is None else ending.reason)

@@ -336,7 +336,7 @@ def facts(
         with_outputs: Whether what steps gave, and what is made of it, may leave; otherwise sizes and digests do.
     """
     opened = asked.opened
-    gate = reviews.gates.get(opened.step) or Gate(name=opened.step)
+    gate = reviews.gate(opened.step) or Gate(name=opened.step)
     # What a prompt is put together from are outputs; the plan's own words are not.
     prompt = opened.prompt if with_outputs else gate.prompt
     review = opened if isinstance(opened, GateOpened) else _NO_REVIEW

@@ -15,9 +15,10 @@ from msgspec import Struct
 
 from planmesh.eventlog import next_commit
 from planmesh.schemas import events
+from planmesh.schemas.each import is_numbered
 from planmesh.schemas.events import AskOpened, Commit, GateOpened, hash_of
 from planmesh.schemas.payload import Payload, canonical
-from planmesh.schemas.plan import Ask, Gate, Plan
+from planmesh.schemas.plan import Ask, Each, Gate, Plan
 from planmesh.schemas.state import PlanState, sealed
 from planmesh.schemas.subjects import Address
 
@@ -135,6 +136,7 @@ class Reviews(Struct, frozen=True, kw_only=True):
         chain: The plan's address and the commit that was read last; its steps are not folded.
         sequence: The stream sequence of the last message on the plan's subject, junk included; 0 for none.
         gates: The plan's gates and asks by name.
+        of_items: Those that an `each` has for every item, by their name in it.
         also: Those to whom they were escalated, in whatever round.
         before: The steps right before gates.
         labels: What the steps around gates are called for people, where the plan says so.
@@ -154,6 +156,7 @@ class Reviews(Struct, frozen=True, kw_only=True):
     goal: str = ""
     requester: str = ""
     gates: dict[str, Gate | Ask] = {}
+    of_items: dict[str, Gate | Ask] = {}
     also: Map[str, tuple[str, ...]] = Map()
     before: frozenset[str] = frozenset()
     labels: dict[str, str] = {}
@@ -168,6 +171,10 @@ class Reviews(Struct, frozen=True, kw_only=True):
     @classmethod
     def nothing(cls, address: Address) -> "Reviews":
         return cls(chain=PlanState(address=address))
+
+    def gate(self, step: str) -> Gate | Ask | None:
+        """The gate or ask called *step*, that of an item as well; None where the plan has none."""
+        return self.gates.get(step) or (self.of_items.get(step.rpartition("_")[0]) if is_numbered(step) else None)
 
 
 def concerns_people(commit: bytes) -> bool:
@@ -232,8 +239,9 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                 kept = {step: to for step, to in reviews.also.items() if _asks(was, step) == _asks(reviews.gates, step)}
                 reviews = _replace(reviews, also=Map(kept))
                 gone = Ending(how="closed", by=(event.by,), reason=_with(event.reason, "a revision took the gate out"))
-                for step in rounds.keys() - reviews.gates.keys():
-                    rounds = _end(rounds, step, gone)
+                for step in rounds:
+                    if reviews.gate(step) is None:
+                        rounds = _end(rounds, step, gone)
             case events.StepCompleted(step=step, output=output):
                 if step in reviews.before and _is_short(output):
                     reviews = _replace(reviews, outputs=reviews.outputs.set(step, output))
@@ -354,7 +362,14 @@ def _around_gates(plan: Plan) -> dict[str, Any]:
         step for step in plan.steps if step.label and (step.name in before or not gates.keys().isdisjoint(step.after))
     )
     labels = {step.name: step.label for step in near}
-    return {"gates": gates, "before": before, "labels": labels, "behind": _behind(plan, gates)}
+    of_items = {
+        body.name: body
+        for step in plan.steps
+        if isinstance(step, Each)
+        for body in step.steps
+        if isinstance(body, Gate | Ask)
+    }
+    return {"gates": gates, "of_items": of_items, "before": before, "labels": labels, "behind": _behind(plan, gates)}
 
 
 def _behind(plan: Plan, gates: Iterable[str]) -> dict[str, tuple[tuple[str, str], ...]]:

@@ -13,7 +13,7 @@ from planmesh.gatekeeper import rounds
 from planmesh.gatekeeper.rounds import Due, Ending, Reviews, Round, concerns_people, due, gates_of
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
-from planmesh.schemas.plan import Case, Decide, Emit, Escalation, Plan
+from planmesh.schemas.plan import Case, Decide, Each, Emit, Escalation, Plan
 from planmesh.schemas.state import StepStatus
 
 
@@ -310,6 +310,18 @@ def test_an_open_gate_closes_when_a_revision_takes_it_out() -> None:
 
 
 # --- reading the log -----------------------------------------------------------------------------------------
+
+
+def test_a_revision_leaves_the_gates_of_items_open() -> None:
+    look = gate("look", reviewers=("team:finance",), four_eyes=True)
+    each = Each(name="all", items="[1, 2]", steps=(look, task("do", "look")))
+    play = Play(plan(each, gate("ok")))
+    play.revises(plan(each, gate("instead")))
+
+    assert play.status("look_2") == "waiting"
+    assert round_of(play, "look_2").ending is None
+    assert round_of(play, "ok").ending is not None
+    assert reviews_of(play).gate("look_2") == look
 
 
 def test_a_plan_is_known_by_name_goal_and_requester() -> None:
