@@ -193,6 +193,8 @@ async def test_text_stands_out_enough_to_be_read(browser: Any, running: Whole, s
     await page.goto(running.url + running.link())
     await page.get_by_label("A number").fill("x")
     await page.get_by_role("button", name="Send the answer").click()
+    await page.get_by_role("alert").wait_for()
+    await page.wait_for_load_state("load")  # the style sheet is there as well
 
     poor = await page.evaluate(CONTRAST)
 
