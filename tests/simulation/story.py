@@ -27,7 +27,7 @@ from planmesh.schemas.commands import AnyCommand, verb_of
 from planmesh.schemas.events import hash_of
 from planmesh.schemas.goals import FINAL, Outcome, Problem, Refused
 from planmesh.schemas.payload import Payload
-from planmesh.schemas.state import ENDED, PlanState, PlanStatus
+from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import (
     AgentDescription,
@@ -236,7 +236,10 @@ class _Story:
                 quiet_since = self.world.loop.time()
             elif self.world.loop.time() - quiet_since > 30:
                 return states
+            known = {state.address: state for state in states}
             for state in open_plans:
+                if _is_forsaken(state, known):
+                    continue  # nobody looks after it: it has to be recalled
                 for command in people.wishes(state, whims=self.world.hurt > 0):
                     await self._ask(state.address, command, SPACE if isinstance(command, asks.Reply) else "ada")
         raise Broken("; ".join([f"after {END_S:g} s", *map(_stands, open_plans)]))
@@ -312,6 +315,17 @@ class _Story:
 def _is_anothers(outcome: Outcome) -> bool:
     """Whether it says that a goal came too late, by an id that was taken."""
     return isinstance(outcome, Refused) and any(problem.code == "goal_id_taken" for problem in outcome.problems)
+
+
+def _is_forsaken(state: PlanState, known: dict[Address, PlanState]) -> bool:
+    """Whether it ran for a step that waits for it no more. A draft that was to be recorded only is anybody's."""
+    if state.parent is None:
+        return False
+    parent = known[state.address._replace(plan=state.parent.plan)]
+    step = parent.steps.get(state.parent.step)
+    if step is None or step.child != state.address.plan:
+        return True
+    return step.status not in (StepStatus.DISPATCHED, StepStatus.COMPLETED)
 
 
 def _stands(state: PlanState) -> str:
