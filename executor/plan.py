@@ -141,6 +141,8 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
     if turn.state.exists and turn.state.status is not PlanStatus.REFUSED:
         _same_goal(turn, command)
         return
+    if turn.state.parent is not None:
+        return  # the step that it was to run for has heard that it was refused; another attempt is another plan
     turn.record(
         events.PlanCreated(
             plan=command.plan,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from plays import AGENT, HERE, Play, gate, plan, task
+from plays import AGENT, HERE, START, Play, gate, plan, task
 
 from planmesh.executor.children import MAX_DEPTH, errands, told
 from planmesh.executor.news import news
@@ -13,6 +13,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import Commit
+from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Draft, Permissions, Run
 from planmesh.schemas.state import PlanState, PlanStatus
@@ -344,3 +345,14 @@ def test_a_planner_lets_no_plan_do_more_by_itself(changed: Run) -> None:
 
     assert isinstance(refused, events.RevisionRefused)
     assert [problem.code for problem in refused.problems] == ["loosens"]
+
+
+def test_a_plan_that_was_refused_stays_refused_though_it_could_be_created_by_now() -> None:
+    parent = Parent(plan="above", step="execute", attempt=1, depth=1)
+    refuse = asks.RefuseGoal(
+        id="refuse", problems=(Problem(code="unknown_agent", message="no"),), goal_digest="digest", parent=parent
+    )
+    create = asks.CreatePlan(id="create", plan=plan(task("a")), goal_digest="digest", parent=parent)
+    refused = decide(PlanState(address=HERE), Asked(refuse, "planner", START)).state
+
+    assert decide(refused, Asked(create, "planner", START)).events == []
