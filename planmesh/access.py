@@ -221,6 +221,7 @@ def services() -> tuple[User, ...]:
                 *_read(PLANS),
                 *_read(BLOBS),
                 *_inspect(PLANS, GATEKEEPER),
+                *_inspect(POISON, GATEKEEPER),
                 _ACCOUNT_INFO,
             ),
         ),

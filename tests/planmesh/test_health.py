@@ -5,7 +5,7 @@ import pytest
 from planmesh import access, health, settings
 from planmesh.connection import connect
 from planmesh.delivery import subscribe
-from planmesh.schemas.subjects import GATEKEEPER, PLANS
+from planmesh.schemas.subjects import GATEKEEPER, PLANS, POISON
 from planmesh.testing import MeshServer
 
 
@@ -35,8 +35,10 @@ async def test_a_consumer_that_is_read_is_well(mesh_server: MeshServer) -> None:
     configured = settings.load(data_dir=mesh_server.data_dir)
 
     async with await connect(who.server, who.user, who.password, name="reader") as connection:
-        subscription = await subscribe(connection, PLANS, GATEKEEPER)
+        plans = await subscribe(connection, PLANS, GATEKEEPER)
+        poison = await subscribe(connection, POISON, GATEKEEPER)
 
         assert await health.unread(configured, "gatekeeper") == []
 
-        await subscription.close()
+        await plans.close()
+        await poison.close()
