@@ -29,6 +29,7 @@ from planmesh.schemas.values import NeedsBlob
 from planmesh.schemas.work import PlannerWork
 
 _AT_ONCE: Final = 2
+_WAITING: Final = 16  # each has up to 8 MiB
 _PLANNER_S: Final = 20.0
 _question: Final = Codec[PreviewQuery](PreviewQuery)
 
@@ -60,7 +61,10 @@ class Previews:
         running: set[asyncio.Task[None]] = set()
 
         def on_message(message: Msg) -> None:
-            if message.reply:
+            if message.reply and len(running) >= _WAITING:
+                # Nothing holds people's programs back, and all that they ask is in memory.
+                self._refuse(message, Busy("too many previews are being worked out; ask again later"))
+            elif message.reply:
                 task = asyncio.create_task(self._answer(message))
                 running.add(task)
                 task.add_done_callback(running.discard)
@@ -78,14 +82,15 @@ class Previews:
         except Exception as error:
             if not isinstance(error, PlanmeshError | DecodeError):
                 log.error("preview.bug", exc_info=error)
-            code = "400" if isinstance(error, Poison | DecodeError) else "503"
-            text = " ".join(str(error).split())[:500]
-            try:
-                self._core.send(
-                    message.reply, b"", headers={"Nats-Service-Error-Code": code, "Nats-Service-Error": text}
-                )
-            except Busy:
-                log.warning("preview.answer_lost")
+            self._refuse(message, error)
+
+    def _refuse(self, message: Msg, error: Exception) -> None:
+        code = "400" if isinstance(error, Poison | DecodeError) else "503"
+        text = " ".join(str(error).split())[:500]
+        try:
+            self._core.send(message.reply, b"", headers={"Nats-Service-Error-Code": code, "Nats-Service-Error": text})
+        except Busy:
+            log.warning("preview.answer_lost")
 
     async def preview(self, question: PreviewQuery) -> PreviewAnswer:
         """Decide *question* on the log as it is.

@@ -470,7 +470,7 @@ async def draft_for_step(drafter: Drafter, work: DraftWork, agents: Agents) -> R
 
 def _proposal(work: PlannerWork, plan: Plan | None, problems: tuple[Problem, ...], origin: Origin) -> ProposeRevision:
     return ProposeRevision(
-        id=f"p-{work.request}"[:64],
+        id=work.answer,
         request=work.request,
         plan=plan,
         problems=problems,

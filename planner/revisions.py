@@ -33,10 +33,9 @@ def propose(
 ) -> ProposeRevision:
     """Work out what *work* wants. The command's id is that of the request: asked twice, it is one answer."""
     found = _revised(work, agents, limits, directory)
-    identity = f"p-{work.request}"[:64]
     if isinstance(found, Plan):
-        return ProposeRevision(id=identity, request=work.request, plan=found)
-    return ProposeRevision(id=identity, request=work.request, problems=tuple(found))
+        return ProposeRevision(id=work.answer, request=work.request, plan=found)
+    return ProposeRevision(id=work.answer, request=work.request, problems=tuple(found))
 
 
 def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Directory | None) -> Plan | list[Problem]:

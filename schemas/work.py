@@ -1,5 +1,6 @@
 """What is handed out, and what comes back: between the executor and whoever runs a step."""
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -76,6 +77,13 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def address(self) -> Address:
         return Address(self.space, self.plan)
+
+    @property
+    def answer(self) -> str:
+        """The id of the command that answers it: the same each time, and of no other request."""
+        if len(self.request) <= 62:
+            return f"p-{self.request}"
+        return f"p-{hashlib.sha256(self.request.encode()).hexdigest()[:62]}"
 
 
 class Parent(Struct, frozen=True, kw_only=True):

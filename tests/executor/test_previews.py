@@ -1,12 +1,13 @@
 """Previews: what a command would do, by the rules by which it would be done, and nothing of it stored."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 from pages import HERE
 from whole import Whole, whole
 
-from planmesh.errors import Poison
+from planmesh.errors import Busy, Poison
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import Codec, encode
 from planmesh.schemas.commands import AnyCommand, CancelPlan, ReviewGate
@@ -118,3 +119,13 @@ async def test_what_is_no_question_is_refused_and_harms_nothing(site: Whole) -> 
             await site.gatekeeper.request(subjects.query(PREVIEW), junk)
 
     assert (await preview(site, CancelPlan(id="c"), by="oper")).events
+
+
+async def test_more_than_can_be_worked_out_soon_is_refused_and_asked_again_later(site: Whole) -> None:
+    await site.create(HERE, PLAN)
+    command = await approval(site)
+
+    said = await asyncio.gather(*(preview(site, command) for _ in range(300)), return_exceptions=True)
+
+    assert {type(one) for one in said} == {PreviewAnswer, Busy}
+    assert isinstance(await preview(site, command), PreviewAnswer)

@@ -158,3 +158,12 @@ def test_an_instruction_needs_a_model() -> None:
     (problem,) = propose(wants(instruction="make it cheaper"), AGENTS).problems
 
     assert (problem.code, problem.hint) == ("no_model", "send the edited plan itself: planmesh revise PLAN FILE")
+
+
+def test_every_request_has_an_answer_of_its_own() -> None:
+    requests = ["r", "a" * 62, "a" * 63, "a" * 64, "a" * 63 + "b"]
+    answers = [propose(wants({"steps": []}, request=request), AGENTS).id for request in requests]
+
+    assert len(set(answers)) == len(requests)
+    assert max(map(len, answers)) <= 64
+    assert answers == [propose(wants({"steps": []}, request=request), AGENTS).id for request in requests]
