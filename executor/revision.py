@@ -115,6 +115,7 @@ def redirect(turn: Turn, command: RedirectPlan, standing: Standing = OPERATOR) -
                 instruction=command.instruction,
                 step=command.step,
                 attempt=step.attempt,
+                bound=standing.groups is not None,
             )
         )
 
@@ -259,7 +260,8 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
     """Why *revised* cannot take the place of the plan that *state* has; none if it can.
 
     Args:
-        by_planner: Whether the planner wrote it by itself: then it may not loosen a gate or widen a permission.
+        by_planner: Whether the planner wrote it by itself: then it may not loosen a gate or widen a permission; nor may
+            what a reviewer has asked for, who is asked about one gate.
     """
     if request.base != state.revision:
         message = f"it was made against revision {request.base}, and the plan is at {state.revision}"
@@ -270,7 +272,7 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
         *_never_reached(state, revised),
         *_behind_items(state, revised),
     ]
-    if by_planner:
+    if by_planner or request.bound:
         problems += _loosened(state, revised)
     return tuple(problems)
 

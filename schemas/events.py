@@ -486,6 +486,8 @@ class RevisionRequested(Event, frozen=True, kw_only=True, tag="revision.requeste
     inputs: dict[str, Any] | None = None
     """Other inputs for that step."""
     cancel_running: bool = False
+    bound: bool = False
+    """Whether it comes from a reviewer, and not from an operator: then it may not loosen anything either."""
 
 
 class PlanRevised(Event, frozen=True, kw_only=True, tag="plan.revised"):

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from plays import Play, gate, plan, task
 
 from planmesh.schemas import commands as asks
-from planmesh.schemas.events import CommandRefused, GateApproved, GateRejected, RevisionRequested, VoteCast
+from planmesh.schemas.events import (
+    CommandRefused,
+    GateApproved,
+    GateRejected,
+    RevisionRefused,
+    RevisionRequested,
+    VoteCast,
+)
 from planmesh.schemas.plan import LEVELS
 from planmesh.schemas.state import StepStatus
 
@@ -44,6 +51,28 @@ def test_a_rejection_and_a_redirection_name_the_person() -> None:
 
     rejected = play.ask(review(play, "reject", ("role:cfo",), reason="no"), by="bob")[0]
     assert rejected == GateRejected(step="g", round=1, by="bob", reason="no", level="link", groups=("role:cfo",))
+
+
+@pytest.mark.parametrize(("by", "is_taken"), [("reviewer", False), ("operator", True)])
+def test_a_reviewer_who_redirects_takes_no_other_gate_away_and_an_operator_may(by: str, is_taken: bool) -> None:
+    mine = gate("g", reviewers=("team:finance", "role:operator"))
+    play = Play(plan(mine, task("after", "g"), gate("other", reviewers=("role:cfo",)), task("pay", "other")))
+    without = plan(mine, task("after", "g"), task("pay", "after"))
+    asked = play.state.steps["g"].opened
+    assert asked is not None
+    if by == "reviewer":
+        (request,) = play.ask(review(play, "redirect", document={}), by="ada")
+    else:
+        redirect = asks.RedirectPlan(id="redirect", step="g", digest=asked.digest, document={})
+        (request,) = play.ask(redirect, by="ada")
+    assert isinstance(request, RevisionRequested)
+
+    play.ask(asks.ProposeRevision(id="answer", request=request.request, plan=without), by="planner")
+
+    assert ("other" not in play.state.graph.steps) is is_taken
+    if not is_taken:
+        refused = play.of_type(RevisionRefused)[0]
+        assert {problem.code for problem in refused.problems} == {"loosens"}
 
 
 def test_an_operator_cannot_claim_a_group_with_a_vote_of_its_own() -> None:
