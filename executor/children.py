@@ -30,6 +30,9 @@ from planmesh.schemas.templates import compile_template
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import ChildStep, DraftWork, Failure, Parent, RunWork, StepPlanning
 
+FOR_CHILDREN: Final = (PausePlan, ResumePlan, CancelPlan, RetryStep)
+"""What the executor asks of plans that run for a step, and of no others."""
+
 PLANNING_BYTES: Final = 7 * 1024 * 1024
 """What the planner is handed for a step."""
 

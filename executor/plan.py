@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, assert_never
 
 from planmesh.executor.advance import advance
 from planmesh.executor.asks import Given, answer, answer_by_default
-from planmesh.executor.children import EXECUTOR, drafted, moved
+from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
 from planmesh.executor.gates import review, vote
 from planmesh.executor.reviewers import Standing, escalate
@@ -74,6 +74,8 @@ def decide(
     again = plan.status is PlanStatus.REFUSED and isinstance(what, asks.CreatePlan | asks.RefuseGoal)
     if not again and not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
         return Decision([], plan)
+    if asked.by == EXECUTOR and isinstance(what, FOR_CHILDREN) and plan.parent is None:
+        return Decision([], plan)  # somebody's own plan, by the id that the plan for a step would have
     turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to)
     match what:
         case ReportResult():

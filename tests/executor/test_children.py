@@ -356,3 +356,11 @@ def test_a_plan_that_was_refused_stays_refused_though_it_could_be_created_by_now
     refused = decide(PlanState(address=HERE), Asked(refuse, "planner", START)).state
 
     assert decide(refused, Asked(create, "planner", START)).events == []
+
+
+@pytest.mark.parametrize("command", [asks.CancelPlan, asks.PausePlan])
+def test_what_a_parent_wants_reaches_nobodys_own_plan_that_has_the_id_of_the_child(command: type[Any]) -> None:
+    play = Play(plan(task("a")))
+
+    assert play.ask(command(id="c1-0"), by="executor") == []
+    assert play.status("a") == "dispatched"
