@@ -296,7 +296,7 @@ def test_what_may_have_been_done_and_what_was_rejected_is_not_tried_again_by_its
 
 
 def test_what_a_person_has_paused_does_not_go_on_with_the_plan_that_it_runs_for() -> None:
-    play = Play(plan(task("a")))
+    play = Play(plan(task("a")), parent=Parent(plan="above", step="execute", attempt=1, depth=1))
     play.ask(asks.PausePlan(id="by-a-person"), by="ada")
 
     (refused,) = play.ask(asks.ResumePlan(id="e1-0"), by="executor")
