@@ -128,7 +128,7 @@ def test_what_then_happens_is_exactly_that(document: Plan, n: int, data: st.Data
     for command, by in commands:
         play.ask(command, by, later_s=0)
     assert frontier_of(play, seen) == fates(seen)
-    while play.state.held or play.state.held_steps:
+    while (play.state.held or play.state.held_steps) and play.state.status not in ENDED:
         play.ask(asks.ResumePlan(id=play.id(), step=None if play.state.held else play.state.held_steps[0]))
     go_on(play)
 
