@@ -6,6 +6,12 @@ import pytest
 from plays import Play, gate, plan, task
 
 from planmesh.schemas.plan import Emit, Retry
+from planmesh.telemetry import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    configure_logging("warning", "console")  # as the command line does before it calls a verb
 
 
 @pytest.fixture

@@ -16,15 +16,9 @@ from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.subjects import GOALS, PLANNER, PLANS, Address, BadToken
 from planmesh.schemas.work import AgentDescription
-from planmesh.telemetry import configure_logging
 from planmesh.testing import MeshServer
 
 HOSTILE = "\x1b[2J\u202e"
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    configure_logging("warning", "console")  # as the command line does before it calls a verb
 
 
 def session_of(server: MeshServer, output: str = "table") -> Session:

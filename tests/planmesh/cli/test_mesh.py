@@ -24,15 +24,9 @@ from planmesh.connection import connect
 from planmesh.embedded import server_binary
 from planmesh.errors import Unusable
 from planmesh.schemas import subjects
-from planmesh.telemetry import configure_logging
 from planmesh.testing import MeshServer
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> None:
-    configure_logging("warning", "console")  # as the command line does before it calls a verb
 
 
 AGENTS = """

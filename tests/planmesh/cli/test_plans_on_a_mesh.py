@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
@@ -427,6 +428,8 @@ class Terminal:
             stderr=terminal,
             env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "40"},
             start_new_session=True,
+            # Whoever runs the tests in the background may have had it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(terminal)
         return cls(process, controller)
