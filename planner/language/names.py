@@ -116,7 +116,8 @@ def _given(field: Field, findings: Findings) -> str:
         if isinstance(value, Text):
             findings.add("bad_name", said, value.span, f'write "{slug(name)}"' if slug(name) else "")
         elif not findings.has_line_of(value.span.start):
-            findings.add("bad_name", "a name is a text in double quotes", value.span)
+            hint = "name = says what the step is called; for an input of that name, write inputs = { name: … }"
+            findings.add("bad_name", "a name is a text in double quotes", value.span, hint)
         return ""
     if _OF_ITEM.search(name) is not None:
         findings.add("bad_name", "names that end in _ and a number are for the items of an each", value.span)

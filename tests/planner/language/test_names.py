@@ -92,6 +92,14 @@ def test_a_name_stands_for_one_thing() -> None:
     assert said(f"input\n  a : text\n{DO}  -> a\n") == [(4, 6, "input_is_binding")]
 
 
+def test_an_input_that_is_called_name_is_given_among_the_inputs() -> None:
+    (one,) = problems(f"input\n  person : text\n{DO}  name = person\n")
+
+    assert one.code == "bad_name"
+    assert "write inputs = { name: … }" in one.hint
+    assert steps(f"input\n  person : text\n{DO}  inputs = {{ name: person }}\n")[0]["inputs"] == {"name": "{person}"}
+
+
 # --- branches --------------------------------------------------------------------------------------------------
 
 
