@@ -50,7 +50,7 @@ from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, AttemptFailed, Failure
+from planmesh.schemas.work import AttemptCompleted, Failure
 
 SERVICE: Final = "executor"
 MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
@@ -378,19 +378,7 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
             return part._replace(asked=asked._replace(what=failed_child))
         case ReportResult(AttemptCompleted() as done):
             message = f"what follows from its output cannot be recorded: {error}"
-            failed = AttemptFailed(
-                space=done.space,
-                plan=done.plan,
-                step=done.step,
-                attempt=done.attempt,
-                failure=Failure(code="bad_output", message=message, retryable=False),
-                started_at=done.started_at,
-                duration_s=done.duration_s,
-                worker=done.worker,
-                version=done.version,
-                calls=done.calls,
-                denials=done.denials,
-            )
+            failed = done.failed(Failure(code="bad_output", message=message, retryable=False))
             return part._replace(asked=asked._replace(what=ReportResult(failed)))
         case ReportResult() | RefuseGoal():
             return None

@@ -385,18 +385,7 @@ def _not_accepted(turn: Turn, done: AttemptCompleted) -> AttemptFailed | None:
         failure = Failure(code="not_accepted", message=f"`{task.accept}` does not hold of its output")
     except ExpressionError as error:
         failure = Failure(code="not_accepted", message=f"its output cannot be judged: {error}")
-    return AttemptFailed(
-        space=done.space,
-        plan=done.plan,
-        step=done.step,
-        attempt=done.attempt,
-        failure=failure,
-        started_at=done.started_at,
-        duration_s=done.duration_s,
-        worker=done.worker,
-        version=done.version,
-        calls=done.calls,
-    )
+    return done.failed(failure)
 
 
 def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:

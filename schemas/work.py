@@ -234,6 +234,11 @@ class AttemptCompleted(ResultBase, frozen=True, kw_only=True, tag="completed"):
     calls: Calls = ()
     denials: Denials = ()
 
+    def failed(self, failure: Failure) -> "AttemptFailed":
+        """The same attempt, whose output cannot count: failed, for *failure*."""
+        kept = {field: getattr(self, field) for field in self.__struct_fields__ if field != "output"}
+        return AttemptFailed(failure=failure, **kept)
+
 
 class AttemptFailed(ResultBase, frozen=True, kw_only=True, tag="failed"):
     failure: Failure
