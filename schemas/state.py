@@ -98,6 +98,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         child: The plan that it runs.
         child_status: Where that plan is, as it has last said itself, with its commit `child_number`.
         retried: How often failed steps of that plan have been tried again.
+        retrying: Whether they are about to be: nothing has been heard of it since.
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -127,6 +128,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     child_status: str = ""
     child_number: int = 0
     retried: int = 0
+    retrying: bool = False
 
     @property
     def held(self) -> bool:
@@ -452,6 +454,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 child_status="",
                 child_number=0,
                 retried=0,
+                retrying=False,
             )
             if not isinstance(state.graph.steps[event.step], Task):
                 return _replace(
@@ -642,6 +645,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 child_number=event.number,
                 reason=event.reason,
                 retried=step.retried + bool(event.retries),
+                retrying=bool(event.retries),
             )
         case events.NoticeSent() | events.PermissionDenied() | events.CommandRefused() | events.ChildRecalled():
             return _replace(state, updated_at=at)

@@ -59,13 +59,14 @@ async def demo(
             ask = at_the_terminal(own, elsewhere=True) if session.asks else _as_the_reviewer(own)
             state = await followed(own, operator, address, stop=went_wrong, ask=ask)
             leave(own, state)
+            code = await exit_code(operator, state)
             if session.output == "table":
                 session.say(Text("  Its log", style="bold"), "")
                 session.say(
                     *(Text("  ").append_text(line) for line in history.table(await _log(operator, address), now()))
                 )
-                session.say("", *_farewell(target, exit_code(state)), "")
-    return exit_code(state)
+                session.say("", *_farewell(target, code), "")
+    return code
 
 
 def _target(path: Path) -> Path:

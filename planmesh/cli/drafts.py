@@ -70,7 +70,7 @@ async def plan(
         ask, stop = (asking(session), went_wrong) if wait else (None, stands_still)
         state = await followed(session, operator, address, stop=stop, ask=ask)
         leave(session, state)
-    return exit_code(state)
+        return await exit_code(operator, state)
 
 
 async def _look(session: Session, operator: Operator, goal: str, values: dict[str, Any]) -> int:

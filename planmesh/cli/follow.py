@@ -23,33 +23,57 @@ from planmesh.errors import PlanmeshError
 from planmesh.schemas.answers import misfit, typed
 from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow
-from planmesh.schemas.state import ENDED, PlanState, PlanStatus, open_asks, open_gates
+from planmesh.schemas.state import ENDED, STANDING_STILL, PlanState, PlanStatus, open_asks, open_gates
 from planmesh.schemas.subjects import Address
 
 Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | AnswerAsk | None]]
 """Puts a gate to somebody. Gives the vote to send; or None, if they leave the gate open."""
 
 
-def exit_code(state: PlanState) -> int:
+Stop = Callable[[Operator, PlanState], Awaitable[bool]]
+"""Whether there is a reason to stop following a plan in this state. Raises: Busy, Unusable, as the log cannot be read."""
+
+
+async def exit_code(operator: Operator, state: PlanState) -> int:
     """What a command line ends with that stops following a plan in this state."""
     if state.status is PlanStatus.COMPLETED:
         return COMPLETED
-    return FAILED if state.status in ENDED or went_wrong(state) else WAITING
+    return FAILED if state.status in ENDED or await went_wrong(operator, state) else WAITING
 
 
-def stands_still(state: PlanState) -> bool:
-    """Whether nothing goes on until a person does something."""
+async def stands_still(operator: Operator, state: PlanState) -> bool:
+    """Whether nothing goes on until a person does something, here or in a plan that this one waits for."""
     match state.status:
         case PlanStatus.DRAFT | PlanStatus.PAUSED:
             return True
+        case PlanStatus.WAITING if open_gates(state) or open_asks(state):
+            return True
         case PlanStatus.WAITING:
-            return bool(open_gates(state) or open_asks(state))
+            return await _only_plans_hold(operator, state, stands_still)
     return False
 
 
-def went_wrong(state: PlanState) -> bool:
-    """Whether nothing goes on because of a failure."""
-    return state.status is PlanStatus.PAUSED and not state.held and bool(state.troubled)
+async def went_wrong(operator: Operator, state: PlanState) -> bool:
+    """Whether nothing goes on because of a failure, here or in a plan that this one waits for."""
+    match state.status:
+        case PlanStatus.PAUSED:
+            return not state.held and bool(state.troubled)
+        case PlanStatus.WAITING:
+            return await _only_plans_hold(operator, state, went_wrong)
+    return False
+
+
+async def _only_plans_hold(operator: Operator, state: PlanState, so: Stop) -> bool:
+    """Whether *state* waits for nothing but plans that it runs, and each of them is *so*."""
+    runs = [state.steps[name] for name in state.away]
+    if state.waiting or not runs or any(not run.child or run.retrying for run in runs):
+        return False
+    for run in runs:
+        child = Address(state.address.space, run.child)
+        # What it has come to since, it will tell its parent.
+        if run.child_status not in STANDING_STILL or not await so(operator, await operator.state(child)):
+            return False
+    return True
 
 
 async def follow(
@@ -58,7 +82,7 @@ async def follow(
     address: Address,
     feed: Feed,
     *,
-    stop: Callable[[PlanState], bool],
+    stop: Stop,
     ask: Ask | None = None,
 ) -> PlanState:
     """Tell *feed* what happens to a plan until it has ended, or *stop* holds.
@@ -88,7 +112,7 @@ async def follow(
                     if vote is not None:
                         await send(session, operator, address, vote, aside=session.progress)
                 watched.look_again()
-            elif stop(state):
+            elif await stop(operator, state):
                 return state
 
 

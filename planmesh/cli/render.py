@@ -6,7 +6,7 @@ to be, and are cut where the terminal ends; only sentences are broken.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -52,12 +52,18 @@ def look_of(step: StepRow) -> Look:
     return RETRYING if step.status is StepStatus.WAITING and step.retry_at is not None else STEP[step.status]
 
 
-def status(row: PlanRow) -> Text:
-    """The plan's status in a word or two."""
+def status(row: PlanRow, steps: Collection[StepRow] = ()) -> Text:
+    """The plan's status in a few words. *steps*, where they are known, say what it waits for."""
     look = PLAN[row.status]
     word = look.word
     if row.status is PlanStatus.WAITING:
-        word = "waiting for a person" if row.gates or row.asks else "waiting to try again"
+        runs = [step.step for step in steps if step.status is StepStatus.DISPATCHED and step.child]
+        if row.gates or row.asks:
+            word = "waiting for a person"
+        elif runs:
+            word = f"waiting for what {listed(runs)} runs"
+        elif any(step.retry_at is not None for step in steps):
+            word = "waiting to try again"
     elif row.status is PlanStatus.COMPLETED and row.outcome not in ("", "completed"):
         word = f"completed: {one_line(row.outcome, 60)}"
     elif row.status is PlanStatus.PAUSED:
@@ -95,7 +101,7 @@ def header(view: PlanView, now: datetime) -> list[Text]:
     """Two lines: what it is and how it stands; its id, and how far it has come."""
     row = view.plan
     title = Text("  ").append(one_line(row.name, 80) or "(a goal without a plan)", "bold")
-    title.append("   ").append_text(status(row))
+    title.append("   ").append_text(status(row, view.steps))
     parts = [row.plan, f"{row.settled} of {counted(row.steps, 'step')}", duration(lasted_s(row, now))]
     if row.running:
         parts.insert(2, f"{row.running} running")

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from planmesh.cli import COMPLETED, FAILED, document, render
 from planmesh.cli.feed import feed
-from planmesh.cli.follow import Ask, at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
+from planmesh.cli.follow import Ask, Stop, at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
 from planmesh.cli.forms import as_one
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import account
@@ -79,7 +79,7 @@ async def run(
         ask, stop = (asking(session), went_wrong) if wait else (None, stands_still)
         state = await followed(session, operator, address, stop=stop, ask=ask)
         leave(session, state)
-    return exit_code(state)
+        return await exit_code(operator, state)
 
 
 async def submit(
@@ -127,11 +127,11 @@ async def watch(plan: PlanId, /, *, wait: Wait = True, session: OfSession) -> in
     async with session.operator() as operator:
         address = await operator.find(plan)
         state = await followed(session, operator, address, stop=_never if wait else stands_still, ask=None)
-    leave(session, state)
-    return exit_code(state)
+        leave(session, state)
+        return await exit_code(operator, state)
 
 
-def _never(state: PlanState) -> bool:
+async def _never(operator: Operator, state: PlanState) -> bool:
     return False
 
 
@@ -245,9 +245,7 @@ def refused(session: Session, news: Refused, given: Given) -> int:
     return FAILED
 
 
-async def followed(
-    session: Session, operator: Operator, address: Address, *, stop: Callable[[PlanState], bool], ask: Ask | None
-) -> PlanState:
+async def followed(session: Session, operator: Operator, address: Address, *, stop: Stop, ask: Ask | None) -> PlanState:
     """Tell what happens to a plan until it ends, or *stop* holds; see `follow`."""
     try:
         async with feed(session, asks=ask is not None) as telling:

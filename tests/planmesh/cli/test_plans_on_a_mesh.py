@@ -41,6 +41,10 @@ def send(text: str, context: Context) -> dict:
     return {"sent": text}
 
 @agent(idempotent=True)
+def give(value) -> object:
+    return value
+
+@agent(idempotent=True)
 def sleep(seconds: float, context: Context) -> None:
     context.cancelled.wait(seconds)
 """
@@ -137,6 +141,39 @@ async def test_without_waiting_run_ends_at_a_gate_and_says_how_to_answer(mesh: M
 
     assert said.code == WAITING
     assert f"planmesh --data-dir {mesh.directory} gates show run-2 agree" in said.out
+
+
+def running(*steps: dict[str, Any], **fields: Any) -> tuple[dict[str, Any], ...]:
+    """Steps that run a plan of *steps*, which read nothing."""
+    child = {"name": "Greet inside", "steps": steps}
+    return (
+        {"kind": "task", "name": "child", "agent": "give", "inputs": {"value": child}},
+        {"kind": "run", "name": "execute", "document": "child", **fields},
+    )
+
+
+async def test_without_waiting_run_ends_where_a_plan_that_it_runs_waits_for_somebody(mesh: Mesh, says: Any) -> None:
+    file = mesh.file(*running({"kind": "gate", "name": "agree"}))
+
+    said = await says(run.run(file, id="run-child-1", wait=False, session=mesh.session()))
+
+    assert said.code == WAITING
+    assert "The plan that it runs is waiting" in said.out
+    assert f"planmesh --data-dir {mesh.directory} show run-child-1-execute-" in said.out
+
+
+@pytest.mark.parametrize(("wait", "retries"), [(False, 0), (True, 0), (False, 2)])
+async def test_run_ends_where_a_plan_that_it_runs_has_failed_for_good(
+    mesh: Mesh, says: Any, wait: bool, retries: int
+) -> None:
+    fails = {"kind": "task", "name": "greet", "agent": "greet", "inputs": {"who": "nobody"}}
+    file, id = mesh.file(*running(fails, retries=retries)), f"run-child-{wait}-{retries}"
+
+    said = await says(run.run(file, id=id, wait=wait, session=mesh.session()))
+
+    assert said.code == FAILED
+    assert said.err.count("; tries greet again") == retries
+    assert "The plan that it runs is paused" in said.out
 
 
 async def test_run_ends_when_a_failure_stops_the_plan(mesh: Mesh, says: Any) -> None:
