@@ -31,7 +31,7 @@ Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | AnswerAsk | 
 
 
 Stop = Callable[[Operator, PlanState], Awaitable[bool]]
-"""Whether there is a reason to stop following a plan in this state. Raises: Busy, Unusable, as the log cannot be read."""
+"""Whether there is a reason to stop following a plan in this state. Raises: Busy, Unusable: the log cannot be read."""
 
 
 async def exit_code(operator: Operator, state: PlanState) -> int:

@@ -167,9 +167,9 @@ async def test_run_ends_where_a_plan_that_it_runs_has_failed_for_good(
     mesh: Mesh, says: Any, wait: bool, retries: int
 ) -> None:
     fails = {"kind": "task", "name": "greet", "agent": "greet", "inputs": {"who": "nobody"}}
-    file, id = mesh.file(*running(fails, retries=retries)), f"run-child-{wait}-{retries}"
+    file = mesh.file(*running(fails, retries=retries))
 
-    said = await says(run.run(file, id=id, wait=wait, session=mesh.session()))
+    said = await says(run.run(file, id=f"run-child-{wait}-{retries}", wait=wait, session=mesh.session()))
 
     assert said.code == FAILED
     assert said.err.count("; tries greet again") == retries
