@@ -67,7 +67,7 @@ class Claims:
         inputs = {name: await self._mentioned(value) for name, value in release.inputs.items()}
         if self._takes(len(canonical(inputs))):
             return msgspec.structs.replace(release, inputs=inputs)
-        return msgspec.structs.replace(release, inputs={}, inputs_blob=await self._put(data))
+        return msgspec.structs.replace(release, inputs={}, later={}, inputs_blob=await self._put(data))
 
     async def _mentioned(self, value: Any) -> Any:
         data = canonical(value)

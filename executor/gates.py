@@ -1,7 +1,6 @@
 """Gates: what one would release, exactly; the digest that a vote must quote; and when it opens. Pure."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from planmesh.executor.reviewers import (
@@ -19,11 +18,11 @@ from planmesh.schemas.commands import CastVote, Reply, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Task
+from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import SATISFIED, Names, PlanState
-from planmesh.schemas.templates import Template, compile_template
+from planmesh.schemas.templates import compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
 _CHANGES_BYTES = 64 * 1024
@@ -187,57 +186,66 @@ def _released(state: PlanState, gate: str) -> Iterator[str]:
 
 
 def _releases(state: PlanState, gate: str) -> Iterator[Release]:
-    """What an approval would let go. Of the steps of an `each`, and of what is planned later, no more is known than the
-    document says."""
+    """What an approval would let go. Of the steps of an `each` no more is known than the document says."""
     for name in _released(state, gate):
         step = state.graph.steps[name]
-        kind = str(step.__struct_config__.tag)
         match step:
             case Task():
-                yield _release(step, _known_inputs(state, step))
+                yield _release(step, _known(state, step, step.inputs))
             case Each():
-                yield Release(step=name, kind=kind, inputs={"items": step.items})
-                yield from (_release(body, body.inputs) for body in step.steps if isinstance(body, Task))
+                yield _release(step, _Known({"items": step.items}))
+                yield from (_release(body, _Known(body.inputs)) for body in step.steps if isinstance(body, Task))
             case Draft():
-                yield Release(step=name, kind=kind, inputs=step.inputs)
+                yield _release(step, _known(state, step, step.inputs))
             case Run():
-                yield Release(
-                    step=name, kind=kind, permissions=step.permissions or Permissions(), inputs=_about_run(state, step)
-                )
+                yield _release(step, _about_run(state, step))
             case _:
-                yield Release(step=name, kind=kind)
+                yield _release(step, _Known({}))
 
 
-def _release(task: Task, inputs: dict[str, Any]) -> Release:
+class _Known(NamedTuple):
+    """The inputs of a step as far as they are known; and the steps that the other ones, as the document has them, wait
+    for."""
+
+    inputs: dict[str, Any]
+    later: dict[str, tuple[str, ...]] = {}
+
+
+def _release(step: Step, known: _Known) -> Release:
+    permissions = step.permissions if isinstance(step, Task | Run) else None
     return Release(
-        step=task.name,
-        kind=str(task.__struct_config__.tag),
-        agent=task.agent,
-        permissions=task.permissions or Permissions(),
-        inputs=inputs,
+        step=step.name,
+        kind=str(step.__struct_config__.tag),
+        agent=step.agent if isinstance(step, Task) else "",
+        permissions=permissions or Permissions(),
+        inputs=known.inputs,
+        later=known.later,
     )
 
 
-def _about_run(state: PlanState, step: Run) -> dict[str, Any]:
+def _about_run(state: PlanState, step: Run) -> _Known:
     """What a reviewer of a `run` has to know besides its inputs, under names that no input can have."""
     most: object = "whatever its agents declare"
     if step.permissions is not None:
         granted = ((field, getattr(step.permissions, field)) for field in Permissions.__struct_fields__)
         most = {field: list(values) for field, values in granted if values} or "nothing"
-    shown = {**step.inputs, "the plan": f"{{ {step.document} }}"}
-    known = _known(partial(compile_template, shown), state, step)
-    own = {"the plan": known.get("the plan"), "permitted at most": most}
-    return own | {name: value for name, value in known.items() if name not in own}
+    known = _known(state, step, {**step.inputs, "the plan": f"{{ {step.document} }}"})
+    own = {"the plan": known.inputs.get("the plan"), "permitted at most": most}
+    return known._replace(inputs=own | {name: what for name, what in known.inputs.items() if name not in own})
 
 
-def _known_inputs(state: PlanState, step: Task) -> dict[str, Any]:
-    return _known(partial(state.graph.inputs, step), state, step)
-
-
-def _known(inputs: Callable[[], Template], state: PlanState, step: Task | Run) -> dict[str, Any]:
+def _known(state: PlanState, step: Task | Draft | Run, inputs: Mapping[str, Any]) -> _Known:
+    names = Names(state, step=step.name)
     try:
-        known = inputs().render_references(Names(state, step=step.name))
+        awaited = {
+            name: dict.fromkeys(step for read in compile_template(what).names for step in names.awaited(read))
+            for name, what in inputs.items()
+        }
+        known = {name: what for name, what in inputs.items() if not awaited[name]}
+        rendered = compile_template(known).render_references(names)
     except ExpressionError as error:
         # The step will fail with this very error; the reviewer sees it first.
-        return {"$error": str(error)}
-    return known if isinstance(known, dict) else {}
+        return _Known({"$error": str(error)})
+    assert isinstance(rendered, dict)  # as an object is rendered
+    later = {name: tuple(sorted(steps)) for name, steps in awaited.items() if steps}
+    return _Known({name: rendered.get(name, what) for name, what in inputs.items()}, later)

@@ -504,7 +504,10 @@ def _next(release: events.Release, reviews: Reviews, with_outputs: bool) -> Next
     inputs: list[tuple[str, str]] = []
     if with_outputs:
         found = list(release.inputs.items())
-        inputs = [(_name(name), defuse(_told(value), _VALUE_CHARACTERS)) for name, value in found[:_MOST_INPUTS]]
+        inputs = [
+            (_name(name), defuse(_told(value), _VALUE_CHARACTERS) + _later(release.later.get(name, ()), reviews))
+            for name, value in found[:_MOST_INPUTS]
+        ]
         if len(found) > len(inputs):
             inputs.append(("and", f"{len(found) - len(inputs)} more (planmesh gates show)"))
     return Next(
@@ -515,6 +518,11 @@ def _next(release: events.Release, reviews: Reviews, with_outputs: bool) -> Next
         withheld="" if with_outputs or not release.inputs else _withheld(release.inputs),
         permissions=_permissions(release.permissions),
     )
+
+
+def _later(waits_for: Sequence[str], reviews: Reviews) -> str:
+    steps = ", ".join(_name(reviews.labels.get(step, step)) for step in waits_for)
+    return f" (not known before {steps} {'has' if len(waits_for) == 1 else 'have'} run)" if steps else ""
 
 
 def _permissions(permissions: Permissions) -> str:

@@ -315,6 +315,8 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     permissions: Permissions = Permissions()
     inputs: dict[str, Any] = {}
     """Put together from what is known; large values as `{"$blob": sha256, …}`."""
+    later: dict[str, tuple[str, ...]] = {}
+    """The inputs that nobody knows yet, and the steps that they wait for. They stand as the document has them."""
     inputs_blob: Blob | None = None
     """All of its inputs, where even so they are too large to stand here; then `inputs` is empty."""
 

@@ -385,13 +385,9 @@ class Names(Mapping[str, object]):
         state, item = self._state, self._item
         if self._own is not None and name == self._own[0]:
             return self._value(self._own[1])
-        steps = None
-        if item is not None:
-            if name == item.called:
-                return self._value(state.items[item.each][item.number - 1])
-            steps = item.bindings.get(name)
-        if steps is None:
-            steps = state.graph.bindings.get(name)
+        if item is not None and name == item.called:
+            return self._value(state.items[item.each][item.number - 1])
+        steps = self._binders(name)
         if steps is None:
             if state.created is None:
                 raise KeyError(name)
@@ -400,6 +396,21 @@ class Names(Mapping[str, object]):
             if state.steps[step].status is StepStatus.COMPLETED:
                 return self._value(state.steps[step].output)
         return None
+
+    def awaited(self, name: str) -> tuple[str, ...]:
+        """The steps that *name* will get its value from, where it has none yet."""
+        if self._item is not None and name == self._item.called:
+            return ()
+        steps = self._binders(name) or ()
+        status = {step: self._state.steps[step].status for step in steps}
+        if StepStatus.COMPLETED in status.values():
+            return ()
+        return tuple(step for step in steps if status[step] not in SATISFIED)
+
+    def _binders(self, name: str) -> tuple[str, ...] | None:
+        """The steps that bind *name*; None if it is no step's."""
+        found = None if self._item is None else self._item.bindings.get(name)
+        return self._state.graph.bindings.get(name) if found is None else found
 
     def _value(self, payload: Payload) -> object:
         blob = payload.blob

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from planmesh.directory import Directory
 from planmesh.gatekeeper.web.desk import Case
@@ -192,7 +193,10 @@ def _before(state: PlanState, one: Upstream) -> Before:
 
 def _next(state: PlanState, one: Release, blobs: Mapping[str, object]) -> Next:
     granted = ((field, getattr(one.permissions, field)) for field in Permissions.__struct_fields__)
-    inputs = [(line(name), _input(value, blobs)) for name, value in list(one.inputs.items())[:_MOST_LISTED]]
+    inputs = [
+        (line(name), _later(state, value, one.later[name]) if name in one.later else _input(value, blobs))
+        for name, value in list(one.inputs.items())[:_MOST_LISTED]
+    ]
     if (blob := one.inputs_blob) is not None:
         inputs.append(("all its inputs", Shown(text="", note=f"{blob.size_bytes:,} bytes, SHA-256 {blob.sha256[:12]}")))
     return Next(
@@ -215,6 +219,12 @@ def _input(value: object, blobs: Mapping[str, object]) -> Shown:
     if blob is None:
         return value_of(value, 1_500)
     return value_of(blobs.get(blob.sha256, Payload(blob=blob)), 1_500)
+
+
+def _later(state: PlanState, value: object, waits_for: tuple[str, ...]) -> Shown:
+    steps = ", ".join(_label(state, name) or line(name) for name in waits_for)
+    note = f"not known yet: {steps} {'has' if len(waits_for) == 1 else 'have'} to run first"
+    return replace(value_of(value, 1_500), note=note)
 
 
 def blob_in(value: object) -> Blob | None:

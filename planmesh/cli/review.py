@@ -151,6 +151,8 @@ def _inputs(release: Release, shown: tuple[Payload, ...], width: int) -> list[Te
             said = value(what, _INPUT_CHARACTERS)
             if said.endswith("…"):  # its end is lost to the eye, but not to the digest
                 said += f" ({size(len(canonical(what)))}; sha256 {digest(what)})"
+        if waits_for := release.later.get(name):
+            said += f" (not known before {listed(waits_for)} {'has' if len(waits_for) == 1 else 'have'} run)"
         lines += paragraph(f"{one_line(name, 60)} = {said}", width, "      ")
     if (blob := release.inputs_blob) is not None:
         lines += paragraph(f"all its inputs = ({size(blob.size_bytes)}; sha256 {blob.sha256})", width, "      ")

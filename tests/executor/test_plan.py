@@ -345,6 +345,28 @@ def test_a_gate_shows_what_ran_and_exactly_what_it_would_release() -> None:
     assert (opened.releases[0].agent, opened.behind) == (AGENT, 1)
 
 
+def test_a_gate_says_which_inputs_only_come_to_be_known_behind_it() -> None:
+    inputs = {"receipt": "For {a}: {charge.receipt}", "version": "{a}"}
+    play = Play(plan(task("a"), gate("g", "a"), task("charge", "g"), task("report", "g", "charge", inputs=inputs)))
+
+    play.completes("a", output=7)
+
+    (opened,) = play.of_type(events.GateOpened)
+    assert opened.releases[1].inputs == {"receipt": "For {a}: {charge.receipt}", "version": 7}
+    assert opened.releases[1].later == {"receipt": ("charge",)}
+    assert opened.releases[0].later == {}
+
+
+def test_what_a_skipped_step_would_have_given_is_known_to_be_nothing() -> None:
+    play = Play(plan(task("a", optional=True), gate("g", "a"), task("b", "g", "a", inputs={"x": "{a}"})))
+    play.fails("a", retryable=False)
+    play.ask(asks.SkipStep(id="skip", step="a"))
+
+    (opened,) = play.of_type(events.GateOpened)
+
+    assert (opened.releases[0].inputs, opened.releases[0].later) == ({"x": None}, {})
+
+
 def test_a_vote_that_quotes_another_digest_is_refused() -> None:
     play = Play(plan(gate("g"), task("a", "g")))
 

@@ -353,6 +353,15 @@ def test_a_gate_whose_releases_have_changed_says_which() -> None:
     ) in notice_of(play).body
 
 
+def test_what_only_comes_to_be_known_behind_the_gate_says_so() -> None:
+    tell = task("tell", "sign-off", "publish", inputs={"link": "{publish}"})
+
+    assert (
+        "link: {publish} (not known before publish has run)"
+        in notice_of(Play(plan(gate("sign-off"), task("publish", "sign-off"), tell))).body
+    )
+
+
 def test_a_gate_that_asks_again_after_a_revision_shows_the_revision() -> None:
     play = Play(publishing())
     play.completes("audit")

@@ -31,7 +31,8 @@ from planmesh.testing import MeshServer
 def asking(**fields: Any) -> Plan:
     rules = {"reviewers": ("team:finance",), "prompt": "Pay?", **fields}
     pay = task("pay", "ok", inputs={"total": "{before.total}", "note": "{before.note}"})
-    return plan(task("before"), gate("ok", "before", **rules), pay)
+    thank = task("thank", "ok", "pay", inputs={"receipt": "{pay.receipt}"})
+    return plan(task("before"), gate("ok", "before", **rules), pay, thank)
 
 
 async def opened(clerk: Clerk, address: Address = HERE, **fields: Any) -> None:
@@ -51,6 +52,7 @@ async def test_a_reviewer_reads_what_is_asked_and_what_would_start(site: Site, c
     for said in ("Pay?", "Ada Lovelace", "by the agent agent", "EUR 48", "the team finance", "Your decision", "<svg"):
         assert said in text
     assert 'class="node waiting here"' in text
+    assert "not known yet: pay has to run first" in text
 
 
 async def test_nothing_that_strangers_wrote_becomes_markup_or_hides_text(site: Site, clerk: Clerk) -> None:

@@ -52,6 +52,13 @@ def test_a_long_input_says_how_long_it_is_and_what_it_is() -> None:
     assert f"… (4.9 KiB; sha256 {digest(text)})" in lines
 
 
+def test_an_input_that_comes_to_be_known_behind_the_gate_says_so() -> None:
+    report = task("report", "ok", "charge", inputs={"receipt": "{charge}"})
+    play = Play(plan(gate("ok"), task("charge", "ok"), report))
+
+    assert "      receipt = {charge} (not known before charge has run)" in shown(play)
+
+
 def test_what_could_not_be_fetched_is_not_passed_over() -> None:
     play = Play(plan(gate("ok", show=("{n}",))), inputs={"n": 1})
     row = of_state(play.state).gates[0]
