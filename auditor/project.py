@@ -15,7 +15,7 @@ import msgspec
 from planmesh.auditor.spans import Span, spans_of, trace_id
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
-from planmesh.schemas.events import AnyEvent, Commit
+from planmesh.schemas.events import AnyEvent, Commit, GateOpened
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
 from planmesh.schemas.plan import Ask, Gate, Permissions, Task
@@ -24,6 +24,7 @@ from planmesh.schemas.templates import Template, compile_template
 
 Row = dict[str, Any]
 
+_PROMPT_CHARACTERS: Final = 300
 _KEPT_TEMPLATE_BYTES: Final = 4_096
 
 _GOES_ON: Final = frozenset({StepStatus.PENDING, StepStatus.PAUSED, StepStatus.DISPATCHED, StepStatus.WAITING})
@@ -317,7 +318,11 @@ def gate_row(plan_id: int, state: PlanState, name: str) -> Row:
         "label": document.label,
         "four_eyes": isinstance(document, Gate) and document.four_eyes,
         "require_reason": isinstance(document, Gate) and document.require_reason,
+        "prompt": opened.prompt[:_PROMPT_CHARACTERS] if opened is not None else "",
+        "reviewers": step.reviewers,
         "round": step.attempt,
+        "digest": opened.digest if opened is not None else "",
+        "quorum": opened.quorum if isinstance(opened, GateOpened) else 1,
         "votes": step.votes,
         "overdue": step.overdue,
         "overdue_at": opened.overdue_at if opened is not None else None,

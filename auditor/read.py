@@ -298,10 +298,13 @@ def _line(row: Row[Any]) -> queries.LogLine:
     return _fit(line, {"event": msgspec.Raw(b"null"), "causes": ()})
 
 
+_IN_LISTS_OF_GATES: Final = [column for column in _gates if column.name != "opened"]
+
+
 def _answer_gates(connection: Connection, question: queries.GatesQuery, base: _Base) -> queries.GatesAnswer:
     of_the_plan = (_plans.space, _plans.plan, _plans.name.label("plan_name"))
     wanted = (
-        select(tables.gates, *of_the_plan)
+        select(*(_IN_LISTS_OF_GATES if question.brief else _gates), *of_the_plan)
         .join(tables.plans, _plans.id == _gates.plan_id)
         .order_by(_gates.opened_at, _gates.plan_id, _gates.step)
         .limit(question.limit + 1)
@@ -321,14 +324,15 @@ def _answer_gates(connection: Connection, question: queries.GatesQuery, base: _B
                 and_(same_time, _gates.plan_id == plan_id, _gates.step > step),
             )
         )
-    last: list[Row[Any]] = []
+    read: list[Row[Any]] = []  # the last of them need not fit
 
     def gate(row: Row[Any]) -> queries.GateRow:
-        last[:] = [row]
-        return _gate(row)
+        read.append(row)
+        return _listed(row) if question.brief else _gate(row)
 
     rows, follows = _page(_rows(connection, wanted), gate, question.limit)
-    following = f"{last[0].opened_at.isoformat()}/{last[0].plan_id}/{last[0].step}" if follows else None
+    last = read[len(rows) - 1] if follows else None
+    following = f"{last.opened_at.isoformat()}/{last.plan_id}/{last.step}" if last is not None else None
     return queries.GatesAnswer(gates=tuple(rows), next=following, **base._asdict())
 
 
@@ -340,15 +344,33 @@ def _cursor(after: str) -> tuple[datetime, int, str]:
         raise Refused("bad_query", f"`after` is `next` of the page before, not {after[:80]!a}") from None
 
 
+def _listed(row: Row[Any]) -> queries.GateRow:
+    """A gate in few words."""
+    return queries.GateRow(
+        kind=row.kind,
+        digest=row.digest,
+        quorum=row.quorum,
+        overdue_at=row.overdue_at,
+        prompt=row.prompt,
+        round=row.round,
+        **_about(row),
+    )
+
+
 def _gate(row: Row[Any]) -> queries.GateRow:
     opened = msgspec.convert({**row.opened, "type": f"{row.kind}.opened"}, GateOpened | AskOpened)
-    about = {
+    gate = queries.GateRow(**{**queries.asked(opened), **_about(row)})
+    return _fit(gate, {"releases": (), "shown": (), "changes": (), "upstream": (), "prompt": ""})
+
+
+def _about(row: Row[Any]) -> dict[str, Any]:
+    return {
         "space": row.space,
         "plan": row.plan,
         "plan_name": row.plan_name,
         "step": row.step,
         "label": row.label,
-        "reviewers": tuple(dict.fromkeys((*opened.reviewers, *row.escalated))),
+        "reviewers": tuple(row.reviewers),
         "escalated": tuple(row.escalated),
         "votes": tuple(row.votes),
         "four_eyes": row.four_eyes,
@@ -357,8 +379,6 @@ def _gate(row: Row[Any]) -> queries.GateRow:
         "overdue": row.overdue,
         "invalid": row.invalid,
     }
-    gate = queries.GateRow(**{**queries.asked(opened), **about})
-    return _fit(gate, {"releases": (), "shown": (), "changes": (), "upstream": (), "prompt": ""})
 
 
 # --- pages -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, S
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
-VERSION: Final = 3
+VERSION: Final = 4
 """Of these tables. Other tables are not understood, and have to be made again from the log."""
 
 
@@ -175,7 +175,13 @@ class OpenGate(_Row, table=True):
     label: str
     four_eyes: bool
     require_reason: bool
+    prompt: str
+    """The beginning of it."""
+    reviewers: list[str] = Field(sa_type=_Json)
+    """Those of `opened`, and to whom it was escalated."""
     round: int
+    digest: str
+    quorum: int
     votes: list[str] = Field(sa_type=_Json)
     overdue: bool
     overdue_at: datetime | None = Field(sa_type=Utc)

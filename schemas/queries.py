@@ -88,6 +88,9 @@ class GatesQuery(Document, frozen=True, kw_only=True):
 
     space: Id = ""
     plan: Id = ""
+    brief: bool = False
+    """Only what a list has to say: who is asked, since when and until when, who has approved, and how the prompt
+    begins."""
     limit: Limit = 100
     after: Annotated[str, Meta(max_length=200)] = ""
     """`next` of the page before."""

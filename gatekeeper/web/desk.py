@@ -125,11 +125,11 @@ class Desk:
             raise Busy(f"the executor's answer cannot be understood: {error}") from error
 
     async def open_gates(self) -> GatesAnswer:
-        """The gates and asks of every plan that are open, the longest open first. Raises: Busy, Unusable."""
+        """The gates and asks of every plan that are open, in brief, the longest open first. Raises: Busy, Unusable."""
         rows: list[GateRow] = []
         after = ""
         while True:
-            query = encode(GatesQuery(limit=_PAGE, after=after))
+            query = encode(GatesQuery(limit=_PAGE, after=after, brief=True))
             try:
                 found = _answer.decode(await self._core.request(subjects.query("gates"), query, timeout_s=5))
             except DecodeError as error:

@@ -156,7 +156,7 @@ async def _gates(operator: Operator, settings: Settings) -> str:
     if not settings.directory.is_empty:
         return "the directory names reviewers"
     with contextlib.suppress(QueryRefused, Busy, Unusable):  # the auditor is another finding
-        waiting = (await operator.gates(GatesQuery(limit=1))).gates
+        waiting = (await operator.gates(GatesQuery(limit=1, brief=True))).gates
         if waiting:
             return f"the gate {waiting[0].step} of {waiting[0].space}.{waiting[0].plan} waits for a decision"
     return ""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from cyclopts import App, Parameter
 
 from planmesh.cli import COMPLETED, FAILED
@@ -41,10 +42,11 @@ async def list_(*, plan: str = "", limit: int = 100, session: OfSession) -> int:
     if not 1 <= limit <= 1_000:
         raise NotUnderstood(f"--limit takes 1 to 1000, not {limit}")
     async with session.operator() as operator:
-        query = GatesQuery(limit=limit)
+        # Whoever reads it by program may want everything; people are shown a line of each.
+        query = GatesQuery(limit=limit, brief=session.output == "table")
         if plan:
             address = await operator.find(plan)
-            query = GatesQuery(plan=address.plan, space=address.space, limit=limit)
+            query = msgspec.structs.replace(query, plan=address.plan, space=address.space)
         rows = (await operator.gates(query)).gates
     if session.output != "table":
         print(*as_rows(rows, session.output), sep="\n")

@@ -17,6 +17,7 @@ from planmesh.schemas import queries, subjects, tracing
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import PlanCreated
 from planmesh.schemas.payload import Payload
+from planmesh.schemas.plan import Ask, Escalation
 from planmesh.schemas.queries import QueryError
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address
@@ -137,6 +138,64 @@ def test_gates_come_in_pages_the_longest_open_first(tables_in: Tables) -> None:
         after = answer.next
 
     assert found == ["p3.a", "p3.b", "p1.a", "p1.b", "p2.a", "p2.b"]
+
+
+def test_a_page_of_gates_that_grows_large_ends_earlier_and_loses_none(tables_in: Tables) -> None:
+    audited = tables_in()
+    for number in range(30):
+        play = Play(plan(gate("go", show=("{text}",))), inputs={"text": "x" * (queries.ROW_BYTES // 4)})
+        audited.add(*moved(play.log, Address("shop", f"p{number:02}")))
+
+    sizes, found, after = [], [], ""
+    while after is not None:
+        answer = audited.ask(queries.GatesQuery(limit=25, after=after))
+        sizes.append(len(answer.gates))
+        found += [one.plan for one in answer.gates]
+        after = answer.next
+
+    assert sizes[0] < 25
+    assert found == [f"p{number:02}" for number in range(30)]
+
+
+def test_a_list_of_gates_says_in_brief_what_the_whole_says_at_length(tables_in: Tables) -> None:
+    play = Play(
+        plan(
+            gate(
+                "go",
+                prompt="Pay? " * 100,
+                show=("{text}",),
+                reviewers=("team:a", "role:operator"),
+                quorum=2,
+                label="Go",
+            ),
+            Ask(name="now", escalate=(Escalation(after_s=60, to=("person:ada",)),)),
+        ),
+        inputs={"text": "x" * 1_000},
+    )
+    play.votes("go")
+    audited = tables_in()
+    audited.add(*play.log)
+
+    whole, brief = (audited.ask(queries.GatesQuery(brief=brief)).gates for brief in (False, True))
+
+    assert [one.step for one in brief] == ["go", "now"]
+    told = {
+        "prompt",
+        "shown",
+        "upstream",
+        "releases",
+        "behind",
+        "shares",
+        "escalate",
+        "answer",
+        "default",
+        "max_retries",
+    }
+    for field in set(queries.GateRow.__struct_fields__) - told:
+        assert [getattr(one, field) for one in brief] == [getattr(one, field) for one in whole], field
+    assert [one.shown for one in brief] == [(), ()]
+    assert 0 < len(brief[0].prompt) < len(whole[0].prompt)
+    assert whole[0].prompt.startswith(brief[0].prompt)
 
 
 def test_what_is_too_large_for_a_message_is_left_out_and_named(tables_in: Tables) -> None:

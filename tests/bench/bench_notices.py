@@ -1,28 +1,53 @@
-"""How soon people hear of gates, and what a thousand open gates cost: ``python tests/bench/bench_notices.py``.
+"""How soon people hear of gates, and what a thousand open gates cost: ``python tests/bench/bench_notices.py [PART …]``.
 
-Prints one JSON line: a gate opens -> its notice arrives, in milliseconds; all of 1,000 that open at once, and of 100 at
-ten channels of which one never answers, in seconds; the gatekeeper's memory, in MB.
+Prints one JSON line. Parts, all of them unless some are named:
+
+    one_by_one    a gate opens -> its notice has arrived: milliseconds
+    thousand      1,000 gates at once, two channels, one of which takes 0.1 s for each: seconds, and the gatekeeper's MB
+    dead_channel  1,000 notices, ten channels, one of which takes them and never answers: seconds until those that answer
+                  have theirs. Once as 100 gates that go to all ten, once as 1,000 gates of ten people with a channel each
+    inbox         1,000 open gates: the page of somebody who is asked in all of them, and the list of an operator:
+                  milliseconds
 """
 
 import asyncio
 import json
+import socket
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from planmesh.client import Client, Operator
 from planmesh.schemas.events import GateOpened
+from planmesh.schemas.queries import GatesQuery, PlansQuery
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import LocalMesh, local_mesh
 
 Figures = dict[str, Any]
-GATED: Figures = {"name": "gated", "steps": [{"kind": "gate", "name": "ask", "prompt": "Go on?"}]}
+SECRET = "s" * 32
+LISTED = GatesQuery(limit=1_000, brief=True)
+REPORT = "One line of a report that somebody has to read.\n" * 160
+
+
+def gated(*reviewers: str) -> Figures:
+    """A plan that asks something before anything else, of whoever hears of everything unless somebody is named."""
+    gate = {"kind": "gate", "name": "ask", "prompt": "Go on?", **({"reviewers": list(reviewers)} if reviewers else {})}
+    return {"name": "gated", "steps": [gate]}
+
+
+def weighty(reviewer: str) -> Figures:
+    """A plan whose gate shows and releases as much as one of a real plan does: about 8 KB."""
+    steps = [{"kind": "ask", "name": f"step-{number}", "after": ["ask"], "prompt": "And?"} for number in range(10)]
+    gate = {"kind": "gate", "name": "ask", "prompt": "Pay? " * 80, "show": [REPORT], "reviewers": [reviewer]}
+    return {"name": "weighty", "steps": [gate, *steps]}
 
 
 class Receiver:
@@ -57,16 +82,23 @@ class Receiver:
 
 
 @asynccontextmanager
-async def mesh_with(*receivers: Receiver) -> AsyncIterator[tuple[LocalMesh, Client, Operator]]:
+async def mesh_with(
+    *receivers: Receiver, people: Sequence[str] = (), environment: Mapping[str, str] = {}
+) -> AsyncIterator[tuple[LocalMesh, Client, Operator]]:
+    """A mesh that tells all of *receivers* of everything; or each of *people* by one of them."""
     async with AsyncExitStack() as stack:
         for receiver in receivers:
             server = await asyncio.start_server(receiver.take, "127.0.0.1", 0, backlog=1_000)
             stack.callback(server.close)
             receiver.at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="planmesh-bench-"))
+        urls = [f"json://{receiver.at}/x" for receiver in receivers]
+        of_each = {person: {"channels": [url]} for person, url in zip(people, urls, strict=False)}
         environment = {
             "PLANMESH_LOG_LEVEL": "warning",
-            "PLANMESH_NOTIFY_URLS": " ".join(f"json://{receiver.at}/x" for receiver in receivers),
+            **({"PLANMESH_DIRECTORY": json.dumps({"people": of_each})} if people else {}),
+            **({} if people else {"PLANMESH_NOTIFY_URLS": " ".join(urls)}),
+            **environment,
         }
         mesh = await stack.enter_async_context(
             local_mesh(
@@ -77,11 +109,13 @@ async def mesh_with(*receivers: Receiver) -> AsyncIterator[tuple[LocalMesh, Clie
         yield mesh, client, await stack.enter_async_context(Operator.connect(data_dir=mesh.data_dir))
 
 
-async def open_gates(client: Client, count: int) -> list[Address]:
-    return [one.address for one in await asyncio.gather(*(client.submit(GATED) for _ in range(count)))]
+async def open_gates(client: Client, count: int, people: Sequence[str] = ()) -> list[Address]:
+    """As many; each person is asked in every so-manieth."""
+    plans = [gated(f"person:{people[number % len(people)]}") if people else gated() for number in range(count)]
+    return [one.address for one in await asyncio.gather(*map(client.submit, plans))]
 
 
-async def until(receivers: list[Receiver], count: int, within_s: float = 180) -> None:
+async def until(receivers: Sequence[Receiver], count: int, within_s: float = 180) -> None:
     async with asyncio.timeout(within_s):
         while any(len(one.arrivals) < count for one in receivers):  # noqa: ASYNC110 - the gatekeeper is another process
             await asyncio.sleep(0.005)
@@ -109,22 +143,23 @@ async def one_by_one() -> Figures:
         }
 
 
-async def all_at_once(gates: int, *receivers: Receiver) -> Figures:
+async def all_at_once(gates: int, *receivers: Receiver, people: Sequence[str] = ()) -> Figures:
     """Goals published -> every notice has arrived where somebody answers."""
-    async with mesh_with(*receivers) as (mesh, client, _):
+    async with mesh_with(*receivers, people=people) as (mesh, client, _):
         before_mb = resident_mb(mesh)
         begun = time.time()
-        await open_gates(client, gates)
+        await open_gates(client, gates, people)
         submitted_s = time.time() - begun
+        each = gates // len(people) if people else gates
         prompt = [one for one in receivers if one.answers_after_s == 0.0]
-        await until(prompt, gates)
+        await until(prompt, each)
         prompt_s = max(max(one.arrivals.values()) for one in prompt) - begun
         slow = [one for one in receivers if one.answers_after_s]
-        await until(slow, gates)
+        await until(slow, each)
         peak_mb = resident_mb(mesh)
         await asyncio.sleep(1)
         return {
-            "notices": sum(one.count for one in receivers),
+            "notices": each * len(receivers),
             "goals_submitted_s": round(submitted_s, 1),
             "prompt_channels_s": round(prompt_s, 1),
             **({"slow_channel_s": round(max(max(one.arrivals.values()) for one in slow) - begun, 1)} if slow else {}),
@@ -132,15 +167,69 @@ async def all_at_once(gates: int, *receivers: Receiver) -> Figures:
         }
 
 
-async def notices() -> Figures:
+async def thousand() -> Figures:
+    return await all_at_once(1_000, Receiver(), Receiver(0.1))
+
+
+async def dead_channel() -> Figures:
+    def ten() -> list[Receiver]:
+        return [*(Receiver() for _ in range(9)), Receiver(None)]
+
     return {
-        "one_by_one": await one_by_one(),
-        "1,000 gates, 1 channel of 2 takes 0.1 s": await all_at_once(1_000, Receiver(), Receiver(0.1)),
-        "100 gates, 1 channel of 10 never answers": await all_at_once(
-            100, *(Receiver() for _ in range(9)), Receiver(None)
-        ),
+        "100 gates x 10 channels": await all_at_once(100, *ten()),
+        "1,000 gates, 10 people": await all_at_once(1_000, *ten(), people=[f"p{number}" for number in range(10)]),
     }
 
 
+async def inbox(gates: int = 1_000, times: int = 100) -> Figures:
+    """What reading costs while nothing else happens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pages = {"PLANMESH_WEB_PORT": str(port), "PLANMESH_SIGN_IN__SECRET": SECRET}
+    headers = {"X-Forwarded-Email": "ada", "X-Planmesh-Proxy-Secret": SECRET}
+    async with mesh_with(Receiver(), people=["ada"], environment=pages) as (mesh, client, operator):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http:
+
+            async def read() -> None:
+                answer = (await http.get("/inbox")).raise_for_status()
+                assert f"{gates:,} things" in answer.text
+
+            async def list_() -> None:
+                assert len((await operator.gates(LISTED)).gates) == gates
+
+            await asyncio.gather(*(client.submit(weighty("person:ada")) for _ in range(gates)))
+            async with asyncio.timeout(180):
+                while len((await operator.plans(PlansQuery(limit=1_000))).plans) < gates:
+                    await asyncio.sleep(0.5)
+            await asyncio.sleep(5)
+            return {
+                "page_ms": await timed(read, times),
+                "list_ms": await timed(list_, times),
+                "gatekeeper_mb": resident_mb(mesh),
+            }
+
+
+async def timed(act: Callable[[], Awaitable[None]], times: int) -> Figures:
+    """Milliseconds that *act* takes, after it has been done a few times."""
+    found = []
+    for number in range(times + 5):
+        begun = time.perf_counter()
+        await act()
+        if number >= 5:
+            found.append((time.perf_counter() - begun) * 1_000)
+    found.sort()
+    return {"p50": round(statistics.median(found), 1), "p99": round(found[int(0.99 * (times - 1))], 1)}
+
+
+PARTS = {part.__name__: part for part in (one_by_one, thousand, dead_channel, inbox)}
+
+
+async def measured(names: Sequence[str]) -> Figures:
+    return {name: await PARTS[name]() for name in names}
+
+
 if __name__ == "__main__":
-    print(json.dumps({"workload": "notices", **asyncio.run(notices())}))
+    named = sys.argv[1:] or list(PARTS)
+    if unknown := [name for name in named if name not in PARTS]:
+        sys.exit(f"there is no part {', '.join(unknown)}: there are {', '.join(PARTS)}")
+    print(json.dumps({"workload": "notices", **asyncio.run(measured(named))}))
