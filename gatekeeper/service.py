@@ -54,7 +54,7 @@ _FAILED_LATELY_S: Final = 10.0
 _UNCLEAR_S: Final = 2 * TIMEOUT_S
 _UNCLEAR: Final = "a gatekeeper ended while it sent this; it is not known whether it arrived, and it is not sent twice"
 _LOOK_S: Final = 60.0
-_PLANS_KEPT: Final = 500
+_PLANS_KEPT: Final = 200
 _BATCH: Final = 1_000
 _BUSY_PAUSE_S: Final = 1.0
 _STOP_S: Final = 3.0
@@ -206,16 +206,7 @@ class Gatekeeper:
             message.ack()  # junk in the log stays in the log; the executor alarms
             return
         try:
-            # Before it is decoded: what a later version has written is no junk, and stops this one at this plan.
-            reviews = await self._read(address, message.sequence)
-            commit = _decoded(message.data)
-            gates = [name for name in gates_of(commit) if name in reviews.rounds] if commit is not None else []
-            news = happened(address, commit) if commit is not None else []
-            telling = [
-                *(self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])),
-                *(bulletin.tell(news) for bulletin in self._bulletins if news),
-            ]
-            for failure in await asyncio.gather(*telling, return_exceptions=True):
+            for failure in await asyncio.gather(*await self._telling_of(address, message), return_exceptions=True):
                 if failure is not None:
                     raise failure
         except asyncio.CancelledError:
@@ -227,6 +218,23 @@ class Gatekeeper:
         else:
             with contextlib.suppress(Unusable):
                 message.ack()
+
+    async def _telling_of(self, address: Address, message: Message) -> Sequence[Coroutine[None, None, None]]:
+        """What tells everybody whom the commit in *message* concerns.
+
+        It holds names, and nothing that was read: a channel may be down for long, and a thousand deliveries wait then.
+        """
+        # Before it is decoded: what a later version has written is no junk, and stops this one at this plan.
+        reviews = await self._read(address, message.sequence)
+        commit = _decoded(message.data)
+        if commit is None:
+            return ()
+        gates = [name for name in gates_of(commit) if name in reviews.rounds]
+        news = happened(address, commit)
+        return [
+            *(self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])),
+            *(bulletin.tell(news) for bulletin in self._bulletins if news),
+        ]
 
     async def _take_aside(self, message: Message) -> None:
         """Tell of a message that was set aside. What goes wrong with that is not set aside in its turn."""
@@ -280,13 +288,10 @@ class Gatekeeper:
         async with self._counted(), self._lock(channel.name, address, gate):
             for tries, pause_s in enumerate((*self._pauses_s, None), 1):
                 async with channel.room:
-                    reviews = await self._patiently(lambda: self._read(address))
-                    news = self._news(reviews, gate, channel)
-                    if failed is not None and failed[0] != news:
-                        await self._report(address, channel, *failed)  # overtaken
-                    if news is None:
-                        return
-                    delivery = await self._send_once(channel, address, reviews, news)
+                    tried = await self._try(channel, address, gate, failed)
+                if tried is None:
+                    return
+                news, delivery = tried
                 about = {**_about(address, channel, news), "tries": tries}
                 if delivery is None:
                     await self._left_unclear(channel, address, news)
@@ -301,6 +306,25 @@ class Gatekeeper:
                 log.warning("notice.failed", **about, error=delivery.detail, retry_in_s=pause_s)
                 failed = news, delivery
                 await self._pause(pause_s)
+
+    async def _try(
+        self, channel: Channel, address: Address, gate: str, failed: "tuple[_News, Delivery] | None"
+    ) -> "tuple[_News, Delivery | None] | None":
+        """Send *channel* what is news to it now.
+
+        Args:
+            failed: What was news at the try before, and how it failed.
+
+        Returns:
+            What was sent, and with which result: None, if another gatekeeper sends it. None: nothing is news to it.
+        """
+        reviews = await self._patiently(lambda: self._read(address))
+        news = self._news(reviews, gate, channel)
+        if failed is not None and failed[0] != news:
+            await self._report(address, channel, *failed)  # overtaken
+        if news is None:
+            return None
+        return news, await self._send_once(channel, address, reviews, news)
 
     async def _send_once(self, channel: Channel, address: Address, reviews: Reviews, news: "_News") -> Delivery | None:
         """Send a notice, unless another gatekeeper has begun to: then None."""
