@@ -34,7 +34,7 @@ from planmesh.schemas.each import item_step
 from planmesh.schemas.goals import Origin
 from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step, Task
 from planmesh.schemas.queries import PlanRow, StepRow
-from planmesh.schemas.state import ENDED, TROUBLED, PlanStatus, StepStatus
+from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanStatus, StepStatus
 from planmesh.schemas.work import Failure, Usage
 
 WIDEST: Final = 100
@@ -44,6 +44,7 @@ _NAME_CELLS: Final = 40  # a name longer than this moves the rest of its line, n
 _SEPARATOR: Final = " · "
 _MOST_OF_ITEMS: Final = 20  # steps of items that are all shown
 _NOW: Final = TROUBLED | {StepStatus.WAITING, StepStatus.DISPATCHED}
+_CUT_SHORT: Final = frozenset({PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED})
 _LEAST: Final = 6
 _LAST: Final = 24  # as much as the last column of a narrow table should have
 
@@ -102,7 +103,8 @@ def header(view: PlanView, now: datetime) -> list[Text]:
     row = view.plan
     title = Text("  ").append(one_line(row.name, 80) or "(a goal without a plan)", "bold")
     title.append("   ").append_text(status(row, view.steps))
-    parts = [row.plan, f"{row.settled} of {counted(row.steps, 'step')}", duration(lasted_s(row, now))]
+    done = sum(step.status in SATISFIED for step in view.steps)
+    parts = [row.plan, f"{done} of {counted(row.steps, 'step')}", duration(lasted_s(row, now))]
     if row.running:
         parts.insert(2, f"{row.running} running")
     if row.revision > 1:
@@ -441,7 +443,8 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool, width: int | 
         line: list[Text | str] = [
             f"{row.space}.{row.plan}" if spaces else row.plan,
             status(row),
-            f"{row.settled}/{row.steps}",
+            # How many were done before a plan was ended is not in its row: the others ended with it.
+            str(row.steps) if row.status in _CUT_SHORT else f"{row.settled}/{row.steps}",
             duration(lasted_s(row, now)),
             ago(row.created_at, now),
             one_line(_matter(row), 200),
@@ -456,7 +459,7 @@ def _matter(row: PlanRow) -> str:
     at = (*row.gates, *row.asks) or row.troubled or row.held_steps
     if at and row.status not in ENDED:
         return f"at {listed(at)}{_SEPARATOR}{row.name}"
-    if row.status in (PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED) and row.reason:
+    if row.status in _CUT_SHORT and row.reason:
         return f"{row.reason}{_SEPARATOR}{row.name}"
     return row.name or row.goal
 

@@ -102,10 +102,10 @@ def stops(view: PlanView, command: str = "planmesh", unserved: Collection[str] =
             found.append(Stop(step.step, step.since, "A person has paused it.", (goes_on,), True))
         elif step.status in TROUBLED:
             document = documents.get(step.step)
-            attempts = document.retry.attempts if isinstance(document, Task) else 1
             needed = (rows.get(need) for need in step.needs)
             reached = all(need is None or (need.status in SATISFIED and not need.held) for need in needed)
-            found.append(_trouble(step, attempts, command, of, can_skip=step.optional and reached))
+            task = document if isinstance(document, Task) else None
+            found.append(_trouble(step, task, command, of, can_skip=step.optional and reached))
     waiting: dict[str, list[StepRow]] = {}
     for step in view.steps:
         if step.status is StepStatus.DISPATCHED and step.agent in unserved:
@@ -164,8 +164,12 @@ def possible_answers(ask: GateRow) -> list[tuple[str, str]]:
     return [("VALUE" if ask.answer == "text" else "NUMBER", f"answer with {expected(ask.answer)}")]
 
 
-def _trouble(step: StepRow, attempts: int, command: str, of: str, *, can_skip: bool) -> Stop:
+def _trouble(step: StepRow, task: Task | None, command: str, of: str, *, can_skip: bool) -> Stop:
+    """Args:
+    task: The step in the document; None where it calls no agent, or is of an item.
+    """
     name = step.step
+    attempts = task.retry.attempts if task is not None else 1
     is_gate = step.kind == "gate"
     remedies: list[Remedy] = []
     match step.status:
@@ -183,8 +187,13 @@ def _trouble(step: StepRow, attempts: int, command: str, of: str, *, can_skip: b
             said = failed(failure) if failure is not None else "It failed."
             tried = f" (attempt {step.attempt} of {max(attempts, step.attempt)})" if step.attempt > 1 else ""
             why = said + tried + (innermost(failure.traceback) if failure is not None else "")
-    again = "ask again" if is_gate else "try it again, though it may have been done" if remedies else "try it again"
+            if step.attempt:
+                remedies.append(Remedy(f"{command} steps {of} {name}", "see what it was given, and all of its error"))
+    unknown = step.status is StepStatus.OUTCOME_UNKNOWN
+    again = "ask again" if is_gate else "try it again, though it may have been done" if unknown else "try it again"
     remedies.append(Remedy(f"{command} retry {of} {name}", again))
+    if task is not None and not unknown:
+        remedies.append(Remedy(f"{command} retry {of} {name} --agent NAME", "have another agent try it"))
     if can_skip:
         reason = f" {_REASON}" if is_gate else ""
         remedies.append(Remedy(f"{command} skip {of} {name}{reason}", "go on without it; its output is null"))
@@ -220,7 +229,10 @@ def account(
     if command is None:
         return lines
     remedies = [remedy for stop in found[:_MOST] for remedy in stop.remedies]
-    remedies.append(Remedy(f"{command} cancel {shlex.quote(view.plan.plan)}", "end the plan"))
+    of = shlex.quote(view.plan.plan)
+    if not all(stop.person for stop in found):
+        remedies.append(Remedy(f"{command} revise {of} FILE", "go on from here by another plan"))
+    remedies.append(Remedy(f"{command} cancel {of}", "end the plan"))
     return [*lines, Text("  What you can do", style="bold"), *offer(remedies, width)]
 
 

@@ -55,6 +55,17 @@ def test_a_refusal_is_told_with_its_code(release: Play) -> None:
     )
 
 
+def test_resuming_a_plan_of_which_only_a_step_is_paused_names_the_step(release: Play) -> None:
+    release.ask(asks.PausePlan(id="p", step="approve"))
+
+    release.ask(asks.ResumePlan(id="r"))
+
+    assert told(release)[-1].sentence == (
+        "plan resume refused (not_paused) by ada: nobody has paused the plan, but these of its "
+        "steps: approve; it is running"
+    )
+
+
 def test_an_agents_words_are_harmless_and_on_one_line() -> None:
     failure = Failure(code="agent_error", type="Boom", message="one\ntwo \x1b]0;title\x07 [red]x[/red]")
 

@@ -7,6 +7,7 @@ from plays import TOLD, Play, plan, task
 from planmesh.cli import render
 from planmesh.cli.looks import PLAN, STEP
 from planmesh.cli.view import of_state
+from planmesh.schemas import commands as asks
 from planmesh.schemas.plan import Branch, Case, Decide, Each
 from planmesh.schemas.state import PlanStatus, StepStatus
 
@@ -52,6 +53,14 @@ def test_the_header_says_how_it_stands(asked: Play) -> None:
 
     assert first.plain == "  A plan   ◆ waiting for a person"
     assert second.plain == "  plan · 2 of 5 steps · 3.0 s"
+
+
+def test_what_a_cancelled_plan_has_not_done_does_not_count_as_done(asked: Play) -> None:
+    asked.ask(asks.CancelPlan(id="c"))
+    view = of_state(asked.state)
+
+    assert "2 of 5 steps" in render.header(view, asked.at)[1].plain
+    assert render.plans([view.plan], asked.at, spaces=False)[1].plain.split()[3] == "5"
 
 
 def test_an_ended_plan_gives_its_result(asked: Play) -> None:

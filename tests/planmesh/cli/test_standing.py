@@ -72,10 +72,15 @@ def test_a_failed_step_can_be_retried_and_skipped_only_if_it_is_optional(release
     release.fails("build", retryable=False)
 
     assert commands(release) == [
+        "planmesh steps plan build",
         "planmesh retry plan build",
+        "planmesh retry plan build --agent NAME",
+        "planmesh steps plan docs",
         "planmesh retry plan docs",
+        "planmesh retry plan docs --agent NAME",
         "planmesh skip plan docs",
     ]
+    assert "    planmesh revise plan FILE               go on from here by another plan" in told(release)
 
 
 def test_an_unknown_outcome_can_be_resolved(release: Play) -> None:
@@ -139,7 +144,8 @@ def command_of(words: list[str], play: Play) -> asks.AnyCommand:
         case "resume":
             return asks.ResumePlan(id="x", step=step or None)
         case "retry":
-            return asks.RetryStep(id="x", step=step, attempt=attempt)
+            agent = "other" if "--agent" in rest else None
+            return asks.RetryStep(id="x", step=step, attempt=attempt, agent=agent)
         case "skip":
             return asks.SkipStep(id="x", step=step, reason=reason)
         case "resolve":
@@ -167,7 +173,7 @@ def test_whatever_is_offered_is_carried_out(data: st.DataObject) -> None:
 
     for command in commands(play):
         words = shlex.split(command)
-        if words[1:3] == ["gates", "show"] or words[1] == "show":
+        if words[1:3] == ["gates", "show"] or words[1] in ("show", "steps"):
             continue
         # By someone who has not voted yet: who has is refused, whatever the plan.
         decision = decide(play.state, Asked(command_of(words, play), "someone", play.at))
