@@ -364,8 +364,8 @@ class Client:
         """Publish a goal. It is stored when this returns; whether it became a plan is the first news of it.
 
         Args:
-            plan: The plan document: as a mapping, or as text in YAML or JSON. None: the mesh has it as *template*, or
-                a model makes it of *goal*.
+            plan: The plan document: as a mapping, or as text: a script, YAML or JSON. None: the mesh has it as
+                *template*, or a model makes it of *goal*.
             goal: What it is for, in words.
             template: The name of a plan that the mesh keeps.
             inputs: Values for the plan's inputs.

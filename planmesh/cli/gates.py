@@ -117,7 +117,7 @@ async def redirect(
     /,
     *,
     file: Annotated[
-        Path | None, Parameter(help="The plan from here on, in YAML or JSON; - for standard input.")
+        Path | None, Parameter(help="The plan from here on: a script, or YAML or JSON; - for standard input.")
     ] = None,
     instruction: Annotated[str, Parameter(help="What to change, in words, for the planner to work out.")] = "",
     digest: Annotated[str, Parameter(help="Of what was read: it is refused if that has changed.")] = "",

@@ -40,7 +40,7 @@ _Cancel = Annotated[
 async def revise(
     plan: PlanId,
     file: Annotated[
-        Path | None, Parameter(help="The plan from here on, in YAML or JSON; - for standard input.")
+        Path | None, Parameter(help="The plan from here on: a script, or YAML or JSON; - for standard input.")
     ] = None,
     /,
     *,
@@ -103,7 +103,7 @@ async def redirect(
     /,
     *,
     file: Annotated[
-        Path | None, Parameter(help="The plan from here on, in YAML or JSON; - for standard input.")
+        Path | None, Parameter(help="The plan from here on: a script, or YAML or JSON; - for standard input.")
     ] = None,
     instruction: _Instruction = "",
     digest: Annotated[str, Parameter(help="Of what was read: refused if that has changed.")] = "",
