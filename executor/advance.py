@@ -6,7 +6,7 @@ from planmesh.executor.asks import open_ask
 from planmesh.executor.children import send_away
 from planmesh.executor.each import go_through
 from planmesh.executor.failures import cancel_all_but, fail_now
-from planmesh.executor.gates import open_gate, open_gate_again, release_digest
+from planmesh.executor.gates import open_gate, open_gate_again
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
 from planmesh.schemas.expressions import ExpressionError, holds, parse
@@ -86,7 +86,7 @@ def _settle_now(turn: Turn, name: str) -> None:
         match step:
             case Gate():
                 before = state.steps[name].opened
-                if before is None or state.revised is None or before.digest == release_digest(state, name):
+                if before is None or state.revised is None or before.digest == turn.digests.of(state, name):
                     open_gate(turn, step)
                 else:
                     open_gate_again(turn, step, state.revised)

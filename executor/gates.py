@@ -1,8 +1,10 @@
-"""Gates: what one would release, exactly; the digest that a vote must quote; and when it opens. Pure."""
+"""Gates: what one would release, exactly; and when it opens. Pure."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal, NamedTuple
 
+from planmesh.executor.digests import released
 from planmesh.executor.reviewers import (
     OPERATOR,
     Standing,
@@ -17,7 +19,7 @@ from planmesh.executor.turn import Turn
 from planmesh.schemas.commands import CastVote, Reply, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
-from planmesh.schemas.payload import Payload, canonical, digest, digest_of
+from planmesh.schemas.payload import Payload, canonical, digest_of
 from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
@@ -45,14 +47,14 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
         GateOpened(
             step=gate.name,
             round=state.steps[gate.name].attempt + 1,
-            digest=release_digest(state, gate.name),
+            digest=turn.digests.of(state, gate.name),
             reviewers=gate.reviewers,
             quorum=gate.quorum,
             prompt=prompt_of(turn, gate),
             shown=tuple(Payload(value=compile_template(shown).render(names)) for shown in gate.show),
             upstream=tuple(_upstream(state, name) for name in before[:_MAX_LISTED]),
-            releases=tuple(_releases(state, gate.name))[:_MAX_LISTED],
-            behind=len(state.graph.behind(gate.name)),
+            releases=tuple(islice(_releases(state, gate.name), _MAX_LISTED)),
+            behind=turn.digests.behind(state, gate.name),
             overdue_at=deadline(turn, gate),
             because=because,
             changes=changes,
@@ -111,7 +113,7 @@ def _judge(turn: Turn, command: _Ballot) -> None:
     if any(same(turn.by, voter) for voter in step.votes):
         turn.refuse("voted_already", f"{turn.by} has already approved gate {command.step}", command.step)
         return
-    now = release_digest(turn.state, command.step)
+    now = turn.digests.of(turn.state, command.step)
     if now != step.opened.digest:
         turn.refuse("stale", f"what gate {command.step} would release has changed: it asks again", command.step)
         open_gate(turn, gate, because="what it would release has changed since it asked")
@@ -149,23 +151,6 @@ def _own(turn: Turn, gate: Gate) -> str:
     return ""
 
 
-def release_digest(state: PlanState, gate: str) -> str:
-    """SHA-256 over every step behind *gate*: its definition, and the outputs and inputs that it reads, where known.
-
-    An output never changes once it is there, so the digest changes only when there is something new to know.
-    """
-    behind = state.graph.behind(gate)
-    definitions = [state.graph.steps[name] for name in behind]
-    outputs = {
-        need: digest_of(state.steps[need].output)
-        for name in _released(state, gate)
-        for need in state.graph.needs[name]
-        if need != gate
-    }
-    inputs = state.created.inputs if state.created is not None else {}
-    return digest([definitions, outputs, inputs])
-
-
 def _upstream(state: PlanState, name: str) -> Upstream:
     step = state.steps[name]
     payload = step.output
@@ -179,15 +164,9 @@ def _upstream(state: PlanState, name: str) -> Upstream:
     )
 
 
-def _released(state: PlanState, gate: str) -> Iterator[str]:
-    """The steps right behind *gate*, but for the `each` whose item it belongs to: that only collects."""
-    item = state.graph.items.get(gate)
-    return (name for name in state.graph.successors[gate] if item is None or name != item.each)
-
-
 def _releases(state: PlanState, gate: str) -> Iterator[Release]:
     """What an approval would let go. Of the steps of an `each` no more is known than the document says."""
-    for name in _released(state, gate):
+    for name in released(state.graph, gate):
         step = state.graph.steps[name]
         match step:
             case Task():

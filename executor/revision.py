@@ -11,7 +11,7 @@ import msgspec
 
 from planmesh.executor.asks import open_ask_again
 from planmesh.executor.failures import fail_now
-from planmesh.executor.gates import open_gate, open_gate_again, release_digest
+from planmesh.executor.gates import open_gate, open_gate_again
 from planmesh.executor.reviewers import OPERATOR, Standing, is_open, may_answer
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
@@ -220,7 +220,7 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan, origin: Or
         assert isinstance(gate, Gate)  # `open_gates` lists nothing else
         assert opened is not None
         is_another = before.graph.steps.get(name) != gate
-        if name == request.step or is_another or opened.digest != release_digest(turn.state, name):
+        if name == request.step or is_another or opened.digest != turn.digests.of(turn.state, name):
             try:
                 open_gate_again(turn, gate, event)
             except ExpressionError as error:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+from planmesh.executor.digests import Digests
 from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import AnyEvent
@@ -27,7 +28,18 @@ PLANMESH: Final = "planmesh"
 class Turn:
     """What one command has set going so far: the events, and the state after them."""
 
-    __slots__ = ("agent_limits", "asked", "at", "blobs", "by", "escalate_to", "events", "gate_sla_s", "state")
+    __slots__ = (
+        "agent_limits",
+        "asked",
+        "at",
+        "blobs",
+        "by",
+        "digests",
+        "escalate_to",
+        "events",
+        "gate_sla_s",
+        "state",
+    )
 
     def __init__(
         self,
@@ -46,6 +58,7 @@ class Turn:
         self.gate_sla_s = gate_sla_s
         self.agent_limits = agent_limits
         self.escalate_to = escalate_to
+        self.digests = Digests()
         self.events: list[AnyEvent] = []
 
     def record(self, event: AnyEvent) -> None:

@@ -13,7 +13,7 @@ from planmesh.errors import Busy, Poison
 from planmesh.eventlog import EventLog
 from planmesh.executor import blobs, decide
 from planmesh.executor.blobs import BlobStore
-from planmesh.executor.gates import release_digest
+from planmesh.executor.digests import Digests
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CastVote, CreatePlan, ReportChild, ReportDraft
@@ -240,7 +240,7 @@ async def test_a_gate_in_front_of_much_says_how_large_its_inputs_are_and_opens(o
         first, second = asking.releases[:2]
         assert (first.inputs, first.inputs_blob) == ({}, blob_of(canonical({"text": text, **many})))
         assert second.inputs == {"text": {"$blob": claim.sha256, "size_bytes": claim.size_bytes}, "times": 0}
-        assert asking.digest == release_digest(state, "g")
+        assert asking.digest == Digests().of(state, "g")
         store = BlobStore(await house.connected("executor"))
         assert await store.value(claim.sha256) == text
         assert first.inputs_blob is not None

@@ -1,0 +1,76 @@
+"""What an approval would release, as a digest."""
+
+import sys
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plays import HERE, START, Play, gate, plan, plans, play_on, task
+
+from planmesh.executor.digests import Digests, released
+from planmesh.executor.plan import decide
+from planmesh.schemas.commands import Asked, CreatePlan
+from planmesh.schemas.events import GateOpened
+from planmesh.schemas.payload import digest, digest_of
+from planmesh.schemas.plan import Gate, Plan
+from planmesh.schemas.state import PlanState
+
+
+def written_out(state: PlanState, name: str) -> str:
+    """The digest as it is defined: votes that were cast long ago quote it."""
+    graph = state.graph
+    assert state.created is not None
+    needs = {need for behind in released(graph, name) for need in graph.needs[behind]} - {name}
+    outputs = {need: digest_of(state.steps[need].output) for need in needs}
+    return digest([[graph.steps[behind] for behind in graph.behind(name)], outputs, state.created.inputs])
+
+
+@settings(max_examples=150, deadline=None)
+@given(document=plans(), n=st.integers(-1, 3), data=st.data())
+def test_a_digest_is_the_same_whatever_else_was_digested_before(document: Plan, n: int, data: st.DataObject) -> None:
+    play, digests = Play(document, inputs={"n": n}), Digests()
+    for most_moves in (0, 5, 60):
+        play_on(data.draw, play, most_moves)
+        state = play.state
+        gates = [name for name, step in state.graph.steps.items() if isinstance(step, Gate)]
+
+        assert [digests.of(state, name) for name in gates] == [written_out(state, name) for name in gates]
+        assert [digests.behind(state, name) for name in gates] == [len(state.graph.behind(name)) for name in gates]
+
+
+def test_a_digest_of_today_is_the_one_that_was_quoted_before() -> None:
+    ship = task("ship", "build", "ask", inputs={"what": "{build}", "n": "{n}"})
+    play = Play(plan(task("build"), gate("ask", "build"), ship), inputs={"n": 7})
+    play.completes("build", output={"size": 1})
+
+    opened = play.state.steps["ask"].opened
+    assert isinstance(opened, GateOpened)
+    assert opened.digest == "ea47bf86d31eabf97afba5cbe95298b1443e04d6cb5a9046d1de5c3e463c1a3b"
+
+
+def test_hundreds_of_gates_in_front_of_the_same_steps_cost_no_more_each_than_a_few() -> None:
+    few, many = calls_to_open(50), calls_to_open(400)
+
+    assert many < 8 * few * 1.5
+
+
+def calls_to_open(count: int) -> int:
+    """How many functions are called to open so many gates that stand in front of the same hundred steps."""
+    gates = [gate(f"g{number}") for number in range(count)]
+    names = [step.name for step in gates]
+    document = plan(*gates, *(task(f"t{number}", *names) for number in range(100)))
+    asked = Asked(CreatePlan(id="create", plan=document, goal_digest="digest"), "planner", START)
+    calls = 0
+
+    def count_call(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count_call)
+    try:
+        decision = decide(PlanState(address=HERE), asked)
+    finally:
+        sys.setprofile(before)
+    assert sum(isinstance(event, GateOpened) for event in decision.events) == count
+    return calls
