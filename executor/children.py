@@ -8,6 +8,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+import msgspec
+
 from planmesh.executor.failures import failed
 from planmesh.executor.turn import Turn
 from planmesh.schemas import events
@@ -117,8 +119,30 @@ def planning(state: PlanState, step: Draft | Run, event: events.StepDispatched, 
         mode=step.mode,
         permissions=step.permissions,
         policy=state.plan.policy,
+        mandate=msgspec.structs.replace(state.mandate, authors=_authors(state, step)),
         traceparent=attempt_traceparent(at, created.goal_digest, created.traceparent, event.step, event.attempt),
     )
+
+
+def _authors(state: PlanState, step: Run) -> dict[str, str]:
+    """Who was the last to revise *step*, or anything that came before it and so has made its plan what it is; and
+    those who have revised what its own plan comes of."""
+    if not state.authors:
+        return state.mandate.authors
+    before = dict.fromkeys((step.name,))
+    queue = list(before)
+    for name in queue:
+        for need in state.graph.needs[name]:
+            if need not in before:
+                before[need] = None
+                queue.append(need)
+    # The nearest counts for whoever has revised several.
+    own = {
+        state.authors[name]: f"step {name} of plan {state.address.plan}"
+        for name in reversed(before)
+        if name in state.authors
+    }
+    return state.mandate.authors | own
 
 
 # --- what comes back ---------------------------------------------------------------------------------------

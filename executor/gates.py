@@ -143,6 +143,9 @@ def _own(turn: Turn, gate: Gate) -> str:
     state = turn.state
     if state.is_requested_by(turn.by):
         return "requested the plan"
+    for author, revised in state.mandate.authors.items():
+        if same(turn.by, author):
+            return f"was the last to revise {revised}, which this plan comes of"
     if state.authors:
         to_come = (name for name in state.graph.behind(gate.name) if state.steps[name].status not in SATISFIED)
         for name in (gate.name, *to_come):

@@ -156,6 +156,7 @@ def _create(turn: Turn, command: asks.CreatePlan) -> None:
             origin=command.origin,
             traceparent=command.traceparent,
             parent=command.parent,
+            mandate=command.mandate,
         )
     )
     if command.start:

@@ -20,6 +20,7 @@ from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
 from planmesh.schemas.events import RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Origin, Problem
+from planmesh.schemas.mandate import exceeding
 from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
 from planmesh.schemas.revision import abridged, difference
 from planmesh.schemas.state import (
@@ -170,6 +171,8 @@ def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:
         running=running,
         cancellable=running if event.cancel_running else (),
         trouble=_trouble(state) if event.instruction else {},
+        mandate=state.mandate,
+        parent=state.parent,
     )
 
 
@@ -271,6 +274,7 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
         *_started_steps_changed(state, request, revised),
         *_never_reached(state, revised),
         *_behind_items(state, revised),
+        *exceeding(revised, state.mandate, state.parent),
     ]
     if by_planner or request.bound:
         problems += _loosened(state, revised)

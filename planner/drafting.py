@@ -182,6 +182,11 @@ class Drafter:
         return _proposal(work, revised, (), msgspec.structs.replace(origin, gates=gates))
 
     @property
+    def reviewers(self) -> tuple[str, ...]:
+        """Who may decide at a gate that is to keep a step from doing harm."""
+        return self._planner.reviewers
+
+    @property
     def _name(self) -> str:
         return (self._configured.name or "")[:200]
 
@@ -221,7 +226,7 @@ class Drafter:
     ) -> tuple[Plan, tuple[str, ...]] | list[Problem]:
         def proposed(by: dict[str, Any]) -> Plan | list[Problem]:
             asked = msgspec.structs.replace(work, document=by, instruction="")
-            answer = propose(asked, agents, limits=self._limits, directory=self._directory)
+            answer = propose(asked, agents, reviewers=self.reviewers, limits=self._limits, directory=self._directory)
             return answer.plan if answer.plan is not None else list(answer.problems)
 
         revised = proposed(self._with_reviewers(document))

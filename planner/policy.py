@@ -1,4 +1,5 @@
-"""What a plan that a model has written may not do by itself, whatever the model was told or persuaded of.
+"""What a plan may not do by itself: one that a model has written, whatever the model was told or persuaded of; and one
+that runs for a step.
 
 A step that writes, uses the network or secrets, or cannot be undone is *harmful*: it must stand behind a gate. What an
 agent does is what the agent declares; a step that declares less for it does not make it harmless. Nothing of this
@@ -17,8 +18,10 @@ from planmesh.planner.flow import read_flow
 from planmesh.planner.graph import behind, implies
 from planmesh.planner.problems import Problems, listed, quoted
 from planmesh.planner.scope import read_scope
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.mandate import Mandate, exceeding
 from planmesh.schemas.plan import Branch, Each, Gate, Plan, Run, Step, Task
-from planmesh.schemas.work import AgentDescription
+from planmesh.schemas.work import AgentDescription, Parent
 
 Agents = Mapping[str, AgentDescription]
 
@@ -105,7 +108,7 @@ def _declared(agent: AgentDescription, kind: str) -> set[str]:
 def ungated(
     plan: Plan,
     agents: Agents,
-    reviewers: Sequence[str] | None = None,
+    reviewers: Sequence[str],
     leave: Collection[str] = (),
     *,
     limits: Limits = LIMITS,
@@ -113,8 +116,8 @@ def ungated(
     """The harmful steps of a completed plan that can start without anybody's approval, each with what makes it so.
 
     Args:
-        reviewers: Who may decide at a gate for it to count; None: whoever the plan says. It must not be optional, and
-            must run whenever the step does.
+        reviewers: Who may decide at a gate for it to count. It must not be optional, and must run whenever the step
+            does.
         leave: Steps that are not looked at.
     """
     harmful = {step.name: found for step in plan.steps if step.name not in leave and (found := harm(step, agents))}
@@ -136,13 +139,43 @@ def ungated(
     return harmful
 
 
-def _is_firm(gate: Gate, reviewers: Sequence[str] | None) -> bool:
+def _is_firm(gate: Gate, reviewers: Sequence[str]) -> bool:
     """Whether *reviewers*, and nobody else, decide at a gate: nor those to whom it is escalated."""
-    if gate.optional or reviewers is None:
-        return not gate.optional
     asked = {*gate.reviewers, *chain.from_iterable(one.to for one in gate.escalate)}
     # A link that was sent to somebody is less than what operators show.
-    return asked <= set(reviewers) and gate.level != "link"
+    return not gate.optional and asked <= set(reviewers) and gate.level != "link"
+
+
+def beyond(
+    plan: Plan,
+    mandate: Mandate,
+    parent: Parent | None,
+    agents: Agents,
+    reviewers: Sequence[str],
+    leave: Collection[str] = (),
+    *,
+    limits: Limits = LIMITS,
+) -> Iterator[Problem]:
+    """A problem for whatever a completed plan does that its mandate does not allow, when it is created or revised.
+
+    Args:
+        parent: The step that has handed the mandate down.
+        reviewers, leave: As for `ungated`.
+    """
+    yield from exceeding(plan, mandate, parent)
+    if not mandate.safe:
+        return
+    left = ungated(plan, agents, reviewers, leave, limits=limits)
+    above = "it runs" if parent is None else f"step {parent.step} of plan {parent.plan} runs it"
+    for index, step in enumerate(plan.steps):
+        if step.name in left:
+            yield Problem(
+                code="unguarded",
+                message=f"step {quoted(step.name)}: {' and '.join(left[step.name])}; {above} in mode safe, and no gate "
+                f"stands before it that {listed(reviewers)} and nobody else can open, and that is always asked",
+                pointer=f"/steps/{index}",
+                hint="let it wait for such a gate, or run the plan in mode normal",
+            )
 
 
 def gated(

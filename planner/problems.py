@@ -16,6 +16,8 @@ RULES: Final[Mapping[str, str]] = {
     "too_deep": "A document is nested no deeper than the limits say.",
     # Revisions
     "started": "A revision changes only what has not started.",
+    # Plans that run for a step
+    "unguarded": "What runs in mode safe does no harm without a gate before it.",
     # Models
     "no_model": "A goal or an instruction in words takes a model to make a plan of it.",
     "model_unavailable": "The model answers, sooner or later.",

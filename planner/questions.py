@@ -94,7 +94,14 @@ class Questions:
             # A thread lets the loop keep its deliveries alive while a large plan takes a second.
             agents = await self._catalogue.agents_now()
             return encode(
-                await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._directory)
+                await asyncio.to_thread(
+                    propose,
+                    work,
+                    agents,
+                    reviewers=self._drafter.reviewers,
+                    limits=self._limits,
+                    directory=self._directory,
+                )
             )
 
     async def _draft(self, data: bytes) -> bytes:

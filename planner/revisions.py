@@ -5,7 +5,7 @@ plan is.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +13,7 @@ import msgspec
 from planmesh.directory import Directory
 from planmesh.planner.compile import UNKNOWN_AGENT, Agents, compile_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
+from planmesh.planner.policy import beyond
 from planmesh.planner.problems import Problems
 from planmesh.schemas.commands import ProposeRevision
 from planmesh.schemas.goals import Problem
@@ -29,10 +30,21 @@ def is_for_a_model(work: PlannerWork) -> bool:
 
 
 def propose(
-    work: PlannerWork, agents: Agents, *, limits: Limits = LIMITS, directory: Directory | None = None
+    work: PlannerWork,
+    agents: Agents,
+    *,
+    reviewers: Sequence[str],
+    limits: Limits = LIMITS,
+    directory: Directory | None = None,
 ) -> ProposeRevision:
-    """Work out what *work* wants. The command's id is that of the request: asked twice, it is one answer."""
+    """Work out what *work* wants. The command's id is that of the request: asked twice, it is one answer.
+
+    Args:
+        reviewers: Who may decide at a gate for it to count, in a plan that runs in mode safe.
+    """
     found = _revised(work, agents, limits, directory)
+    if isinstance(found, Plan):
+        found = [*beyond(found, work.mandate, work.parent, agents, reviewers, work.kept, limits=limits)] or found
     if isinstance(found, Plan):
         return ProposeRevision(id=work.answer, request=work.request, plan=found)
     return ProposeRevision(id=work.answer, request=work.request, problems=tuple(found))

@@ -196,7 +196,8 @@ class Planner:
 
     async def _run(self, work: RunWork) -> None:
         agents = await self._catalogue.agents_now()
-        command = await asyncio.to_thread(consider_run, work, agents, limits=self._limits, directory=self._known)
+        considered = partial(consider_run, work, agents, reviewers=self._drafter.reviewers)
+        command = await asyncio.to_thread(considered, limits=self._limits, directory=self._known)
         await self._publish(subjects.address(work.space, work.child), command)
         log.info("run.considered", space=work.space, plan=work.plan, step=work.step, child=work.child)
 
@@ -222,7 +223,8 @@ class Planner:
             assert isinstance(made, ProposeRevision)  # the key of a draft is another
             command = made
         else:
-            command = await asyncio.to_thread(propose, work, agents, limits=self._limits, directory=self._known)
+            answer = partial(propose, work, agents, reviewers=self._drafter.reviewers)
+            command = await asyncio.to_thread(answer, limits=self._limits, directory=self._known)
         await self._core.publish(subjects.command(work.address, verb_of(command), ACTOR), encode(command))
         log.info("revision.proposed", space=work.space, plan=work.plan, kind=work.kind, problems=len(command.problems))
 

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from planmesh.schemas import events
 from planmesh.schemas.goals import Origin, Problem
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import SERVICE, Level, Line, Name, Plan, Text, Token
 from planmesh.schemas.work import Calls, ChildStep, Failure, Parent, Result
@@ -39,6 +40,7 @@ class CreatePlan(Command, frozen=True, kw_only=True, tag="create"):
     traceparent: str | None = None
     parent: Parent | None = None
     """The step that it is to run for."""
+    mandate: Mandate = Mandate()
 
     def refused(self, *problems: Problem) -> "RefuseGoal":
         """The command that refuses the same goal, and that whoever waits for it hears of."""

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from planmesh.schemas.answers import AnswerType
 from planmesh.schemas.goals import Origin, Problem
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Blob, Payload
 from planmesh.schemas.plan import Escalation, Level, Permissions, Plan, Share
 from planmesh.schemas.revision import Change
@@ -46,6 +47,8 @@ class PlanCreated(Event, frozen=True, kw_only=True, tag="plan.created"):
     traceparent: str | None = None
     parent: Parent | None = None
     """The step that it runs for."""
+    mandate: Mandate = Mandate()
+    """What holds of it, however it is revised."""
 
 
 class PlanRefused(Event, frozen=True, kw_only=True, tag="plan.refused"):

@@ -29,6 +29,7 @@ from planmesh.schemas.events import (
     StepPaused,
 )
 from planmesh.schemas.expressions import Unloaded
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import SERVICE, Ask, Each, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
@@ -240,6 +241,9 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
 _NO_GRAPH: Final = Graph(steps={}, needs={}, successors={}, bindings={}, items={})
 
 
+_NO_MANDATE: Final = Mandate()
+
+
 class PlanState(Struct, frozen=True, kw_only=True):
     """Where a plan is, after commit `number`.
 
@@ -342,6 +346,11 @@ class PlanState(Struct, frozen=True, kw_only=True):
         """The step that the plan runs for."""
         origin = self.created or self.refused
         return None if origin is None else origin.parent
+
+    @property
+    def mandate(self) -> Mandate:
+        """What holds of the plan, however it is revised."""
+        return _NO_MANDATE if self.created is None else self.created.mandate
 
 
 def standing(state: PlanState) -> PlanStatus:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Line, Name, Permissions, Plan, Policy, Text, Token
 from planmesh.schemas.subjects import Address
@@ -73,6 +74,9 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """those that it leaves out are to be cancelled."""
     trouble: dict[str, str] = {}
     """Steps that have failed or were rejected, and why."""
+    mandate: Mandate = Mandate()
+    parent: "Parent | None" = None
+    """The step that the plan runs for."""
 
     @property
     def address(self) -> Address:
@@ -135,6 +139,8 @@ class RunWork(PlannedStep, frozen=True, kw_only=True, tag="run"):
     mode: Literal["normal", "safe", "draft"] = "normal"
     permissions: Permissions | None = None
     policy: Policy = Policy()
+    mandate: Mandate = Mandate()
+    """Of the plan that the step is in, and who has revised what the new one comes of."""
     traceparent: str | None = None
 
 

@@ -4,9 +4,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from plays import AGENT, HERE, START, Play, gate, plan, task
 
-from planmesh.executor.children import MAX_DEPTH, errands, told
+from planmesh.executor.children import MAX_DEPTH, errands, planning, told
 from planmesh.executor.news import news
 from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
@@ -14,17 +16,18 @@ from planmesh.schemas import events
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import Commit
 from planmesh.schemas.goals import Problem
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Draft, Permissions, Run
-from planmesh.schemas.state import PlanState, PlanStatus
+from planmesh.schemas.state import Names, PlanState, PlanStatus
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import ChildStep, Parent
+from planmesh.schemas.work import ChildStep, Parent, RunWork
 
 STUCK = {"troubled": (ChildStep(step="tests", attempt=2),), "reason": "tests failed"}
 
 
 def run(name: str = "execute", *after: str, **fields: Any) -> Run:
-    return Run(name=name, after=after, document="{name: 'x'}", **fields)
+    return Run(name=name, after=after, document='{name: "x"}', **fields)
 
 
 def child_of(play: Play, step: str = "execute") -> str:
@@ -364,3 +367,110 @@ def test_what_a_parent_wants_reaches_nobodys_own_plan_that_has_the_id_of_the_chi
 
     assert play.ask(command(id="c1-0"), by="executor") == []
     assert play.status("a") == "dispatched"
+
+
+# --- what the step hands down -------------------------------------------------------------------------------
+
+ABOVE = Parent(plan="above", step="execute", attempt=1, depth=1)
+READS = Permissions(read=("/data",))
+
+
+def under(*steps: Any, **mandate: Any) -> Play:
+    return Play(plan(*steps), parent=ABOVE, mandate=Mandate(**mandate))
+
+
+def handed(state: PlanState, step: str = "execute") -> Mandate:
+    """The mandate with which the planner is asked to create the plan of *step*."""
+    run, dispatched = state.graph.steps[step], state.steps[step]
+    assert isinstance(run, Run)
+    event = events.StepDispatched(step=step, attempt=dispatched.attempt, agent="", child=dispatched.child)
+    work = planning(state, run, event, Names(state, step=step))
+    assert isinstance(work, RunWork)
+    return work.mandate
+
+
+@pytest.mark.parametrize("by_planner", [True, False])
+def test_no_revision_permits_more_than_the_step_that_the_plan_runs_for(by_planner: bool) -> None:
+    play = under(task("a", permissions=READS), permissions=READS)
+
+    more = task("b", "a", permissions=Permissions(read=("/data",), write=("/etc",)))
+    refused = play.revises(plan(task("a", permissions=READS), more), by_planner=by_planner)[-1]
+
+    assert isinstance(refused, events.RevisionRefused)
+    (problem,) = refused.problems
+    assert problem.code == "exceeds_permissions"
+    assert "step b is permitted write /etc; step execute of plan above" in problem.message
+    assert problem.message.endswith("permits no write")
+    assert refused.plan is None  # nobody may allow it
+    less = msgspec.structs.replace(more, permissions=READS)
+    assert isinstance(play.revises(plan(task("a", permissions=READS), less))[0], events.PlanRevised)
+
+
+def test_nor_does_a_retry_with_another_agent_or_a_redirection() -> None:
+    play = under(task("a", permissions=READS), gate("look"), permissions=READS)
+    wide = task("a", permissions=Permissions(network=("example.com",)))
+    play.fails("a", retryable=False)
+
+    play.ask(asks.RetryStep(id="again", step="a", attempt=1, agent="other"))
+    answer = asks.ProposeRevision(id="p", request="again", plan=plan(wide, gate("look")))
+    (refused,) = play.ask(answer, "planner")
+    redirected = play.redirects("look", plan(wide, gate("look")))
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [type(event) for event in redirected] == [events.RevisionRefused, events.GateOpened]
+    assert play.state.revision == 1
+
+
+@given(st.data())
+def test_whoever_revises_it_nothing_that_runs_is_permitted_more(data: st.DataObject) -> None:
+    some = st.lists(st.sampled_from(["/a", "/b", "/c"]), unique=True).map(tuple)
+    permitted = st.builds(Permissions, read=some, write=some)
+    most = data.draw(permitted)
+    play = under(task("first", permissions=Permissions()), permissions=most)
+    for number in range(3):
+        steps = [task(f"s{number}-{index}", permissions=data.draw(permitted)) for index in range(2)]
+        steps = [*play.state.plan.steps, *steps]
+        play.revises(plan(*steps), by_planner=data.draw(st.booleans()))  # the judge looks at each that is dispatched
+
+
+def test_what_is_handed_down_further_is_within_what_was_handed_down() -> None:
+    play = under(run(permissions=READS), permissions=Permissions(read=("/data", "/etc")), safe=True)
+
+    mandate = handed(play.state)
+
+    assert mandate.handed_down(READS, safe=False) == Mandate(permissions=READS, safe=True)
+
+
+def test_whoever_has_revised_what_a_plan_comes_of_is_handed_down_with_it() -> None:
+    first, later = task("brief"), run("execute", "brief")
+    play = Play(plan(first, task("aside"), later), mandate=Mandate(authors={"eve": "step x of plan above"}))
+    changed = msgspec.structs.replace(later, inputs={"n": 1})
+    play.revises(plan(first, task("aside"), task("elsewhere"), changed))
+    play.completes("brief")
+
+    assert handed(play.state).authors == {"eve": "step x of plan above", "ada": "step execute of plan plan"}
+
+
+def test_so_is_whoever_has_revised_the_step_that_drafted_it() -> None:
+    steps = (task("a"), Draft(name="mission", after=("a",), inputs={"task": "x"}), run("execute", "mission"))
+    play = Play(plan(*steps))
+    play.revises(plan(steps[0], msgspec.structs.replace(steps[1], inputs={"task": "y"}), steps[2]))
+    play.completes("a")
+    play.does("mission")
+
+    assert handed(play.state).authors == {"ada": "step mission of plan plan"}
+
+
+def test_they_cannot_approve_where_it_takes_four_eyes_and_others_can() -> None:
+    play = under(
+        gate("look", four_eyes=True), gate("glance"), task("a", "look"), authors={"eve": "step x of plan above"}
+    )
+
+    (refused,) = play.votes("look", by="eve")
+    assert isinstance(refused, events.CommandRefused)
+    assert refused.code == "four_eyes"
+    assert "step x of plan above, which this plan comes of" in refused.reason
+    play.votes("glance", by="eve")
+    play.votes("look", by="ada")
+    assert play.status("a") == "dispatched"
+    assert play.status("glance") == "completed"

@@ -10,6 +10,7 @@ from planmesh.schemas.commands import ProposeRevision
 from planmesh.schemas.plan import Gate, Permissions, Plan, Policy, Task
 from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork, ToolDescription
 
+OPERATORS = ("role:operator",)
 AGENTS = {
     "first": undescribed("first"),
     "second": AgentDescription(
@@ -41,13 +42,13 @@ def wants(
 
 
 def proposed(work: PlannerWork) -> Plan:
-    answer = propose(work, AGENTS)
+    answer = propose(work, AGENTS, reviewers=OPERATORS)
     assert answer.plan is not None, answer.problems
     return answer.plan
 
 
 def problems(work: PlannerWork) -> list[tuple[str, str]]:
-    return [(problem.code, problem.pointer) for problem in propose(work, AGENTS).problems]
+    return [(problem.code, problem.pointer) for problem in propose(work, AGENTS, reviewers=OPERATORS).problems]
 
 
 def test_a_document_need_not_repeat_what_has_started() -> None:
@@ -126,7 +127,7 @@ def test_a_retry_with_another_agent_keeps_the_tools_that_the_step_names() -> Non
 
     def again(agent: str) -> ProposeRevision:
         work = wants(kind="retry", step="b", agent=agent, current=current, kept=())
-        return propose(work, {**AGENTS, **thinkers})
+        return propose(work, {**AGENTS, **thinkers}, reviewers=OPERATORS)
 
     found = again("other").plan
     assert found is not None
@@ -155,15 +156,17 @@ def test_steps_that_are_no_list_are_a_problem_and_no_error() -> None:
 
 
 def test_an_instruction_needs_a_model() -> None:
-    (problem,) = propose(wants(instruction="make it cheaper"), AGENTS).problems
+    (problem,) = propose(wants(instruction="make it cheaper"), AGENTS, reviewers=OPERATORS).problems
 
     assert (problem.code, problem.hint) == ("no_model", "send the edited plan itself: planmesh revise PLAN FILE")
 
 
 def test_every_request_has_an_answer_of_its_own() -> None:
     requests = ["r", "a" * 62, "a" * 63, "a" * 64, "a" * 63 + "b"]
-    answers = [propose(wants({"steps": []}, request=request), AGENTS).id for request in requests]
+    answers = [propose(wants({"steps": []}, request=request), AGENTS, reviewers=OPERATORS).id for request in requests]
 
     assert len(set(answers)) == len(requests)
     assert max(map(len, answers)) <= 64
-    assert answers == [propose(wants({"steps": []}, request=request), AGENTS).id for request in requests]
+    assert answers == [
+        propose(wants({"steps": []}, request=request), AGENTS, reviewers=OPERATORS).id for request in requests
+    ]

@@ -46,6 +46,7 @@ HURT_S = 60.0
 """For so long the world is cruel; then it heals, and the plan has to end."""
 END_S = 4_000.0
 SPACE = "space"
+OPERATORS = ("role:operator",)
 AGENTS = {AGENT: AgentDescription(name=AGENT, any_parameters=True)}
 
 
@@ -208,7 +209,7 @@ class _Story:
             child = Address(work.space, work.child)
             if self.random.random() < 0.05:
                 await self._ask(child, msgspec.structs.replace(stranger, inputs={"n": 1}))
-            await self._ask(child, consider_run(work, AGENTS))
+            await self._ask(child, consider_run(work, AGENTS, reviewers=OPERATORS))
             return
         draft = asks.ReportDraft(id=f"d-{work.step}-{work.attempt}", step=work.step, attempt=work.attempt)
         if self.random.random() < 0.2:

@@ -7,6 +7,7 @@ import msgspec
 from planmesh.schemas import events
 from planmesh.schemas.answers import misfit
 from planmesh.schemas.events import AnyEvent, AskOpened, Commit
+from planmesh.schemas.mandate import exceeding
 from planmesh.schemas.plan import Ask, Gate, Step, Task
 from planmesh.schemas.state import ENDED, SATISFIED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
 from planmesh.schemas.subjects import Address
@@ -83,6 +84,8 @@ class Judge:
         people = {name.removeprefix("service:") for name in event.by}
         if len(people) < max(gate.quorum, len(event.by)):
             raise Broken(f"gate {event.step} takes {gate.quorum} people, and {event.by} have opened it")
+        if gate.four_eyes and people & self.state.mandate.authors.keys():
+            raise Broken(f"gate {event.step} takes four eyes, and who revised what the plan comes of has approved it")
         if gate.four_eyes and self.state.requester in people:
             raise Broken(f"gate {event.step} takes four eyes, and the requester has approved it")
         to_come = [
@@ -126,6 +129,9 @@ class Judge:
         # A revision may allow less than there is; then nothing more begins until there is less.
         if isinstance(self.state.graph.steps[name], Task) and self.state.running >= self.state.plan.concurrency:
             raise Broken(f"{name} is dispatched, and the plan allows no more at once")
+        alone = msgspec.structs.replace(self.state.plan, steps=(self.state.graph.steps[name],))
+        if any(exceeding(alone, self.state.mandate, self.state.parent)):
+            raise Broken(f"{name} is dispatched, and is permitted more than the plan may be")
         attempts.add(event.attempt)
         self._open[name] = event.attempt
         graph = self.state.graph

@@ -13,6 +13,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent, AskOpened, Cause, Commit, hash_of
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import (
     OPERATORS,
@@ -59,6 +60,7 @@ from planmesh.schemas.work import (
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HERE = Address("space", "plan")
 AGENT = "agent"
+NO_MANDATE = Mandate()
 TOLD = {
     "calls": (
         Call(kind="model", name="m", started_at=START, duration_s=0.2, input_tokens=7, output_tokens=5),
@@ -102,6 +104,7 @@ class Play:
         agent_limits: Mapping[str, int] = NO_LIMITS,
         owners: tuple[str, ...] = (),
         parent: Parent | None = None,
+        mandate: Mandate = NO_MANDATE,
     ) -> None:
         self.agent_limits = agent_limits
         self.document = document
@@ -117,6 +120,7 @@ class Play:
             start=start,
             owners=owners,
             parent=parent,
+            mandate=mandate,
         )
         self.ask(created, by="planner")
 
