@@ -7,10 +7,9 @@ The model is the one of the settings (`planmesh.model`). Tools are those of the 
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import Meta, Struct
 
 import planmesh
 from planmesh import settings
@@ -18,32 +17,27 @@ from planmesh.agents import Rejected, agent
 from planmesh.context import Context
 from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.json_schema import BadSchema, Form
-from planmesh.model import check_model, open_model
+from planmesh.model import check_context, check_model, open_model
 from planmesh.schemas.codec import describe
+from planmesh.schemas.plan import ModelOptions
 from planmesh.schemas.values import text_of
 
 if TYPE_CHECKING:
     from planmesh.thinking import Thought
 
-MAX_ITERATIONS: Final = 100
-DEFAULT_ITERATIONS: Final = 10
+DEFAULT_ITERATIONS: Final = ModelOptions().max_iterations
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class Asked(ModelOptions, frozen=True, kw_only=True):
     """What a step asks of the model: its inputs, read.
 
     Attributes:
         prompt: The task, and whatever else the step gives, by name.
-        model: Another model of the same endpoint.
         form: Of the answer; None: any text.
     """
 
     prompt: str
     system: str = ""
-    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    max_iterations: Annotated[int, Meta(ge=1, le=MAX_ITERATIONS)] = DEFAULT_ITERATIONS
     form: Form | None = None
 
 
@@ -68,7 +62,7 @@ async def llm(
     Args:
         task: What to do.
         system: Who the model is to be, and what it is to keep to.
-        model: Another model of the endpoint in the settings.
+        model: Another model of the endpoint in the settings, which have to allow it.
         temperature: From 0 to 2.
         max_tokens: The longest answer.
         max_iterations: The most answers of the model, those that call tools included.
@@ -133,12 +127,11 @@ def _read(prompt: str, options: dict[str, Any], schema: dict[str, Any] | None) -
 async def _think(context: Context, asked: Asked) -> "Thought":
     try:
         configured = (await asyncio.to_thread(settings.load)).model
-        if asked.model is not None:
-            configured = configured.model_copy(update={"name": asked.model})
-        check_model(configured)
+        check_model(configured, asked.model)
+        check_context(configured, asked.system + asked.prompt)
         if asked.form is not None:
             asked.form.check()
-        async with open_model(configured) as model:
+        async with open_model(configured, asked.model) as model:
             # It takes a while to import, and whoever shares this loop should not wait for that.
             think = await asyncio.to_thread(_import)
             thought: Thought = await think(model, configured.structured, context, asked)

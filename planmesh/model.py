@@ -7,7 +7,7 @@ model is opened.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -25,20 +25,51 @@ _OPENAI: Final = "https://api.openai.com/v1"
 _CONNECT_S: Final = 10
 _CONNECTIONS: Final = 100
 _SAID_CHARACTERS: Final = 300
+_NAME_CHARACTERS: Final = 60
+_ERROR_BYTES: Final = 16 * 1024
+_SECRET_CHARACTERS: Final = 16
+_HIDDEN: Final = b"[key]"
 
 
 class NoModel(Unusable):
     """There is no model: none is configured, or what it takes to talk to one is not installed."""
 
 
-def check_model(configured: Model) -> None:
-    """See whether a model can be opened, without opening one. Raises: NoModel."""
+class NotAllowed(Poison):
+    """A step asks for what the settings do not allow: another model, or to tell it more."""
+
+
+def check_model(configured: Model, name: str | None = None) -> None:
+    """See whether a model can be opened, without opening one.
+
+    Args:
+        name: Another model of the same endpoint.
+
+    Raises:
+        NoModel: There is none.
+        NotAllowed: The settings do not allow this one.
+    """
     if configured.name is None:
         raise NoModel(
             "no model is configured: set PLANMESH_MODEL__NAME; and PLANMESH_MODEL__BASE_URL, unless it is OpenAI's"
         )
     if find_spec("pydantic_ai") is None or find_spec("openai") is None:
         raise NoModel(f"what talks to models is not installed here: pip install 'planmesh[{EXTRA}]'")
+    if name is not None and configured.choices is not None and name not in configured.choices:
+        raise NotAllowed(
+            f"a step may choose the model {', '.join(configured.choices)}, and found {name[:_NAME_CHARACTERS]!a}: "
+            "the settings allow no other (model.allowed)"
+        )
+
+
+def check_context(configured: Model, text: str) -> None:
+    """See whether a model may be told *text*. Raises: NotAllowed."""
+    size_bytes = len(text.encode("utf-8", "replace"))
+    if size_bytes > configured.context_bytes:
+        raise NotAllowed(
+            f"a step tells a model {configured.context_bytes:,} bytes at most, and this one has {size_bytes:,} "
+            "(model.context_bytes): let a step before it choose, or sum up, what it needs"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -52,10 +83,10 @@ async def open_model(configured: Model, name: str | None = None) -> AsyncIterato
         name: Another model of the same endpoint.
 
     Raises:
-        NoModel: See `check_model`; or there is no key, and OpenAI wants one.
+        NoModel, NotAllowed: See `check_model`; or there is no key, and OpenAI wants one.
         Unusable: The key cannot be read.
     """
-    check_model(configured)
+    check_model(configured, name)
     key = configured.key
     if key is None and configured.base_url is None:
         raise NoModel(
@@ -77,31 +108,41 @@ def _make(configured: Model, name: str | None, key: str | None) -> tuple["AsyncC
     from pydantic_ai.settings import ModelSettings
 
     class Bounded(httpx2.AsyncByteStream):
-        """The body of an answer, up to a number of bytes."""
+        """The body of an answer, up to a number of bytes, and without the key."""
 
-        def __init__(self, stream: httpx2.AsyncByteStream) -> None:
+        def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int, *, is_error: bool) -> None:
             self._stream = stream
+            self._most_bytes = most_bytes
+            self._is_error = is_error
+            # Who needs no key is given a word, and answers may well have that.
+            self._hide = redactor(key if is_error or len(key or "") >= _SECRET_CHARACTERS else None)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             read_bytes = 0
             async for chunk in self._stream:
                 read_bytes += len(chunk)
-                if read_bytes > configured.answer_bytes:
-                    most = f"{configured.answer_bytes:,} bytes (model.answer_bytes)"
-                    raise Poison(f"the model's answer has more than {most}")
-                yield chunk
+                if read_bytes > self._most_bytes and self._is_error:
+                    break
+                if read_bytes > self._most_bytes:
+                    raise Poison(f"the model's answer has more than {self._most_bytes:,} bytes (model.answer_bytes)")
+                yield self._hide(chunk, False)
+            yield self._hide(b"", True)
 
         async def aclose(self) -> None:
             await self._stream.aclose()
 
     async def bound(response: httpx2.Response) -> None:
         assert isinstance(response.stream, httpx2.AsyncByteStream)  # what an asynchronous client gets
-        response.stream = Bounded(response.stream)
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise Poison("the model's endpoint compresses its answer, which it was not asked for (model.base_url)")
+        most_bytes = min(_ERROR_BYTES, configured.answer_bytes) if response.is_error else configured.answer_bytes
+        response.stream = Bounded(response.stream, most_bytes, is_error=response.is_error)
 
     client = httpx2.AsyncClient(
         timeout=httpx2.Timeout(configured.timeout_s, connect=min(_CONNECT_S, configured.timeout_s)),
         limits=httpx2.Limits(max_connections=_CONNECTIONS),
         event_hooks={"response": [bound]},
+        headers={"accept-encoding": "identity"},  # what is compressed has no bound, and hides what is in it
     )
     provider: OpenAIProvider | OpenAICompatibleProvider
     if configured.base_url is None:
@@ -118,6 +159,24 @@ def _make(configured: Model, name: str | None, key: str | None) -> tuple["AsyncC
     if configured.temperature is not None:
         settings["temperature"] = configured.temperature
     return client, OpenAIChatModel(name or configured.name or "", provider=provider, settings=settings)
+
+
+def redactor(key: str | None) -> Callable[[bytes, bool], bytes]:
+    """What takes *key* out of the chunks of a text, wherever one ends and the next begins; told which is the last."""
+    secret = (key or "").encode()
+    rest = b""
+
+    def hide(chunk: bytes, is_last: bool) -> bytes:
+        nonlocal rest
+        if not secret:
+            return chunk
+        clean = (rest + chunk).replace(secret, _HIDDEN)
+        # The end may be the beginning of one.
+        kept = 0 if is_last else next((n for n in range(len(secret) - 1, 0, -1) if clean.endswith(secret[:n])), 0)
+        rest = clean[len(clean) - kept :]
+        return clean[: len(clean) - kept]
+
+    return hide
 
 
 @contextlib.contextmanager

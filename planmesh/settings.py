@@ -155,25 +155,50 @@ class Model(BaseModel):
     """The longest answer, in tokens, thoughts included."""
     answer_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     """The longest answer, in bytes of HTTP."""
+    context_bytes: int = Field(default=512 * 1024, ge=1024, le=8 * 1024 * 1024)
+    """The most that a step may tell a model: its task, and whatever else it gives."""
+    allowed: Annotated[tuple[str, ...], NoDecode] = ()
+    """What steps may choose besides `name`: other models of the endpoint; ``*`` for any."""
     structured: Literal["schema", "tool", "text"] = "schema"
     """How an answer of a certain form is asked for. ``schema``: the endpoint holds the model to a JSON Schema
     (`response_format`). ``tool``: by the parameters of a tool. ``text``: the schema is told, and hoped for."""
+
+    @field_validator("allowed", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return value.replace(",", " ").split() if isinstance(value, str) else value
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The models that a step may choose; None: any, or nobody knows them here."""
+        if self.name is None or "*" in self.allowed:
+            return None
+        return tuple(dict.fromkeys([self.name, *self.allowed]))
 
     @property
     def key(self) -> str | None:
         """The key, read from its file if it is in one. For OpenAI, OPENAI_API_KEY counts too. Raises: Unusable."""
         if self.api_key is not None:
-            return self.api_key.get_secret_value() or None
+            return _a_key(self.api_key.get_secret_value(), "model.api_key") or None
         if self.api_key_file is None:
-            return (os.environ.get("OPENAI_API_KEY") or None) if self.base_url is None else None
+            of_openai = os.environ.get("OPENAI_API_KEY", "") if self.base_url is None else ""
+            return _a_key(of_openai, "OPENAI_API_KEY") or None
         try:
             key = self.api_key_file.expanduser().read_text("utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise Unusable(f"cannot read the model's key in {self.api_key_file} (model.api_key_file): {why}") from error
-        if not key or not key.isascii() or not key.isprintable() or " " in key:
-            raise Unusable(f"expected a key and nothing else in {self.api_key_file} (model.api_key_file)")
-        return key
+        where = f"{self.api_key_file} (model.api_key_file)"
+        if not key:
+            raise Unusable(f"expected a key and nothing else in {where}")
+        return _a_key(key, where)
+
+
+def _a_key(text: str, where: str) -> str:
+    """*text*, if a header can hold it. Raises: Unusable, which does not repeat it."""
+    if not text.isascii() or not (text.isprintable() or not text) or " " in text:
+        raise Unusable(f"expected a key and nothing else in {where}")
+    return text
 
 
 class Planner(BaseModel):

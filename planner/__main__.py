@@ -48,6 +48,7 @@ async def _run(configured: settings.Settings) -> None:
             document_bytes=configured.limits.plan_bytes,
             steps=configured.limits.steps,
             concurrency=configured.limits.concurrency,
+            models=configured.model.choices,
         )
         drafter = await stack.enter_async_context(
             Drafter(configured.model, configured.planner, limits=limits, directory=configured.directory)

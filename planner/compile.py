@@ -9,7 +9,7 @@ import msgspec
 from planmesh.directory import Directory
 from planmesh.planner.bodies import read_bodies
 from planmesh.planner.complete import complete, with_what_tools_use
-from planmesh.planner.decode import StepDraft, read_plan
+from planmesh.planner.decode import StepDraft, check_fields, read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.flow import read_flow, refuse_work
 from planmesh.planner.inputs import check_defaults, fill
@@ -18,9 +18,11 @@ from planmesh.planner.reviewers import check_asked
 from planmesh.planner.scope import read_scope
 from planmesh.planner.secrets import refuse_secrets
 from planmesh.schemas.codec import encode
+from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import MAX_STEPS, Ask, Draft, Gate, Plan, Task
+from planmesh.schemas.plan import MAX_STEPS, MODEL_AGENT, Ask, Draft, Gate, ModelOptions, Plan, Task
 from planmesh.schemas.subjects import is_token
+from planmesh.schemas.templates import compile_template
 from planmesh.schemas.work import AgentDescription
 
 UNKNOWN_AGENT: Final = "unknown_agent"
@@ -78,10 +80,10 @@ def compile_plan(
     flow = read_flow(scope, problems, limits)
     bodies = read_bodies(scope, problems, limits)
     for one in draft.steps:
-        _check_step(one, agents, directory, problems)
+        _check_step(one, agents, limits, directory, problems)
         if one.index in bodies:
             for inner in one.body:
-                _check_step(inner, agents, directory, bodies[one.index].problems)
+                _check_step(inner, agents, limits, directory, bodies[one.index].problems)
     check_defaults(scope.inputs, problems)
     inputs: dict[str, Any] = {}
     if draft.inputs is not None:
@@ -110,7 +112,11 @@ def compile_plan(
 # --- steps by themselves -----------------------------------------------------------------------------------
 
 
-def _check_step(one: StepDraft, agents: Agents | None, directory: Directory | None, problems: Problems) -> None:
+def _check_step(
+    one: StepDraft, agents: Agents | None, limits: Limits, directory: Directory | None, problems: Problems
+) -> None:
+    if isinstance(one.step, Task | Draft) and "inputs" not in one.unread:
+        _check_model_options(one, one.step, limits, problems)
     match one.step:
         case Task(agent=agent) if agents is not None and "agent" not in one.unread:
             if agent in agents:
@@ -160,6 +166,34 @@ def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, pro
             "inputs",
             hint=f"it takes {listed(parameters)}{', and whatever else' if agent.any_parameters else ''}",
         )
+
+
+def _check_model_options(one: StepDraft, step: Task | Draft, limits: Limits, problems: Problems) -> None:
+    """What a step says of how a model is asked is checked as far as it is known before the plan runs."""
+    if isinstance(step, Task) and step.agent != MODEL_AGENT:
+        return
+    known = {name: inner for name in ModelOptions.__struct_fields__ if (inner := _known(step, name)) is not None}
+    if isinstance(step, Draft):
+        known = {name: inner for name, inner in known.items() if name == "model"}
+    at = ("steps", one.index, "inputs")
+    check_fields(ModelOptions, known, problems, *at)
+    model = known.get("model")
+    if limits.models is not None and isinstance(model, str) and model not in limits.models:
+        said = f"the settings of the mesh allow {listed(map(quoted, limits.models))} for `model`; found {quoted(model)}"
+        hint = problems.nearest(model, limits.models, "leave it out; or have it allowed: PLANMESH_MODEL__ALLOWED")
+        problems.add("model_not_allowed", said, *at, "model", hint=hint)
+
+
+def _known(step: Task | Draft, name: str) -> Any:
+    """What an input of *step* always is; None if that is not known before the plan runs."""
+    value = step.inputs.get(name)
+    if not isinstance(value, str):
+        return value
+    try:
+        template = compile_template(value)
+        return None if template.names else template.render({})
+    except ExpressionError:
+        return None  # which is said elsewhere
 
 
 def _check_tools(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:

@@ -157,6 +157,12 @@ def read_goal(value: dict[str, Any], problems: Problems) -> dict[str, Any]:
     return values
 
 
+def check_fields(kind: type[Struct], value: Mapping[str, Any], problems: Problems, *at: str | int) -> None:
+    """Add every problem with the fields of *kind* that *value* has; it may have others."""
+    fields = _fields(kind)
+    _read_fields(kind, {name: inner for name, inner in value.items() if name in fields}, problems, at)
+
+
 # --- any struct --------------------------------------------------------------------------------------------
 
 _OTHER_WORDS: Final[Mapping[str, str]] = {

@@ -40,6 +40,8 @@ class Limits:
     """Of all different expressions together: to parse one takes some ten microseconds a character."""
     comparisons: int = MOST_WORK
     """See `planmesh.planner.graph.MOST_WORK`."""
+    models: tuple[str, ...] | None = None
+    """The models that a step may choose; None: any, or nobody knows them here."""
     concurrency: int = DEFAULT_CONCURRENCY
     """Tasks in flight at once, of a plan that does not say."""
     completed_bytes: int = MAX_COMPLETED_BYTES

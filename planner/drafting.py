@@ -20,7 +20,7 @@ import structlog
 from planmesh import settings
 from planmesh.directory import Directory
 from planmesh.errors import Busy, PlanmeshError
-from planmesh.model import NoModel, explained, open_model
+from planmesh.model import NoModel, NotAllowed, check_context, check_model, explained, open_model
 from planmesh.planner import form, prompts
 from planmesh.planner.advice import advise
 from planmesh.planner.compile import Agents, Compiled, compile_plan
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 NO_MODEL: Final = "no_model"
 UNAVAILABLE: Final = "model_unavailable"
 FAILED: Final = "model_failed"
+NOT_ALLOWED: Final = "model_not_allowed"
 
 _ANSWER_BYTES: Final = 256 * 1024
 _TOLD_PROBLEMS: Final = 10
@@ -145,6 +146,11 @@ class Drafter:
             problem = Problem(code="no_agents", message=said)
             return Drafted(None, (problem,), Origin(author="model", model=self._name))
         most = min(self._planner.max_steps, wish.max_steps or self._planner.max_steps, self._limits.steps)
+        try:
+            check_model(self._configured, wish.model)
+            check_context(self._configured, encode(wish.context).decode())
+        except PlanmeshError as error:
+            return Drafted(None, (_unanswered(error),), Origin(author="model", model=wish.model or self._name))
         reviewers = self._reviewers()
         tight = self._planner.tight
         most = min(most, form.MOST_TIGHT_STEPS) if tight else most
@@ -390,6 +396,8 @@ def _unanswered(error: PlanmeshError) -> Problem:
     if isinstance(error, NoModel):
         hint = "send a plan with the goal; or set up a model for the planner, and publish the goal under another id"
         return Problem(code=NO_MODEL, message=f"no plan can be made of words: {error}", hint=hint)
+    if isinstance(error, NotAllowed):
+        return Problem(code=NOT_ALLOWED, message=str(error))
     hint = "publish the goal again under another id"
     code = UNAVAILABLE if isinstance(error, Busy) else FAILED
     return Problem(code=code, message=str(error), hint=f"{hint}, when that has changed")

@@ -46,6 +46,7 @@ RULES: Final[Mapping[str, str]] = {
     "tool_not_permitted": "A step permits what the tools use that it permits.",
     "unknown_input": "A task gives its agent the inputs that the agent declares.",
     "missing_input": "A task gives its agent every input that the agent requires.",
+    "model_not_allowed": "A step chooses a model that the settings allow.",
     "unknown_reviewer": "A reviewer is somebody: a person, a role, a team, the operators, or a service.",
     "too_few_reviewers": "A gate has as many reviewers as its quorum and its shares take.",
     "not_a_reviewer": "A share is of one of the gate's reviewers.",

@@ -138,12 +138,28 @@ class Task(StepBase, frozen=True, kw_only=True, tag="task"):
     `not_accepted`, and tried again while there are attempts."""
 
 
+MODEL_AGENT: Final = "llm"
+"""The agent that planmesh comes with: a language model with tools (`planmesh.llm`)."""
+
+
+class ModelOptions(Struct, frozen=True, kw_only=True):
+    """What a step may say of how the model of `MODEL_AGENT` is asked, among its inputs."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    """Another model of the endpoint in the settings, which have to allow it."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """The longest answer."""
+    max_iterations: Annotated[int, Meta(ge=1, le=100)] = 10
+    """The most answers, those that call tools included."""
+
+
 class Agent(Task, frozen=True, kw_only=True, tag="agent"):
     """One call of an agent that thinks for itself: a model in a loop, which may use the tools that
     `permissions` names and no others. The rest of what it is told, such as `task`, `system` and `max_iterations`,
     are its inputs."""
 
-    agent: Name = "llm"
+    agent: Name = MODEL_AGENT
 
 
 Level: TypeAlias = Literal["link", "login", "operator"]

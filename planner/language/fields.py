@@ -14,6 +14,7 @@ _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?[ ]?(?:ms|s|m|h|d)[ ]?)+")
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)[ ]?(ms|s|m|h|d)")
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _LONGEST_DURATION: Final = 40
+_LONGEST_S: Final = 366 * 86_400
 MISSING: Final = object()
 
 
@@ -73,17 +74,30 @@ class Fields:
             self._findings.add("wrong_value", error.message, value.span, error.hint)
         return MISSING
 
-    def seconds(self, value: Value) -> float | None:
-        """How long a duration like ``"2h"``, ``"1h 30m"`` or a number of seconds is; None if it is none."""
+    def seconds(self, value: Value, *, may_be_none: bool = False) -> float | None:
+        """How long a duration like ``"2h"``, ``"1h 30m"`` or a number of seconds is; None if it is none.
+
+        Args:
+            may_be_none: Whether it may be no time at all.
+        """
         found = self.constant(value)
         if found is MISSING:
             return None
         if isinstance(found, int | float) and not isinstance(found, bool):
-            return float(found)
+            return self._within(float(found), value, may_be_none)
         if isinstance(found, str) and len(found) <= _LONGEST_DURATION and _DURATION.fullmatch(found.strip()):
-            return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(found))
+            seconds = sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(found))
+            return self._within(seconds, value, may_be_none)
         hint = 'write it like "30s", "10m", "2h", "1d" or "1h 30m"'
         self._findings.add("wrong_value", "expected a duration", value.span, hint)
+        return None
+
+    def _within(self, seconds: float, value: Value, may_be_none: bool) -> float | None:
+        if (seconds > 0 or (may_be_none and seconds == 0)) and seconds <= _LONGEST_S:
+            return seconds
+        least = "" if may_be_none else "more than 0 s, and "
+        said = f"expected a duration of {least}at most {_LONGEST_S // 86_400} days"
+        self._findings.add("wrong_value", said, value.span, 'write it like "30s", "10m", "2h", "1d" or "1h 30m"')
         return None
 
     def names(self, value: Value) -> list[str] | None:

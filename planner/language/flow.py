@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 from planmesh.planner.language.findings import quoted
 from planmesh.planner.language.scope import Chain
 from planmesh.planner.language.source import Span
-from planmesh.planner.language.steps import KINDS, Draft, Place, Surroundings, begin, write_output
+from planmesh.planner.language.steps import KINDS, MOST_RETRIES, Draft, Place, Surroundings, begin, write_output
 from planmesh.planner.language.tree import (
     Action,
     Branch,
@@ -411,7 +411,12 @@ class Flow:
             self._findings.add("too_large", said, action.span, "let a step check it")
             return
         step.document["accept"], step.places["accept"] = condition, action
-        attempts = 1 + (_DEFAULT_RETRIES if action.number is None else action.number)
+        retries = _DEFAULT_RETRIES if action.number is None else action.number
+        if retries > MOST_RETRIES:
+            said = f"a step is tried again {MOST_RETRIES} times at most; found {retries}"
+            self._findings.add("wrong_value", said, action.span)
+            return
+        attempts = 1 + retries
         retry = step.document.setdefault("retry", {})
         if isinstance(retry, dict) and isinstance(given := retry.get("attempts", 1), int):  # else the planner says so
             retry["attempts"] = max(given, attempts)

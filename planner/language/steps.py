@@ -28,7 +28,7 @@ from planmesh.planner.language.tree import (
     When,
 )
 from planmesh.schemas.expressions import ExpressionError, parse
-from planmesh.schemas.plan import LEVELS
+from planmesh.schemas.plan import LEVELS, MODEL_AGENT
 from planmesh.schemas.templates import escape
 
 Place: TypeAlias = Union[Node, Span, Mapping[str, "Place"], "list[Place]"]
@@ -113,6 +113,7 @@ class Surroundings:
     is_body: bool = False
 
 
+MOST_RETRIES: Final = 99
 _STEP: Final = ("name", "after", "optional")
 _REVIEW: Final = ("reviewer", "quorum", "sla", "escalate", "shares", "level")
 
@@ -357,18 +358,29 @@ class StepWriter:
             places: dict[str, Place] = {}
             for entry in found.value.entries:
                 duration = entry.key in ("backoff", "max_backoff")
-                value = self.fields.seconds(entry.value) if duration else self.fields.constant(entry.value)
+                value = (
+                    self.fields.seconds(entry.value, may_be_none=True)
+                    if duration
+                    else self.fields.constant(entry.value)
+                )
                 if value is not None and value is not MISSING:
                     key = f"{entry.key}_s" if duration else entry.key
                     retry[key], places[key] = value, entry.value
             self.put("retry", retry, places)
             return
         number = self.fields.constant(found.value)
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
-            self.put("retry", {"attempts": number + 1}, found.value)
+        if isinstance(number, int) and not isinstance(number, bool):
+            self._try_again(number, found.value)
         elif number is not MISSING:
             hint = 'write retry = 3, or retry = { attempts: 4, backoff: "10s" }'
             self.findings.add("wrong_value", "expected how often it is tried again", found.value.span, hint)
+
+    def _try_again(self, number: int, place: Node) -> None:
+        if 0 <= number <= MOST_RETRIES:
+            self.put("retry", {"attempts": number + 1}, place)
+        else:
+            said = f"a step is tried again from 0 to {MOST_RETRIES} times; found {number}"
+            self.findings.add("wrong_value", said, place.span)
 
     def _on_error(self, parts: Iterable[OnError]) -> None:
         seen: dict[str, Action] = {}
@@ -386,8 +398,7 @@ class StepWriter:
             elif "retry" in self.draft.document:
                 self.findings.add("duplicate_field", "there is a field `retry` already", part.span)
             else:
-                number = 1 if action.number is None else action.number
-                self.put("retry", {"attempts": number + 1}, part)
+                self._try_again(1 if action.number is None else action.number, part)
 
     def _fallback(self, action: Action, part: OnError) -> None:
         """If the step fails for good, it is skipped; a check sees that its output is null, and another step is done.
@@ -517,15 +528,21 @@ def _agent(writer: StepWriter) -> None:
     writer.agent()
     writer.work()
     writer.tools()
-    writer.inputs(task=object, model=str, max_iterations=int, max_tokens=int, temperature=float, schema=dict)
+    agent = writer.step.head.agent
+    if agent is not None and agent.text == MODEL_AGENT:  # what its options have to be, the planner says
+        writer.inputs(task=object, schema=dict)
+    else:
+        writer.inputs(task=object, model=str, max_iterations=int, max_tokens=int, temperature=float, schema=dict)
 
 
 def _plan(writer: StepWriter) -> None:
     writer.refuse_parts(OnError)
     agent = writer.step.head.agent
-    if agent is not None and agent.text != _MODEL:
-        said = f"a plan is written by the model of the mesh, `{_MODEL}`; found {quoted(agent.text)}"
-        writer.findings.add("wrong_value", said, agent.span, f'write with {_MODEL}; a model is chosen by model = "…"')
+    if agent is not None and agent.text != MODEL_AGENT:
+        said = f"a plan is written by the model of the mesh, `{MODEL_AGENT}`; found {quoted(agent.text)}"
+        writer.findings.add(
+            "wrong_value", said, agent.span, f'write with {MODEL_AGENT}; a model is chosen by model = "…"'
+        )
     writer.texts("tools", "agents")
     writer.constant("max_steps")
     writer.constant("validate", "strict")
@@ -535,7 +552,7 @@ def _plan(writer: StepWriter) -> None:
         if (found := writer.fields.take(name)) is not None:
             said, hint = f"a plan has no field {quoted(name)}", "its steps have; see `tools` and `max_steps`"
             writer.findings.add("unknown_field", said, found.name.span, hint)
-    writer.inputs(task=object, model=str)
+    writer.inputs(task=object)
 
 
 def _run(writer: StepWriter) -> None:
@@ -693,7 +710,6 @@ def _each(writer: StepWriter) -> None:
     writer.refuse_rest(*_REVIEW)
 
 
-_MODEL: Final = "llm"
 _NOT_OF_RUN: Final = {
     "retry": "`retries = 2` tries again what has failed in the plan that is run",
     "timeout": "the steps of the plan that is run have timeouts",

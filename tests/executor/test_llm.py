@@ -203,11 +203,44 @@ async def test_an_answer_that_is_cut_short_says_so(room: Any) -> None:
         assert (step.output.value["text"], step.output.value["exhausted"]) == ("Once upon a", True)
 
 
-async def test_a_step_may_name_another_model(room: Any) -> None:
+async def test_a_step_may_name_another_model_that_the_settings_allow(
+    room: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANMESH_MODEL__ALLOWED", "largest larger")
     async with room(says("Hi")) as here:
         await here.run(thinks(model="larger"))
 
         assert here.model.requests[0]["model"] == "larger"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ({"model": "larger"}, "may choose the model scripted, and found 'larger': the settings allow no other"),
+        ({"notes": "x" * 3_000}, "a step tells a model 3,000 bytes at most, and this one has 3,0"),
+    ],
+)
+async def test_a_step_gets_nothing_that_the_settings_do_not_allow(
+    room: Any, monkeypatch: pytest.MonkeyPatch, inputs: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setenv("PLANMESH_MODEL__CONTEXT_BYTES", "3000")
+    async with room(says("Hi")) as here:
+        code, message, retryable = failure_of(await here.run(thinks(**inputs)))
+
+        assert (code, retryable) == ("rejected", False)
+        assert said in message
+        assert here.model.requests == []
+
+
+async def test_a_key_that_the_endpoint_repeats_is_in_no_event(room: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-" + "0123456789abcdef" * 2
+    monkeypatch.setenv("PLANMESH_MODEL__API_KEY", key)
+    async with room(fails(400, f"{key} may not do this")) as here:
+        step = await here.run(thinks())
+
+        assert "[key] may not do this" in failure_of(step)[1]
+        assert key not in repr(await here.log())
+        assert here.model.headers[0]["authorization"] == f"Bearer {key}"
 
 
 FORM = {

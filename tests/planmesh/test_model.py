@@ -1,25 +1,29 @@
 """Talking to a model: a real client against a real server that speaks the protocol."""
 
+import gzip
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
-from model_server import Script, calls, fails, gives, hangs, model_server, says, sends
+from hypothesis import given
+from hypothesis import strategies as st
+from model_server import Answer, Script, calls, fails, gives, hangs, model_server, says, sends
 from pydantic import SecretStr
 from pydantic_ai import Agent
 
 from planmesh.errors import Busy, Poison, Unusable
-from planmesh.model import NoModel, check_model, explained, open_model
+from planmesh.model import NoModel, check_model, explained, open_model, redactor
 from planmesh.settings import Model
 
 
 async def ask(*script: Script, said: str = "Hi", **configured: Any) -> tuple[str, Any]:
     """What a model says that answers by *script*, and the server."""
     with model_server(*script) as server:
-        given = Model(**{"name": "small", "base_url": server.base_url, "timeout_s": 30, **configured})
-        async with open_model(given) as model:
+        settings = Model(**{"name": "small", "base_url": server.base_url, "timeout_s": 30, **configured})
+        async with open_model(settings) as model:
             with explained():
                 result = await Agent(model, output_type=str).run(said)
         return result.output, server
@@ -55,6 +59,11 @@ async def test_a_file_with_anything_but_a_key_is_refused(tmp_path: Path, content
 
     with pytest.raises(Unusable, match=r"expected a key and nothing else in .*key"):
         await ask(says("Hello"), api_key_file=tmp_path / "key")
+
+
+async def test_a_setting_with_anything_but_a_key_is_refused_and_not_repeated() -> None:
+    with pytest.raises(Unusable, match=r"^expected a key and nothing else in model.api_key$"):
+        await ask(says("Hello"), api_key=SecretStr("geheim\n"))
 
 
 async def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -179,6 +188,49 @@ async def test_what_is_no_completion_is_poison(body: bytes) -> None:
 async def test_what_somebody_has_to_change_is_unusable(answer: Script, said: str) -> None:
     with pytest.raises(Unusable, match=said):
         await ask(answer, retries=0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 422, 429, 500, 503])
+async def test_a_key_that_an_endpoint_repeats_is_in_nothing_that_is_told(status: int) -> None:
+    key = "sk-" + "0123456789abcdef" * 2
+
+    with pytest.raises((Busy, Poison, Unusable)) as raised:
+        await ask(fails(status, f"no such key: {key}, {key}"), api_key=SecretStr(key), retries=0)
+
+    assert key not in "".join(traceback.format_exception(raised.value))
+
+
+async def test_a_key_in_an_answer_is_hidden_and_a_word_that_is_none_is_not() -> None:
+    key = "sk-" + "0123456789abcdef" * 2
+
+    hidden, _ = await ask(says(f"it is {key}, {key[:9]}"), api_key=SecretStr(key))
+    plain, _ = await ask(says("it is none"), api_key=SecretStr("none"))
+
+    assert hidden == f"it is [key], {key[:9]}"
+    assert plain == "it is none"
+
+
+@given(st.text("ab", min_size=1, max_size=4), st.lists(st.text("abc", max_size=5)))
+def test_a_key_is_hidden_wherever_it_is_cut(key: str, chunks: list[str]) -> None:
+    hide = redactor(key)
+
+    said = b"".join([*(hide(chunk.encode(), False) for chunk in chunks), hide(b"", True)])
+
+    assert said == "".join(chunks).encode().replace(key.encode(), b"[key]")
+
+
+async def test_no_more_of_an_error_is_read_than_the_beginning() -> None:
+    with pytest.raises(Busy) as raised:
+        await ask(sends(b"broken " * 100_000, status=500), retries=0)
+
+    assert len("".join(traceback.format_exception(raised.value))) < 60_000
+
+
+async def test_an_answer_that_is_compressed_is_refused() -> None:
+    packed = Answer(body=gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+
+    with pytest.raises(Poison, match="compresses its answer"):
+        await ask(packed, retries=0)
 
 
 async def test_a_request_that_is_refused_is_poison() -> None:

@@ -928,3 +928,48 @@ def test_reviewers_are_those_of_the_directory_where_there_is_one() -> None:
     ]
     assert isinstance(few, list)
     assert [one.code for one in few] == ["too_few_reviewers"]
+
+
+# --- what a model is asked by ------------------------------------------------------------------------------
+
+
+def thinks(**inputs: Any) -> dict[str, Any]:
+    return plan({"name": "a", "kind": "agent", "inputs": {"task": "think", **inputs}}, inputs={"n": {"type": "number"}})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"max_iterations": 101}, "expected a whole number from 1 to 100; found the number 101"),
+        ({"max_iterations": "{50 * 3}"}, "expected a whole number from 1 to 100; found the number 150"),
+        ({"temperature": -0.1}, "expected a number from 0 to 2; found the number -0.1"),
+        ({"max_tokens": "9"}, "expected a whole number from 1 to 1,000,000; found the text '9'"),
+    ],
+)
+def test_what_a_model_is_asked_by_keeps_its_range(given: dict[str, Any], message: str) -> None:
+    (name,) = given
+
+    assert [(one.pointer, one.message) for one in problems(thinks(**given), None)] == [
+        (f"/steps/0/inputs/{name}", message)
+    ]
+
+
+def test_what_is_known_only_later_is_looked_at_later() -> None:
+    assert isinstance(compile_plan(thinks(max_iterations="{n}", temperature="{n * 2}", model="m-{n}"), None), Compiled)
+
+
+@pytest.mark.parametrize("kind", ["agent", "plan"])
+def test_a_step_chooses_among_the_models_that_the_settings_allow(kind: str) -> None:
+    def chosen(model: str) -> list[Problem]:
+        step = {"name": "a", "kind": kind, "inputs": {"task": "think", "model": model}}
+        found = compile_plan(plan(step), None, limits=Limits(models=("small", "large-7b")))
+        return found if isinstance(found, list) else []
+
+    (found,) = chosen("larg-7b")
+    assert (found.code, found.pointer, found.hint) == (
+        "model_not_allowed",
+        "/steps/0/inputs/model",
+        "did you mean large-7b?",
+    )
+    assert "allow 'small' and 'large-7b' for `model`; found 'larg-7b'" in found.message
+    assert chosen("small") == chosen("large-7b") == []

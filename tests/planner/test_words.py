@@ -306,12 +306,36 @@ async def test_a_step_gets_a_plan_that_another_can_run(bench: Bench) -> None:
 
 @with_echo
 async def test_a_step_may_name_the_model_that_writes_its_plan(bench: Bench) -> None:
-    async with modelled(bench, answer()) as server:
+    async with modelled(bench, answer(), allowed="bigger-7b, others") as server:
         command = await written(bench, inputs={"task": "Say hi", "model": "bigger-7b"})
 
     assert server.requests[0]["model"] == "bigger-7b"
     assert "bigger-7b" not in server.said(0)
     assert [call.name for call in command.calls] == ["bigger-7b"]
+
+
+@with_echo
+async def test_a_step_may_name_no_model_that_the_settings_do_not_allow(bench: Bench) -> None:
+    async with modelled(bench, answer(), allowed=["bigger-7b"]) as server:
+        command = await written(bench, inputs={"task": "Say hi", "model": "biggest"})
+
+    assert command.failure is not None
+    assert (command.failure.code, command.failure.retryable) == ("model_not_allowed", False)
+    assert "may choose the model scripted, bigger-7b, and found 'biggest'" in command.failure.message
+    assert "(model.allowed)" in command.failure.message
+    assert server.requests == []
+
+
+@with_echo
+async def test_a_step_tells_a_model_no_more_than_the_settings_allow(bench: Bench) -> None:
+    async with modelled(bench, answer(), context_bytes=2_000) as server:
+        command = await written(bench, inputs={"task": "Say hi", "context": "x" * 2_000})
+
+    assert command.failure is not None
+    assert (command.failure.code, command.failure.retryable) == ("model_not_allowed", False)
+    assert "a step tells a model 2,000 bytes at most, and this one has 2,0" in command.failure.message
+    assert "(model.context_bytes)" in command.failure.message
+    assert server.requests == []
 
 
 @with_echo
