@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
 import structlog
 from nats.aio.msg import Msg
@@ -25,6 +26,9 @@ _WAITING: Final = 1_000
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class BlobStore:
@@ -96,6 +100,10 @@ class BlobStore:
             return payload
         return Payload(blob=await self.put(data))
 
+    async def check_in_all(self, payloads: Sequence[Payload], limit_bytes: int) -> list[Payload]:
+        """The same for many, a few of them at once. Raises: Poison, Busy."""
+        return await _side_by_side(lambda payload: self.check_in(payload, limit_bytes), payloads)
+
     def _keep(self, sha256: str, data: bytes) -> None:
         if sha256 in self._kept or len(data) > _CACHED_BYTES:
             return
@@ -114,15 +122,35 @@ class Values:
         self._store = store
         self._size_bytes = 0
 
-    async def fetch(self, blob: Unloaded) -> None:
-        """Raises: Poison (no such blob; or they are too large together), Busy."""
-        self._size_bytes += blob.size_bytes
+    async def fetch(self, blobs: Iterable[Unloaded]) -> None:
+        """Get *blobs*, a few of them at once. Raises: Poison (no such blob; or they are too large together), Busy."""
+        missing = {blob.sha256: blob for blob in blobs if blob.sha256 not in self.by_sha256}
+        self._size_bytes += sum(blob.size_bytes for blob in missing.values())
         if self._size_bytes > MOST_READ_BYTES:
             raise Poison(
                 f"what is read at once has {self._size_bytes:,} bytes or more; at most {MOST_READ_BYTES:,} are: let "
                 "the steps pass on less"
             )
-        self.by_sha256[blob.sha256] = await self._store.value(blob.sha256)
+        values = await _side_by_side(self._store.value, list(missing))
+        self.by_sha256.update(zip(missing, values, strict=True))
+
+
+async def _side_by_side(do: Callable[[T], Awaitable[R]], these: Sequence[T]) -> list[R]:
+    """What *do* gives for each of *these*, `_AT_ONCE` at a time. Raises: what the first of them raises that fails."""
+    left = iter(enumerate(these))
+    given: dict[int, R] = {}
+
+    async def work() -> None:
+        for place, one in left:
+            given[place] = await do(one)
+
+    workers = [asyncio.create_task(work()) for _ in range(min(_AT_ONCE, len(these)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+    return [given[place] for place in range(len(these))]
 
 
 async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> None:

@@ -45,8 +45,8 @@ class Claims:
             case StepsAdded():
                 # Together they are to fit into a commit.
                 most = min(self._inline_bytes, _ITEMS_BYTES // max(1, len(event.items)))
-                items = tuple([await self._blobs.check_in(item, most) for item in event.items])
-                return msgspec.structs.replace(event, items=items)
+                items = await self._blobs.check_in_all(event.items, most)
+                return msgspec.structs.replace(event, items=tuple(items))
             case GateOpened() if event.shown or event.releases:
                 shown = tuple([await self._shown(payload) for payload in event.shown])
                 releases = tuple([await self._release(release) for release in event.releases])

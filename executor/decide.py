@@ -259,7 +259,7 @@ class Decider:
             try:
                 proposal = self._propose(recorded, parts, values.by_sha256)
             except NeedsBlob as needs:
-                await values.fetch(needs.blob)
+                await values.fetch(needs.blobs)
                 continue
             if proposal.says_no and not fresh:
                 recorded, fresh = await self._log.read_to_the_end(recorded), True

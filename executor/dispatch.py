@@ -162,7 +162,7 @@ class Dispatcher:
                 sent = self._send(state, commit, index, event, values.by_sha256)
             except NeedsBlob as needs:
                 try:
-                    await values.fetch(needs.blob)
+                    await values.fetch(needs.blobs)
                 except Poison as error:
                     if isinstance(event, events.StepDispatched):
                         sent = self._unfit(commit, index, event, error)

@@ -14,13 +14,21 @@ def go_through(turn: Turn, each: Each) -> None:
 
     Raises:
         ExpressionError: The list, or what an item gives, cannot be put together.
-        NeedsBlob: Something that it reads has to be fetched first.
+        NeedsBlob: Something that it reads has to be fetched first: whatever the items read, together.
     """
     items = turn.state.items.get(each.name)
     if items is None:
         _begin(turn, each)
     else:
-        given = [_given(turn, each, number) for number in range(1, len(items) + 1)]
+        given: list[object] = []
+        missing: list[Unloaded] = []
+        for number in range(1, len(items) + 1):
+            try:
+                given.append(_given(turn, each, number))
+            except NeedsBlob as needs:
+                missing += needs.blobs
+        if missing:
+            raise NeedsBlob(missing[0], also=missing)
         turn.record(events.StepCompleted(step=each.name, attempt=1, output=Payload(value=given), by=PLANMESH))
 
 

@@ -117,7 +117,7 @@ class Previews:
                 # A thread lets the loop decide what waits while a large plan takes its time.
                 return await asyncio.to_thread(partial(self._decided, state, asked, dict(values.by_sha256)))
             except NeedsBlob as needs:
-                await values.fetch(needs.blob)
+                await values.fetch(needs.blobs)
 
     def _decided(self, state: PlanState, asked: Asked, blobs: Mapping[str, object]) -> Decision:
         return decide(state, asked, blobs=blobs, gate_sla_s=self._rules.gate_sla_s, escalate_to=self._rules.escalate_to)

@@ -53,9 +53,13 @@ class Template:
 
         Raises:
             ExpressionError: An expression has no value, or a limit is broken; *pointer* says where in the document.
-            NeedsBlob: An expression depends on something that is `Unloaded`.
+            NeedsBlob: An expression depends on something that is `Unloaded`: what all of them do, together.
         """
-        return self._render(_Rendering(names, [MAX_TEMPLATE_WORK], [MAX_RENDERED_CHARACTERS], references=False))
+        missing: list[Unloaded] = []
+        rendered = self._render(_Rendering(names, [MAX_TEMPLATE_WORK], [MAX_RENDERED_CHARACTERS], missing))
+        if missing:
+            raise NeedsBlob(missing[0], also=missing)
+        return rendered
 
     def render_references(self, names: Mapping[str, object]) -> object:
         """Return the document as far as it can be told without loading a blob, to be read by people.
@@ -68,7 +72,7 @@ class Template:
         Raises:
             ExpressionError: As for `render`.
         """
-        return self._render(_Rendering(names, [MAX_TEMPLATE_WORK], [MAX_RENDERED_CHARACTERS], references=True))
+        return self._render(_Rendering(names, [MAX_TEMPLATE_WORK], [MAX_RENDERED_CHARACTERS], None))
 
 
 def compile_template(document: object) -> Template:
@@ -114,12 +118,17 @@ def embed(expression: Expression) -> str:
 
 
 class _Rendering(NamedTuple):
-    """One rendering under way; the two lists hold one number each, what is left."""
+    """One rendering under way.
+
+    Attributes:
+        work: One number, what is left of it; `characters` likewise.
+        missing: Blobs that it needs; None where references stand for them.
+    """
 
     names: Mapping[str, object]
     work: list[int]
     characters: list[int]
-    references: bool
+    missing: list[Unloaded] | None
 
     def spend(self, characters: int) -> None:
         self.characters[0] -= characters
@@ -329,10 +338,11 @@ def _whole(hole: _Hole, text: str, pointer: str) -> _Render:
             try:
                 value = expression.run(rendering.names, rendering.work)
             except NeedsBlob as needs:
-                if not rendering.references:
-                    raise
+                if rendering.missing is not None:
+                    rendering.missing.extend(needs.blobs)
+                    return None
                 value = _reference(needs.blob, needs.path) if expression.path else hole.source
-            if rendering.references:
+            if rendering.missing is None:
                 value = _with_references(value)
             rendering.spend(size_of(value))
         except ExpressionError as error:
@@ -354,9 +364,10 @@ def _mixed(parts: "list[str | _Hole]", text: str, pointer: str) -> _Render:
             try:
                 try:
                     piece = text_of(part.expression.run(rendering.names, rendering.work))
-                except NeedsBlob:
-                    if not rendering.references:
-                        raise
+                except NeedsBlob as needs:
+                    if rendering.missing is not None:
+                        rendering.missing.extend(needs.blobs)
+                        continue
                     piece = part.source
                 rendering.spend(len(piece))
             except ExpressionError as error:

@@ -58,12 +58,14 @@ class NeedsBlob(Exception):
     Attributes:
         blob: What to load.
         path: What the expression reads inside the blob, such as ``text`` or ``items[0].name``; empty for all of it.
+        blobs: All that is known to be missing, *blob* among them: loaded together, they take one round.
     """
 
-    def __init__(self, blob: Unloaded, path: str = "") -> None:
+    def __init__(self, blob: Unloaded, path: str = "", *, also: Iterable[Unloaded] = ()) -> None:
         super().__init__(blob, path)
         self.blob = blob
         self.path = path
+        self.blobs = tuple(dict.fromkeys((blob, *also)))
 
     def __str__(self) -> str:
         return f"the blob {self.blob.sha256} ({self.blob.size_bytes} bytes) is not loaded"

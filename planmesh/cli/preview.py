@@ -87,7 +87,8 @@ async def _decide(operator: Operator, state: PlanState, command: AnyCommand, by:
         try:
             return decide(state, asked, blobs=blobs)
         except NeedsBlob as needs:
-            blobs[needs.blob.sha256] = codec.value.decode(await operator.blob(needs.blob.sha256))
+            for blob in needs.blobs:
+                blobs[blob.sha256] = codec.value.decode(await operator.blob(blob.sha256))
 
 
 async def show(

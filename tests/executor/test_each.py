@@ -91,6 +91,33 @@ def test_what_an_item_gives_is_fetched_where_it_is_large() -> None:
     assert state.steps["audits"].output == Payload(value=["large"])
 
 
+@pytest.mark.parametrize("value", [None, "{given: audit.text}"])
+def test_what_all_items_give_is_fetched_together(value: str | None) -> None:
+    play = Play(plan(each("audits", "[1, 2, 3]", Task(name="audit", agent=AGENT), value=value)))
+    large = [blob_of(text) for text in (b'"first"', b'"second"', b'"third"')]
+    reports = [
+        ReportResult(
+            AttemptCompleted(
+                space=HERE.space,
+                plan=HERE.plan,
+                step=f"audit_{number}",
+                attempt=1,
+                output=Payload(blob=blob),
+                started_at=play.at,
+                duration_s=0.1,
+            )
+        )
+        for number, blob in enumerate(large, 1)
+    ]
+    play.ask(reports[0], AGENT)
+    play.ask(reports[1], AGENT)
+
+    with pytest.raises(NeedsBlob) as needs:
+        decide(play.state, Asked(reports[2], AGENT, play.at))
+
+    assert [blob.sha256 for blob in needs.value.blobs] == [blob.sha256 for blob in large]
+
+
 def test_without_items_it_is_done_at_once() -> None:
     play = Play(plan(each("audits", "[]", audit()), task("report", "audits")))
 

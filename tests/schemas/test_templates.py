@@ -308,6 +308,15 @@ def test_what_is_not_loaded_is_asked_for(text: str) -> None:
     assert caught.value.blob == BIG
 
 
+def test_all_that_is_not_loaded_is_asked_for_at_once() -> None:
+    other = Unloaded("b" * 64, 20_000)
+
+    with pytest.raises(NeedsBlob) as caught:
+        rendered(["{big.text}", {"a": "<{other}, {big}>"}, "{topic}"], {**NAMES, "other": other})
+
+    assert caught.value.blobs == (BIG, other)
+
+
 def test_a_rendering_goes_on_once_the_blob_is_loaded() -> None:
     assert rendered(["{big.text}", "<{mixed[0]}>"], {**NAMES, "big": {"text": "long"}}) == ["long", "<1>"]
 
