@@ -12,7 +12,7 @@ from planmesh.cli.bulk import ONE, Many, id_of, steer_many
 from planmesh.cli.preview import NO_LOOK, Looking, show
 from planmesh.cli.sending import send
 from planmesh.cli.session import NotUnderstood, OfSession, Session
-from planmesh.cli.where import Where, failed_steps
+from planmesh.cli.where import Where, failed_steps, unknown_steps
 from planmesh.client import new_command_id
 from planmesh.planner.document import Unreadable, read_document
 from planmesh.planner.problems import Problems
@@ -46,9 +46,28 @@ _ITS_STEP = Annotated[str, Parameter(help="The step's name; left out with --wher
 _GO_ON: Final = (PlanStatus.RUNNING, PlanStatus.WAITING, PlanStatus.PAUSED)
 
 
-async def start(plan: PlanId, /, *, reason: Why = "", id: CommandId = "", session: OfSession) -> int:
+async def start(
+    plan: _ONE_PLAN = "",
+    /,
+    *,
+    reason: Why = "",
+    many: Many = ONE,
+    look: Looking = NO_LOOK,
+    id: CommandId = "",
+    session: OfSession,
+) -> int:
     """Start a plan that was submitted as a draft."""
-    return await _steer(session, plan, lambda _: StartPlan(id=id or new_command_id(), reason=reason))
+
+    def command(state: PlanState) -> AnyCommand:
+        return StartPlan(id=id or new_command_id(), reason=reason)
+
+    if _is_many(many, plan):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [command(state)] if state.status is PlanStatus.DRAFT else []
+
+        return await steer_many(session, many, look, "start", (PlanStatus.DRAFT,), all_of)
+    return await _steer(session, plan, command, look)
 
 
 async def pause(
@@ -209,18 +228,22 @@ async def skip(
 
 
 async def resolve(
-    plan: PlanId,
-    step: StepName,
+    plan: _ONE_PLAN = "",
+    step: _ITS_STEP = "",
     /,
     *,
     done: Annotated[bool, Parameter(negative="--not-done", help="Whether the step had its effect.")],
     value: Annotated[str | None, Parameter(help="What it gave, as JSON (with --done).")] = None,
     reason: Why = "",
+    many: Many = ONE,
     look: Looking = NO_LOOK,
     id: CommandId = "",
     session: OfSession,
 ) -> int:
-    """Say what became of a step whose outcome is unknown: it was done, or it was not, and counts as failed."""
+    """Say what became of a step whose outcome is unknown: it was done, or it was not, and counts as failed.
+
+    With --where: every step of these plans whose outcome is unknown.
+    """
     if value is not None and not done:
         raise NotUnderstood("--value is what a step gave that was done: leave it out with --not-done")
     output = NOTHING
@@ -230,12 +253,23 @@ async def resolve(
         except (DecodeError, UnicodeEncodeError) as error:
             raise NotUnderstood(f"--value takes JSON, such as '{{\"sent\": true}}' or '\"a text\"': {error}") from None
 
-    def command(state: PlanState) -> AnyCommand:
-        attempt = found(state, step).attempt
-        its_id = id or new_command_id()
-        return ResolveStep(id=its_id, step=step, attempt=attempt, done=done, output=output, reason=reason)
+    def settled(state: PlanState, step: str, its_id: str) -> AnyCommand:
+        return ResolveStep(
+            id=its_id or new_command_id(),
+            step=step,
+            attempt=found(state, step).attempt,
+            done=done,
+            output=output,
+            reason=reason,
+        )
 
-    return await _steer(session, plan, command, look)
+    if _is_many(many, plan, step):
+
+        def all_of(state: PlanState, where: Where) -> list[AnyCommand]:
+            return [settled(state, name, id and id_of(id, name)) for name in unknown_steps(state, where)]
+
+        return await steer_many(session, many, look, "resolve", _GO_ON, all_of, troubled=True)
+    return await _steer(session, plan, lambda state: settled(state, _named(step), id), look)
 
 
 async def _steer(
@@ -263,7 +297,7 @@ def found(state: PlanState, step: str) -> StepState:
     raise NotUnderstood(f"plan {state.address} has no step {step[:80]!a}{hint}")
 
 
-def _is_many(many: Many, plan: str, step: str) -> bool:
+def _is_many(many: Many, plan: str, step: str = "") -> bool:
     """Whether it is about many plans. Raises: NotUnderstood, if it is about none, or both."""
     if many.where and plan:
         raise NotUnderstood("name a plan, or say which ones with --where, not both")

@@ -1,6 +1,7 @@
 """Which plans a person means, and since when."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -52,13 +53,20 @@ def read_where(said: tuple[str, ...]) -> Where:
 
 def failed_steps(state: PlanState, where: Where) -> list[str]:
     """The failed steps that are meant. Not those whose outcome is unknown: a person looks at each; nor gates."""
-    found = []
+    return list(_troubled(state, where, StepStatus.FAILED))
+
+
+def unknown_steps(state: PlanState, where: Where) -> list[str]:
+    """The steps that are meant of which nobody knows whether they were done."""
+    return list(_troubled(state, where, StepStatus.OUTCOME_UNKNOWN))
+
+
+def _troubled(state: PlanState, where: Where, status: StepStatus) -> Iterator[str]:
     for name in state.troubled:
         step = state.graph.steps[name]
         agent = state.steps[name].agent or (step.agent if isinstance(step, Task) else "")
-        if state.steps[name].status is StepStatus.FAILED and where.agent in ("", agent) and where.step in ("", name):
-            found.append(name)
-    return found
+        if state.steps[name].status is status and where.agent in ("", agent) and where.step in ("", name):
+            yield name
 
 
 _SPAN = re.compile(r"([0-9]{1,6})\s*([smhdw])")

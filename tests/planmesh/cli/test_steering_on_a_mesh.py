@@ -27,6 +27,7 @@ from planmesh.supervision import local_mesh
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("steering on a mesh")]
 
 AGENTS = """
+import time
 from pathlib import Path
 from planmesh import agent
 
@@ -45,6 +46,10 @@ def mirror(url: str = "", size: int = 1) -> dict:
 @agent(idempotent=True)
 def send(text: str) -> dict:
     return {"sent": text}
+
+@agent
+def charge(amount: int) -> dict:
+    time.sleep(60)
 """
 
 FETCH = {"kind": "task", "name": "fetch", "agent": "fetch", "inputs": {"url": "news"}}
@@ -337,6 +342,27 @@ async def test_optional_steps_of_many_plans_are_skipped_and_the_others_are_not(d
     said = await says(steer.skip(many=Many(where=("text=skips-",), yes=True), session=desk.session("json")))
 
     assert [(row["step"], row["outcome"]) for row in said.json] == [("extra", "done")]
+
+
+async def test_attempts_of_which_nobody_knows_the_end_are_resolved_together(desk: Desk, says: Any) -> None:
+    charge = {"kind": "task", "name": "charge", "agent": "charge", "inputs": {"amount": 7}, "timeout_s": 0.1}
+    drafts = Many(where=("text=charges-",), yes=True)
+    for number in range(2):
+        file = desk.file(f"charges-{number}", charge)
+        await says(run.submit(file, id=f"charges-{number}", draft=True, session=desk.session()))
+
+    started = await says(steer.start(many=drafts, session=desk.session("json")))
+    for number in range(2):
+        await says(run.watch(f"charges-{number}", wait=False, session=desk.session()))
+    retried = await says(steer.retry(many=drafts, session=desk.session()))
+    resolved = await says(
+        steer.resolve(done=True, value="{}", many=drafts, reason="the bank says so", session=desk.session("json"))
+    )
+
+    assert [row["said"] for row in started.json] == ["plan started by root"] * 2
+    assert "There is nothing to retry" in retried.err
+    assert [(row["step"], row["outcome"]) for row in resolved.json] == [("charge", "done")] * 2
+    assert all(row["said"].endswith("by root: the bank says so") for row in resolved.json)
 
 
 @pytest.mark.parametrize(
