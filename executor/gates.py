@@ -13,17 +13,17 @@ from planmesh.executor.reviewers import (
     groups_of,
     may_answer,
     prompt_of,
-    same,
 )
 from planmesh.executor.turn import Turn
 from planmesh.schemas.commands import CastVote, Reply, ReviewGate
 from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, PlanRevised, Release, Upstream, VoteCast
 from planmesh.schemas.expressions import ExpressionError
+from planmesh.schemas.four_eyes import barred, same
 from planmesh.schemas.payload import Payload, canonical, digest_of
 from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
-from planmesh.schemas.state import SATISFIED, Names, PlanState
+from planmesh.schemas.state import Names, PlanState
 from planmesh.schemas.templates import compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
@@ -59,6 +59,7 @@ def open_gate(turn: Turn, gate: Gate, because: str = "", changes: tuple[Change, 
             because=because,
             changes=changes,
             shares=gate.shares,
+            barred=barred(state, gate.name),
             escalate=escalations(turn, gate),
         )
     )
@@ -104,9 +105,13 @@ def _judge(turn: Turn, command: _Ballot) -> None:
     step, gate = turn.state.steps[command.step], turn.state.graph.steps[command.step]
     assert isinstance(gate, Gate)  # or it could not be answered
     assert step.opened is not None
-    if command.decision == "approve" and gate.four_eyes and (own := _own(turn, gate)):
-        turn.refuse("four_eyes", f"{turn.by} {own}, and cannot approve it: that takes somebody else", command.step)
-        return
+    if command.decision == "approve":
+        own = next((one for one in barred(turn.state, command.step) if same(one.who, turn.by)), None)
+        if own is not None:
+            what = f"{own.revised}, which this plan comes of" if own.is_above else f"step {own.revised}"
+            why = f"was the last to revise {what}" if own.revised else "requested the plan"
+            turn.refuse("four_eyes", f"{turn.by} {why}, and cannot approve it: that takes somebody else", command.step)
+            return
     if command.decision == "reject" and gate.require_reason and not command.reason.strip():
         turn.refuse("reason_required", f"rejecting gate {command.step} takes a reason", command.step)
         return
@@ -136,22 +141,6 @@ def _judge(turn: Turn, command: _Ballot) -> None:
         turn.record(
             GateApproved(step=command.step, round=step.attempt, by=votes, digest=command.digest, reason=command.reason)
         )
-
-
-def _own(turn: Turn, gate: Gate) -> str:
-    """What makes whatever *gate* would release the voter's own; empty if nothing does."""
-    state = turn.state
-    if state.is_requested_by(turn.by):
-        return "requested the plan"
-    for author, revised in state.mandate.authors.items():
-        if same(turn.by, author):
-            return f"was the last to revise {revised}, which this plan comes of"
-    if state.authors:
-        to_come = (name for name in state.graph.behind(gate.name) if state.steps[name].status not in SATISFIED)
-        for name in (gate.name, *to_come):
-            if name in state.authors and same(turn.by, state.authors[name]):
-                return f"was the last to revise step {name}"
-    return ""
 
 
 def _upstream(state: PlanState, name: str) -> Upstream:

@@ -6,7 +6,7 @@ from typing import Final, Literal, NamedTuple
 
 from planmesh.executor.turn import Turn
 from planmesh.schemas.events import GateEscalated
-from planmesh.schemas.plan import LEVELS, OPERATORS, SERVICE, Ask, Escalation, Gate, Level
+from planmesh.schemas.plan import LEVELS, OPERATORS, Ask, Escalation, Gate, Level
 from planmesh.schemas.state import ENDED, PlanState, StepStatus
 from planmesh.schemas.templates import compile_template
 from planmesh.schemas.values import text_of
@@ -28,14 +28,6 @@ class Standing(NamedTuple):
 OPERATOR: Final = Standing()
 
 _PROMPT_BYTES = 64 * 1024  # it is for people to read; a large value belongs into `show`
-
-
-def same(one: str, other: str) -> bool:
-    """Whether two who act may be one person: the person *ada*, and the service that publishes goals as *ada*.
-
-    They are told apart wherever somebody has to be named, and are one wherever it would help to be two.
-    """
-    return one.removeprefix(SERVICE) == other.removeprefix(SERVICE)
 
 
 def may_answer(

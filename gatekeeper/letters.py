@@ -25,7 +25,7 @@ from planmesh.errors import PlanmeshError
 from planmesh.gatekeeper.news import Aside, Idle, NewsFacts, Trouble, tell
 from planmesh.gatekeeper.notice import SUBJECT_CHARACTERS, Facts, Notice, defuse, facts
 from planmesh.gatekeeper.rounds import Call, Ending, Kind, Reviews, Round
-from planmesh.schemas.events import AskOpened, GateOpened, Release, Upstream
+from planmesh.schemas.events import AskOpened, Barred, GateOpened, Release, Upstream
 from planmesh.schemas.payload import Payload, canonical, digest
 from planmesh.schemas.plan import Escalation, Gate, Permissions
 from planmesh.schemas.state import PlanState
@@ -255,6 +255,7 @@ _OPENED: Final = GateOpened(
         ),
     ),
     behind=2,
+    barred=(Barred(who="cleo"), Barred(who="ada", revised="pay")),
     overdue_at=_AT + timedelta(hours=4),
     escalate=(Escalation(after_s=4 * 3600.0, to=("role:board",)), Escalation(after_s=86_400.0, to=("role:audit",))),
 )

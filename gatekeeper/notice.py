@@ -18,6 +18,7 @@ from planmesh.gatekeeper.rounds import Ending, Kind, Reviews, Round
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AskOpened, GateOpened
+from planmesh.schemas.four_eyes import same
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
 from planmesh.schemas.plan import OPERATORS, Ask, Gate, Level, Permissions
 from planmesh.schemas.revision import Change
@@ -107,6 +108,20 @@ class PlanFacts(Struct, frozen=True, kw_only=True):
     requester: str
 
 
+class Barred(Struct, frozen=True, kw_only=True):
+    """Somebody who may reject, and not approve.
+
+    Attributes:
+        who: For people.
+        is_reader: Whether the notice is theirs alone.
+        revised: The step that they were the last to revise, for people; empty: they asked for the plan.
+    """
+
+    who: str
+    is_reader: bool
+    revised: str
+
+
 class GateFacts(Struct, frozen=True, kw_only=True):
     """The gate, or the ask, and how it is decided.
 
@@ -119,6 +134,7 @@ class GateFacts(Struct, frozen=True, kw_only=True):
         approvals: How many it takes, at least.
         shares: Whose approvals they have to be, if the plan says so.
         approved_by: Who has approved, where it takes several.
+        barred: With `four_eyes`: who may not approve.
         level: How its reader must have shown who they are: ``link``, ``login``, ``operator``.
     """
 
@@ -132,6 +148,7 @@ class GateFacts(Struct, frozen=True, kw_only=True):
     shares: tuple[str, ...]
     approved_by: tuple[str, ...]
     four_eyes: bool
+    barred: tuple[Barred, ...]
     require_reason: bool
     optional: bool
     level: Level
@@ -372,6 +389,14 @@ def facts(
             shares=tuple(f"{share.count} of {defuse(share.of, 100)}" for share in review.shares),
             approved_by=tuple(_name(directory.called(one)) for one in asked.votes),
             four_eyes=isinstance(gate, Gate) and gate.four_eyes,
+            barred=tuple(
+                Barred(
+                    who=_name(directory.called(one.who)),
+                    is_reader=same(one.who, person),
+                    revised=defuse(reviews.labels.get(one.revised, one.revised), 200),
+                )
+                for one in review.barred[:_MOST_LINES]
+            ),
             require_reason=isinstance(gate, Gate) and gate.require_reason,
             optional=gate.optional,
             level=_level(asked, gate, directory.groups(person, asked.reviewers)),

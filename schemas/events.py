@@ -324,6 +324,16 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All of its inputs, where even so they are too large to stand here; then `inputs` is empty."""
 
 
+class Barred(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody who may reject a gate that takes four eyes, and not approve it."""
+
+    who: str
+    revised: str = ""
+    """The gate, or the step behind it, that they were the last to revise; empty: they asked for the plan."""
+    is_above: bool = False
+    """Whether it is of another plan, which this one runs for: then `revised` says of which."""
+
+
 class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):
     """pending | waiting -> waiting: asks, or asks again because what it would release has changed"""
 
@@ -347,6 +357,8 @@ class GateOpened(Event, frozen=True, kw_only=True, tag="gate.opened"):
     shares: tuple[Share, ...] = ()
     escalate: tuple[Escalation, ...] = ()
     """Whom it asks as well, and when: the plan's, or else what the settings say."""
+    barred: tuple[Barred, ...] = ()
+    """With four eyes: who may not approve it, whatever they are asked as."""
 
 
 class VoteCast(Event, frozen=True, kw_only=True, tag="gate.vote_cast"):

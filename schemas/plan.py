@@ -207,7 +207,8 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
     """Which groups have to be among those who approve."""
     escalate: Annotated[tuple[Escalation, ...], Meta(max_length=10)] = ()
     four_eyes: bool = False
-    """Whether the requester is barred from approving."""
+    """Whether those are barred from approving who asked for the plan, or were the last to revise the gate or what is
+    behind it."""
     require_reason: bool = False
     """Whether a rejection must say why."""
     sla_s: Seconds | None = None

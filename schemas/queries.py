@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Raw, Struct
 
 from planmesh.schemas.answers import AnswerType
-from planmesh.schemas.events import AskOpened, Cause, GateOpened, Release, Upstream
+from planmesh.schemas.events import AskOpened, Barred, Cause, GateOpened, Release, Upstream
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Document, Escalation, Parameter, Permissions, Plan, Share
@@ -245,6 +245,8 @@ class GateRow(Row, frozen=True, kw_only=True):
     votes: tuple[str, ...] = ()
     """Who has approved in this round."""
     four_eyes: bool = False
+    barred: tuple[Barred, ...] = ()
+    """Who may reject it, and not approve it."""
     require_reason: bool = False
     since: datetime
     overdue_at: datetime | None = None

@@ -31,7 +31,7 @@ from planmesh.schemas.events import (
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import SERVICE, Ask, Each, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Each, Emit, Gate, Plan, Step, Task
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
 from planmesh.schemas.work import Failure, Parent, Usage, usage_of
@@ -334,12 +334,6 @@ class PlanState(Struct, frozen=True, kw_only=True):
     def requester(self) -> str:
         origin = self.created or self.refused
         return "" if origin is None else origin.requester
-
-    def is_requested_by(self, person: str) -> bool:
-        """Whether it was *person* who asked for the plan: by a space of that name, or by one that the person owns; or
-        the service that the space is."""
-        name = person.removeprefix(SERVICE)
-        return name == self.requester or (self.created is not None and name in self.created.owners)
 
     @property
     def parent(self) -> Parent | None:

@@ -1,7 +1,7 @@
 """What the page of a gate shows, as plain values for a template. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,12 +10,13 @@ from msgspec.structs import replace
 
 from planmesh.directory import Directory
 from planmesh.gatekeeper.web.desk import Case
-from planmesh.gatekeeper.web.sheet import Sheet, Verdict, closed, fields, is_waiting
+from planmesh.gatekeeper.web.sheet import Sheet, Verdict, asked, closed, fields, is_waiting
 from planmesh.gatekeeper.web.words import Shown, called, counted, duration, line, plain, value_of, who, with_people
 from planmesh.schemas import events
-from planmesh.schemas.events import GateOpened, Release, Upstream
+from planmesh.schemas.events import Barred, GateOpened, Release, Upstream
+from planmesh.schemas.four_eyes import barred, same
 from planmesh.schemas.payload import Blob, Payload
-from planmesh.schemas.plan import Gate, Level, Permissions
+from planmesh.schemas.plan import OPERATORS, Gate, Level, Permissions
 from planmesh.schemas.quorum import missing
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanState, StepState, StepStatus
@@ -69,12 +70,16 @@ class GatePage(Sheet, frozen=True, kw_only=True):
         approvals: Those so far in this round.
         lacking: Who has to approve yet, in words.
         own: Why the reader may reject, and not approve.
+        barred: Who else may not approve, and why.
+        stuck: That too few of those who are asked may approve it.
     """
 
     quorum: int
     approvals: tuple[Approval, ...]
     lacking: tuple[str, ...]
     own: str
+    barred: tuple[str, ...]
+    stuck: str
     require_reason: bool
     four_eyes: bool
     behind: int
@@ -111,13 +116,16 @@ def gate_page(
     lacking = _lacking(gate, step, directory) if verdict.how == "open" and gate.approvals > 1 else ()
     if person in step.votes:
         why_not = f"You have approved. Others have to as well: {'; '.join(lacking)}."
-    is_own = gate.four_eyes and state.is_requested_by(person)
+    not_these = barred(state, name)
+    mine = next((one for one in not_these if same(one.who, person)), None)
     return GatePage(
         **fields(case, name, directory, person, level, verdict=verdict, why_not=why_not),
         quorum=gate.approvals,
         approvals=_approvals(case, step, directory) if verdict.how in ("open", "approved") else (),
         lacking=lacking,
-        own="You requested this plan, so somebody else has to approve it. You may reject it." if is_own else "",
+        own="" if mine is None else _own(state, mine),
+        barred=tuple(f"{who(directory, one.who)}, who {_why(state, one)}" for one in not_these if one is not mine),
+        stuck=_stuck(gate, asked(state, name), not_these, directory) if verdict.how == "open" else "",
         require_reason=gate.require_reason,
         four_eyes=gate.four_eyes,
         behind=opened.behind if opened is not None else len(state.graph.behind(name)),
@@ -163,6 +171,31 @@ def _lacking(gate: Gate, step: StepState, directory: Directory) -> tuple[str, ..
         what = "more approval" if step.votes or said else "approval"
         said.append(f"{counted(left.anybody, what)} from anybody who is asked")
     return tuple(said)
+
+
+def _why(state: PlanState, one: Barred) -> str:
+    if not one.revised:
+        return "asked for this plan"
+    return f"was the last to revise {_label(state, one.revised) or one.revised}"
+
+
+def _own(state: PlanState, mine: Barred) -> str:
+    why = "asked for this plan"
+    if mine.revised:
+        why = f"were the last to revise {_label(state, mine.revised) or mine.revised}"
+    return f"You {why}, so somebody else has to approve it. You may reject it, or ask for a change."
+
+
+def _stuck(gate: Gate, reviewers: Sequence[str], not_these: Sequence[Barred], directory: Directory) -> str:
+    if OPERATORS in reviewers or not not_these:
+        return ""  # there may be more of them than the directory names
+    people = {one for reviewer in reviewers for one in directory.people_of(reviewer) or (reviewer,)}
+    left = [one for one in people if not any(same(one, other.who) for other in not_these)]
+    if len(left) >= gate.approvals:
+        return ""
+    may = "Nobody who is asked may approve this" if not left else f"Only {len(left)} of those who are asked may approve"
+    takes = f", and it takes {gate.approvals}" if left else ""
+    return f"{may}{takes}. It can be rejected or changed; an operator can put it to others by a revision."
 
 
 # --- what there is to read ---------------------------------------------------------------------------------

@@ -66,7 +66,8 @@ async def show(plan: PlanId, gate: StepName, /, *, session: OfSession) -> int:
     if session.output != "table":
         print(as_one(row, session.output))
     else:
-        session.say(*screens.review(row, now(), session.out.width, values=values, command=session.command))
+        me = operator.name
+        session.say(*screens.review(row, now(), session.out.width, values=values, command=session.command, me=me))
     return COMPLETED
 
 
@@ -201,7 +202,8 @@ async def _agrees(session: Session, operator: Operator, row: GateRow) -> bool:
         raise NotUnderstood(f"an approval names what was read: add --digest, as this prints it: {show}")
     values: dict[str, Any] = await shown_values(operator, row)
     screen = session.progress
-    session.say(*screens.review(row, now(), screen.width, values=values, command=None), "", to=screen)
+    shown = screens.review(row, now(), screen.width, values=values, command=None, me=operator.name)
+    session.say(*shown, "", to=screen)
     said = await read_line("  Approve this? [y/N] ")
     if said is not None and said.lower() in ("y", "yes"):
         return True

@@ -23,6 +23,7 @@ from planmesh.cli.text import (
 )
 from planmesh.schemas.answers import expected
 from planmesh.schemas.events import Release
+from planmesh.schemas.four_eyes import same
 from planmesh.schemas.payload import Payload, canonical, digest
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.queries import GateRow
@@ -40,6 +41,7 @@ def review(
     values: Mapping[str, Any] = {},
     command: str | None = "planmesh",
     heading: str = "What you can do",
+    me: str = "",
 ) -> list[Text]:
     """Everything that an approval of *gate* is about; of an ask, the question and what it takes.
 
@@ -47,6 +49,7 @@ def review(
         values: Values of blobs that were fetched, by SHA-256.
         command: How a command line begins that leads to this mesh; None: say nothing of how to answer.
         heading: Of that.
+        me: Who reads it, if that is known.
     """
     rule = Text("  " + "─" * (min(width, WIDEST) - 4), style="dim")
     lines = [*_question(gate, now, min(width, WIDEST)), Text()]
@@ -55,10 +58,10 @@ def review(
     if gate.kind == "ask":
         lines += [*_takes(gate, min(width, WIDEST)), *_deadline(gate, now)]
     else:
-        lines += [*_upstream(gate), *_releases(gate, width), *_votes(gate, now), *_deadline(gate, now)]
+        lines += [*_upstream(gate), *_releases(gate, width), *_votes(gate, me), *_deadline(gate, now)]
         lines.append(whole(Text(f"  Digest  {gate.digest}", style="dim")))
     if command is not None:
-        lines += [Text(), Text(f"  {heading}", style="bold"), *offer(_answers(gate, command), width)]
+        lines += [Text(), Text(f"  {heading}", style="bold"), *offer(_answers(gate, command, me), width)]
     return lines
 
 
@@ -172,7 +175,7 @@ def allowed(permissions: Permissions) -> str:
     return "; ".join(said) or "use nothing that has to be permitted"
 
 
-def _votes(gate: GateRow, now: datetime) -> list[Text]:
+def _votes(gate: GateRow, me: str) -> list[Text]:
     lines = []
     if gate.votes:
         lines.append(Text(f"  Approved so far by {listed(gate.votes)}: {len(gate.votes)} of {gate.quorum}"))
@@ -181,6 +184,12 @@ def _votes(gate: GateRow, now: datetime) -> list[Text]:
     if gate.shares:
         shares = listed([f"{share.count} of {one_line(share.of, 60)}" for share in gate.shares])
         lines.append(Text(f"  Among those who approve must be {shares}; nobody counts twice"))
+    for one in gate.barred:
+        is_me = bool(me) and same(me, one.who)
+        who = "You" if is_me else one_line(one.who, 60)
+        verb = "were" if is_me else "was"
+        why = f"{verb} the last to revise {one_line(one.revised, 200)}" if one.revised else "asked for this plan"
+        lines.append(Text(f"  {who} {why}, so somebody else has to approve it", style="yellow" if is_me else ""))
     return lines
 
 
@@ -213,15 +222,14 @@ def _deadline(gate: GateRow, now: datetime) -> list[Text]:
     return lines
 
 
-def _answers(gate: GateRow, command: str) -> list[Remedy]:
+def _answers(gate: GateRow, command: str, me: str) -> list[Remedy]:
     of = f"{gate.plan} {gate.step}"
     if gate.kind == "ask":
         return [Remedy(f"{command} answer {of} {said}", effect) for said, effect in possible_answers(gate)]
     reason = " --reason WHY" if gate.require_reason else ""
-    return [
-        Remedy(f"{command} gates approve {of} --digest {gate.digest[:SHORT_DIGEST]}", "let exactly this go"),
-        Remedy(f"{command} gates reject {of}{reason}", "stop here"),
-    ]
+    approve = Remedy(f"{command} gates approve {of} --digest {gate.digest[:SHORT_DIGEST]}", "let exactly this go")
+    reject = Remedy(f"{command} gates reject {of}{reason}", "stop here")
+    return [reject] if any(same(me, one.who) for one in gate.barred) else [approve, reject]
 
 
 def gates(rows: tuple[GateRow, ...], now: datetime, width: int | None = None) -> list[Text]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from planmesh.schemas.four_eyes import barred
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Gate, Permissions, Plan, Task
@@ -175,6 +176,7 @@ def gate_row(state: PlanState, name: str) -> GateRow:
         "escalated": step.also,
         "votes": step.votes,
         "four_eyes": isinstance(document, Gate) and document.four_eyes,
+        "barred": barred(state, name),
         "require_reason": isinstance(document, Gate) and document.require_reason,
         "since": step.since,
         "overdue": step.overdue,

@@ -13,6 +13,7 @@ from planmesh.executor.plan import decide
 from planmesh.schemas import commands as asks
 from planmesh.schemas.commands import Asked
 from planmesh.schemas.events import CommandRefused, GateApproved, GateEscalated, GateOpened, GateOverdue, VoteCast
+from planmesh.schemas.four_eyes import barred
 from planmesh.schemas.plan import Escalation, Share, Task
 from planmesh.schemas.state import PlanState, StepStatus
 
@@ -189,6 +190,27 @@ def test_four_eyes_bar_whoever_has_redirected_or_tries_again_with_other_inputs()
     assert play.status("g") == "waiting"  # what it had released is another thing now
     assert code(play.votes("g", by="ada")) == "four_eyes"
     assert code(play.votes("g", by="grace")) == ""
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["ada", "grace", "space"]), st.integers(0, 2)), max_size=4), st.booleans())
+def test_a_gate_says_beforehand_whom_four_eyes_bar_and_bars_nobody_else(
+    revisions: list[tuple[str, int]], four_eyes: bool
+) -> None:
+    play = Play(plan(gate("g", four_eyes=four_eyes), task("after", "g")), owners=("olga",))
+    for by, pay in revisions:
+        revise(play, by, pay)
+    opened = play.state.steps["g"].opened
+    assert isinstance(opened, GateOpened)
+
+    told = {one.who for one in opened.barred}
+
+    assert barred(play.state, "g") == opened.barred
+    assert len(told) == len(opened.barred)
+    for person in ("ada", "grace", "space", "olga", "bob"):
+        vote = asks.CastVote(id=play.id(), step="g", digest=opened.digest, decision="approve")
+        happened = decide(play.state, Asked(vote, person, play.at)).events
+        assert (code(list(happened)) == "four_eyes") is (person in told), person
 
 
 def test_whoever_revises_after_somebody_takes_over_what_that_one_did() -> None:

@@ -133,6 +133,7 @@ def test_a_notice_says_what_a_reviewer_must_know() -> None:
     assert re.sub("[0-9a-f]{12,16}", "DIGEST", notice.body) == (
         'The plan "A plan" waits at the gate "sign-off" for a decision.\n'
         "Please decide by 2026-01-01 02:00 UTC, 2 h after it asked.\n"
+        "\n"
         "What is asked:\n"
         "  | Publish the audit?\n"
         "What the plan is for:\n"
@@ -320,11 +321,23 @@ def test_a_notice_says_who_may_answer_and_how() -> None:
 
     assert body.startswith('Nobody has decided in time: the plan "A plan" still waits at the gate "sign-off".')
     assert "Who is asked: person:ada; person:bob.\nIt takes 2 approvals; one rejection is enough.\n" in body
-    assert "Approved so far by ada.\nWhoever requested the plan cannot approve it." in body
+    assert "Approved so far by ada.\nspace asked for this plan, so somebody else has to approve it." in body
     assert "It should have been decided by 2026-01-01 02:00 UTC, 2 h after it asked.\n" in body
     assert '  planmesh gates reject space.plan sign-off --reason "..."' in body
     assert "an operator may skip it, with a reason" in body
     assert "reminder" not in body
+
+
+@pytest.mark.parametrize("person", ["", "ada", "bob"])
+def test_whoever_may_not_approve_is_told_right_behind_the_link(person: str) -> None:
+    play = Play(publishing(four_eyes=True), owners=("ada",))
+    play.completes("audit")
+
+    body = notice_of(play, link="https://h/x", person=person).body
+
+    own = "You asked for this plan, so somebody else has to approve it. You may reject it, or ask for a change."
+    assert (body.split("\n")[2] == own) is (person == "ada")
+    assert ("ada asked for this plan, so somebody else has to approve it." in body) is (person != "ada")
 
 
 def test_a_gate_that_asks_again_says_why() -> None:

@@ -195,6 +195,37 @@ async def test_whoever_requested_a_plan_that_takes_four_eyes_can_only_reject_it(
     assert 'value="approve"' in (await site.read(site.path(address=mine), **signed_in("bob")))[1]
 
 
+async def test_whoever_was_the_last_to_revise_it_is_told_before_they_would_be_refused(site: Site, clerk: Clerk) -> None:
+    await opened(clerk, four_eyes=True, reviewers=("person:ada", "person:bob"))
+    await revised(clerk, "ada", asking(four_eyes=True, reviewers=("person:ada", "person:bob"), prompt="Pay less?"))
+
+    _, to_ada = await site.read(site.path(), **signed_in("ada"))
+    _, to_bob = await site.read(site.path(), **signed_in("bob"))
+
+    assert "You were the last to revise ok, so somebody else has to approve it" in to_ada
+    assert 'value="approve"' not in to_ada
+    assert "tester, who asked for this plan" in to_ada
+    assert "Ada Lovelace, who was the last to revise ok" in to_bob
+    assert 'value="approve"' in to_bob
+    assert "who is asked may approve" not in to_bob
+
+
+async def test_a_gate_that_nobody_who_is_asked_may_approve_says_so(site: Site, clerk: Clerk) -> None:
+    only_ada = {"four_eyes": True, "reviewers": ("person:ada",)}
+    await opened(clerk, **only_ada)
+    await revised(clerk, "ada", asking(**only_ada, prompt="Pay less?"))
+
+    _, text = await site.read(site.path(), **signed_in("ada"))
+
+    assert "Nobody who is asked may approve this. It can be rejected or changed" in text
+
+
+async def revised(clerk: Clerk, by: str, plan: Plan) -> None:
+    request = clerk.id()
+    await clerk.ask(HERE, asks.RevisePlan(id=request, base=1, document={}), by)
+    await clerk.ask(HERE, asks.ProposeRevision(id=clerk.id(), request=request, plan=plan), "planner")
+
+
 async def test_an_escalated_gate_says_so_to_everybody_and_takes_the_answer_of_whom_it_names(
     site: Site, clerk: Clerk
 ) -> None:

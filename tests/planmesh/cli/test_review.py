@@ -43,6 +43,18 @@ def test_it_names_what_a_step_may_use() -> None:
     assert "      may reach example.org:443; write *.md; know the secrets token" in shown(play)
 
 
+def test_whoever_may_not_approve_is_told_so_and_not_how_to() -> None:
+    play = Play(plan(gate("ok", four_eyes=True), task("publish", "ok")), owners=("ada",))
+
+    mine, others = shown(play, me="ada"), shown(play, me="bob")
+
+    assert "  You asked for this plan, so somebody else has to approve it" in mine
+    assert "  ada asked for this plan, so somebody else has to approve it" in others
+    assert not any("gates approve" in line for line in mine)
+    assert any("gates reject" in line for line in mine)
+    assert any("gates approve" in line for line in others)
+
+
 def test_a_long_input_says_how_long_it_is_and_what_it_is() -> None:
     text = "x" * 5_000
     play = Play(plan(gate("ok"), task("publish", "ok", inputs={"text": text})))
