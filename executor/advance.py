@@ -35,6 +35,10 @@ def advance(turn: Turn) -> None:
     while not turn.state.held and turn.state.status not in ENDED:
         if turn.state.immediate:
             _settle_now(turn, turn.state.immediate[0])
+        elif turn.state.leaving and len(turn.state.away) < turn.state.plan.concurrency:
+            away = turn.state.graph.steps[turn.state.leaving[0]]
+            assert isinstance(away, Draft | Run)  # `leaving` holds nothing else
+            send_away(turn, away)
         elif (task := _next(turn)) is not None:
             attempt = turn.state.steps[task.name].attempt + 1
             turn.record(events.StepDispatched(step=task.name, attempt=attempt, agent=task.agent))
@@ -110,11 +114,9 @@ def _settle_now(turn: Turn, name: str) -> None:
                 cancel_all_but(turn, name)
                 turn.record(events.StepCompleted(step=name, attempt=1, output=NOTHING, by=PLANMESH))
                 turn.record(events.PlanCompleted(outcome=step.outcome, result=Payload(value=result), step=name))
-            case Draft() | Run():
-                send_away(turn, step)
             case Each():
                 go_through(turn, step)
-            case Task():
+            case Task() | Draft() | Run():
                 raise AssertionError(f"step {name} is not settled by deciding")
             case _:
                 assert_never(step)

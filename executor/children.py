@@ -26,7 +26,7 @@ from planmesh.schemas.events import AnyEvent, Commit
 from planmesh.schemas.expressions import evaluate, parse
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Draft, Run
-from planmesh.schemas.state import ENDED, Names, PlanState, PlanStatus, StepState, StepStatus
+from planmesh.schemas.state import ENDED, SATISFIED, Names, PlanState, PlanStatus, StepState, StepStatus
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import compile_template
 from planmesh.schemas.tracing import attempt_traceparent
@@ -75,8 +75,31 @@ def send_away(turn: Turn, step: Draft | Run) -> None:
         turn.record(events.StepFailed(step=step.name, attempt=attempt, failure=failure))
         failed(turn, step.name)
         return
-    child = child_id(state, step.name, attempt) if isinstance(step, Run) else ""
-    turn.record(events.StepDispatched(step=step.name, attempt=attempt, agent="", child=child))
+    if isinstance(step, Draft):
+        turn.record(events.StepDispatched(step=step.name, attempt=attempt, agent=""))
+        return
+    if not state.plans_left:
+        message = (
+            f"no more plans may run for this one: of the {state.mandate.plans:,} that it was given, for its steps and "
+            "those of these plans, none is left (limits.plans)"
+        )
+        failure = Failure(code="too_many_plans", message=message, retryable=False)
+        turn.record(events.StepFailed(step=step.name, attempt=attempt, failure=failure))
+        failed(turn, step.name)
+        return
+    child = child_id(state, step.name, attempt)
+    plans = _share(state) - 1
+    turn.record(events.StepDispatched(step=step.name, attempt=attempt, agent="", child=child, plans=plans))
+
+
+def _share(state: PlanState) -> int:
+    """How many plans the next plan may come to, itself included: as many as every other that is still to run, and a
+    share is kept for those that are tried again, or that a revision adds."""
+    begun = (StepStatus.DISPATCHED, StepStatus.CANCELLED, *SATISFIED)
+    to_come = sum(
+        isinstance(step, Run) and state.steps[name].status not in begun for name, step in state.graph.steps.items()
+    )
+    return max(1, state.plans_left // (to_come + 1))
 
 
 def depth_of(state: PlanState) -> int:
@@ -119,7 +142,7 @@ def planning(state: PlanState, step: Draft | Run, event: events.StepDispatched, 
         mode=step.mode,
         permissions=step.permissions,
         policy=state.plan.policy,
-        mandate=msgspec.structs.replace(state.mandate, authors=_authors(state, step)),
+        mandate=msgspec.structs.replace(state.mandate, plans=event.plans, authors=_authors(state, step)),
         traceparent=attempt_traceparent(at, created.goal_digest, created.traceparent, event.step, event.attempt),
     )
 
@@ -180,6 +203,8 @@ def moved(turn: Turn, command: ReportChild) -> None:
     assert isinstance(run, Run)  # nothing else has a child
     if command.number <= step.child_number:
         return
+    # One that was refused has run nothing.
+    plans_left = step.plans if command.status == "refused" else min(command.plans_left, step.plans)
     if command.status == "completed" or (command.status == "draft" and run.mode == "draft"):
         output: dict[str, object] = {"plan": command.child, "status": command.status}
         if command.status == "completed":
@@ -187,11 +212,18 @@ def moved(turn: Turn, command: ReportChild) -> None:
             if command.result.blob is not None:
                 shown = {"$blob": command.result.blob.sha256, "size_bytes": command.result.blob.size_bytes}
             output |= {"outcome": command.outcome, "result": shown}
-        turn.record(events.StepCompleted(step=command.step, attempt=command.attempt, output=Payload(value=output)))
+        left = plans_left if ended else 0  # a draft that somebody starts may use them
+        turn.record(
+            events.StepCompleted(
+                step=command.step, attempt=command.attempt, output=Payload(value=output), plans_left=left
+            )
+        )
     elif ended:
         message = f"plan {command.child} {_ENDS[command.status]}" + (f": {command.reason}" if command.reason else "")
         failure = Failure(code=f"child_{command.status}", message=message[:4_000], retryable=False)
-        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
+        turn.record(
+            events.StepFailed(step=command.step, attempt=command.attempt, failure=failure, plans_left=plans_left)
+        )
         failed(turn, command.step)
     else:
         stuck = command.status == "paused" and not command.held and command.troubled
@@ -258,6 +290,7 @@ def told(state: PlanState, commit: Commit, index: int) -> tuple[Parent, ReportCh
                 for name in state.troubled
                 if state.steps[name].status is StepStatus.FAILED
             )[:100],
+            plans_left=state.plans_left,
         ),
     )
 

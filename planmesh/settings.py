@@ -54,7 +54,9 @@ class Limits(BaseModel):
     max_payload_bytes: int = Field(default=8 * 1024 * 1024, ge=8 * 1024 * 1024, le=64 * 1024 * 1024)
     """The largest message of the embedded server, and so the largest blob."""
     concurrency: int = Field(default=100, gt=0)
-    """How many steps of a plan that says nothing else may run at once."""
+    """How many steps of a plan that says nothing else may run at once; and how many plans for its steps."""
+    plans: int = Field(default=1_000, ge=0, le=100_000)
+    """How many plans may run for the steps of one goal's plan, and for those of these plans, in all."""
 
 
 class Storage(BaseModel):

@@ -49,6 +49,7 @@ async def _run(configured: settings.Settings) -> None:
             steps=configured.limits.steps,
             concurrency=configured.limits.concurrency,
             models=configured.model.choices,
+            plans=configured.limits.plans,
         )
         drafter = await stack.enter_async_context(
             Drafter(configured.model, configured.planner, limits=limits, directory=configured.directory)

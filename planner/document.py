@@ -19,6 +19,7 @@ from planmesh.planner.graph import MOST_WORK
 from planmesh.planner.language.recognise import is_script
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas.codec import MAX_DEPTH, DecodeError, check_depth, describe
+from planmesh.schemas.mandate import MAX_PLANS
 from planmesh.schemas.plan import MAX_PLAN_BYTES, MAX_STEPS
 
 MAX_COMPLETED_BYTES: Final = 6 * 1024 * 1024
@@ -44,6 +45,8 @@ class Limits:
     """The models that a step may choose; None: any, or nobody knows them here."""
     concurrency: int = DEFAULT_CONCURRENCY
     """Tasks in flight at once, of a plan that does not say."""
+    plans: int = MAX_PLANS
+    """How many plans may run for the steps of a plan, in all."""
     completed_bytes: int = MAX_COMPLETED_BYTES
     """The completed plan with the goal's inputs: one message of the log holds both, and the server takes 8 MiB."""
 

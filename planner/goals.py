@@ -22,6 +22,7 @@ from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.commands import CreatePlan, RefuseGoal
 from planmesh.schemas.expressions import KEYWORDS
 from planmesh.schemas.goals import Goal, Origin, Problem
+from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import digest
 from planmesh.schemas.plan import Identifier, Line, Text
 from planmesh.schemas.tracing import caller
@@ -101,12 +102,13 @@ def consider(
             origin=origin,
             start=goal.start,
             traceparent=traceparent,
+            mandate=Mandate(plans=limits.plans),
         )
     found = [*problems.listed(), *(compiled if isinstance(compiled, list) else [])]
     return _refusal(goal_digest, found, goal.goal, document, traceparent, origin)
 
 
-def drafted(wanted: InWords, found: Drafted) -> CreatePlan | RefuseGoal:
+def drafted(wanted: InWords, found: Drafted, *, limits: Limits = LIMITS) -> CreatePlan | RefuseGoal:
     """The command that answers a goal in words, once a model has been asked."""
     goal, digest_of = wanted.goal, wanted.goal_digest
     if found.plan is None:
@@ -120,6 +122,7 @@ def drafted(wanted: InWords, found: Drafted) -> CreatePlan | RefuseGoal:
         origin=found.origin,
         start=goal.start and not found.needs_start,
         traceparent=wanted.traceparent,
+        mandate=Mandate(plans=limits.plans),
     )
 
 

@@ -119,7 +119,7 @@ class Questions:
         try:
             async with self._drafting:
                 wish = Wish(goal=found.goal.goal, agents=found.agents, inputs=found.goal.inputs)
-                return encode(drafted(found, await self._drafter.draft(wish)))
+                return encode(drafted(found, await self._drafter.draft(wish), limits=self._limits))
         finally:
             self._drafts -= 1
 

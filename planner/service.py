@@ -180,7 +180,7 @@ class Planner:
 
     async def _in_words(self, wanted: InWords) -> CreatePlan | RefuseGoal:
         wish = Wish(goal=wanted.goal.goal, agents=wanted.agents, inputs=wanted.goal.inputs)
-        return drafted(wanted, await self._drafter.draft(wish))
+        return drafted(wanted, await self._drafter.draft(wish), limits=self._limits)
 
     async def work(self, message: Message) -> None:
         """Do what the executor wants done. Raises: as for `answer`; DecodeError, if it is nothing of that kind."""

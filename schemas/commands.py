@@ -249,6 +249,8 @@ class ReportChild(Command, frozen=True, kw_only=True, tag="child"):
     reason: str = ""
     troubled: tuple[ChildStep, ...] = ()
     """Its steps that have failed."""
+    plans_left: Annotated[int, Meta(ge=0)] = 0
+    """How many plans may yet run for its steps."""
 
 
 class TimerDue(Command, frozen=True, kw_only=True, tag="due"):

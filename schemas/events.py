@@ -137,6 +137,8 @@ class StepDispatched(Event, frozen=True, kw_only=True, tag="step.dispatched"):
     """Empty for what the planner or another plan does."""
     child: str = ""
     """The id of the plan that a `run` step runs."""
+    plans: int = 0
+    """How many plans may run for the steps of that one, and for those of these plans, in all."""
 
 
 class StepCompleted(Event, frozen=True, kw_only=True, tag="step.completed"):
@@ -154,6 +156,8 @@ class StepCompleted(Event, frozen=True, kw_only=True, tag="step.completed"):
     reason: str = ""
     calls: tuple[Call, ...] = ()
     """Of models and tools, in the order in which they ended."""
+    plans_left: int = 0
+    """Of the plans that `StepDispatched` allows: how many have not been run, and may run elsewhere."""
 
 
 class AttemptEnded(Event, frozen=True, kw_only=True, tag="step.attempt_ended"):
@@ -185,6 +189,8 @@ class StepFailed(Event, frozen=True, kw_only=True, tag="step.failed"):
     worker: str = ""
     version: str = ""
     calls: tuple[Call, ...] = ()
+    plans_left: int = 0
+    """As in `StepCompleted`."""
 
 
 class StepOutcomeUnknown(Event, frozen=True, kw_only=True, tag="step.outcome_unknown"):

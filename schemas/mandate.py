@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from planmesh.schemas.work import Parent
 
 EXCEEDS: Final = "exceeds_permissions"
+MAX_PLANS: Final = 1_000
+"""How many plans may run for the steps of a goal's plan, and for those of these plans, in all, unless the settings of
+the planner say otherwise."""
 _NAMED: Final = 5
 
 
@@ -23,6 +26,8 @@ class Mandate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The most that its steps may be permitted; None: whatever their agents declare."""
     safe: bool = False
     """Whether each of its steps that could do harm has to stand behind a gate of those whom the mesh lets decide."""
+    plans: int = MAX_PLANS
+    """How many plans may run for its steps, and for those of these plans, in all."""
     authors: dict[str, str] = {}
     """Who was the last to revise a step that it comes of, with that step; four eyes are two others'."""
 

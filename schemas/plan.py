@@ -381,6 +381,6 @@ class Plan(Document, frozen=True, kw_only=True):
     """What it is for, in words."""
     inputs: dict[Identifier, Parameter] = {}
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 100
-    """Tasks in flight at once."""
+    """Tasks in flight at once; and, counted by themselves, plans that are written or run for its steps."""
     policy: Policy = Policy()
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=MAX_STEPS)]

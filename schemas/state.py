@@ -31,7 +31,7 @@ from planmesh.schemas.events import (
 from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import NOTHING, Payload
-from planmesh.schemas.plan import Ask, Each, Emit, Gate, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Draft, Each, Emit, Gate, Plan, Run, Step, Task
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
 from planmesh.schemas.work import Failure, Parent, Usage, usage_of
@@ -99,6 +99,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         child: The plan that it runs.
         child_status: Where that plan is, as it has last said itself, with its commit `child_number`.
         retried: How often failed steps of that plan have been tried again.
+        plans: How many plans may run for its steps, in all.
         retrying: Whether they are about to be: nothing has been heard of it since.
     """
 
@@ -129,6 +130,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     child_status: str = ""
     child_number: int = 0
     retried: int = 0
+    plans: int = 0
     retrying: bool = False
 
     @property
@@ -269,7 +271,9 @@ class PlanState(Struct, frozen=True, kw_only=True):
         superseded: Steps that a revision has taken out, with the state that they had.
         items: The items of each `each` that has been reached.
         admitted: How many of them may be under way, or have been.
-        away: Steps that others work on and that take no room: plans to be written, and plans that run.
+        away: Steps that others work on, and that take no room of tasks: plans to be written, and plans that run.
+        leaving: Steps of that kind that may be handed out as soon as there is room for them.
+        plans_left: How many plans may yet run for its steps, and for those of these plans, in all.
     """
 
     address: Address
@@ -303,6 +307,8 @@ class PlanState(Struct, frozen=True, kw_only=True):
     items: Map[str, tuple[Payload, ...]] = Map()
     admitted: Map[str, int] = Map()
     away: tuple[str, ...] = ()
+    leaving: tuple[str, ...] = ()
+    plans_left: int = 0
     outcome: str = ""
     result: Payload = NOTHING
     reason: str = ""
@@ -469,13 +475,15 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 child_number=0,
                 retried=0,
                 retrying=False,
+                plans=event.plans,
             )
             if not isinstance(state.graph.steps[event.step], Task):
                 return _replace(
                     state,
                     steps=state.steps.set(event.step, step),
-                    immediate=_without(state.immediate, event.step),
+                    leaving=_without(state.leaving, event.step),
                     away=(*state.away, event.step),
+                    plans_left=max(0, state.plans_left - 1 - event.plans) if event.child else state.plans_left,
                     updated_at=at,
                 )
             ready = state.ready
@@ -490,7 +498,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             )
         case events.StepCompleted():
             return _settle(
-                state,
+                _given_up(state, event.plans_left),
                 event.step,
                 at,
                 status=StepStatus.COMPLETED,
@@ -545,7 +553,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             )
         case events.StepFailed():
             return _move(
-                state,
+                _given_up(state, event.plans_left),
                 event.step,
                 at,
                 status=StepStatus.FAILED,
@@ -699,6 +707,11 @@ def fold(address: Address, commits: Iterable[tuple[Commit, str]]) -> PlanState:
 _replace = msgspec.structs.replace
 
 
+def _given_up(state: PlanState, plans_left: int) -> PlanState:
+    """A plan that ran for a step has ended, and *plans_left* plans may run for others that might have run for it."""
+    return _replace(state, plans_left=state.plans_left + plans_left) if plans_left else state
+
+
 def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
     if name not in names:
         return names
@@ -723,7 +736,8 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
     step = _replace(before, status=status, since=at, **changes)
     was, finished = before.status, (StepStatus.CANCELLED, *SATISFIED)
     running, waiting, troubled, open_steps = state.running, state.waiting, state.troubled, state.open
-    ready, immediate, in_hand, away = state.ready, state.immediate, state.in_hand, state.away
+    ready, immediate, in_hand = state.ready, state.immediate, state.in_hand
+    away, leaving = state.away, state.leaving
     if was is StepStatus.DISPATCHED and name in away:
         away = _without(away, name)
     elif was is StepStatus.DISPATCHED:
@@ -734,7 +748,7 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
     elif was in TROUBLED:
         troubled = _without(troubled, name)
     elif was is StepStatus.PENDING:
-        ready, immediate = _without(ready, name), _without(immediate, name)
+        ready, immediate, leaving = _without(ready, name), _without(immediate, name), _without(leaving, name)
     if status is StepStatus.WAITING:
         waiting = (*waiting, name)
     elif status in TROUBLED:
@@ -747,6 +761,7 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
         running=running,
         in_hand=in_hand,
         away=away,
+        leaving=leaving,
         waiting=waiting,
         troubled=troubled,
         open=open_steps,
@@ -775,7 +790,7 @@ def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> 
         updated_at=at,
         **{
             field: tuple(name for name in getattr(state, field) if name not in gone)
-            for field in ("ready", "immediate", "waiting", "troubled", "held_steps", "away")
+            for field in ("ready", "immediate", "leaving", "waiting", "troubled", "held_steps", "away")
         },
     )
 
@@ -828,15 +843,21 @@ def _admit(state: PlanState, each: str, count: int) -> tuple[PlanState, list[str
 
 def _unblock(state: PlanState, *names: str) -> PlanState:
     """These steps may have nothing left to wait for: queue those that have not."""
-    ready: list[str] = []
-    immediate: list[str] = []
+    queues: dict[str, list[str]] = {}
     for name in names:
         if state.steps[name].status is StepStatus.PENDING and not state.unsettled[name]:
-            is_task = isinstance(state.graph.steps[name], Task) and taken(state, name)
-            (ready if is_task else immediate).append(name)
-    if not ready and not immediate:
+            queues.setdefault(_queue(state, name), []).append(name)
+    if not queues:
         return state
-    return _replace(state, ready=(*state.ready, *ready), immediate=(*state.immediate, *immediate))
+    return _replace(state, **{queue: (*getattr(state, queue), *more) for queue, more in queues.items()})
+
+
+def _queue(state: PlanState, name: str) -> str:
+    """Where a step belongs that has nothing left to wait for."""
+    step = state.graph.steps[name]
+    if not isinstance(step, Task | Draft | Run) or not taken(state, name):
+        return "immediate"
+    return "ready" if isinstance(step, Task) else "leaving"
 
 
 def _resumed(state: PlanState, name: str, at: datetime) -> PlanState:
@@ -891,6 +912,7 @@ def _created(state: PlanState, event: PlanCreated, at: datetime) -> PlanState:
             created_at=at,
             updated_at=at,
             steps=Map(dict.fromkeys(graph.steps, FRESH)),
+            plans_left=event.mandate.plans,
         )
     )
 
@@ -1009,14 +1031,14 @@ def counted(state: PlanState) -> PlanState:
             for name in first_steps(document, number):
                 unsettled[name] += 1
     state = _replace(state, unsettled=Map(unsettled))
-    queues: dict[str, list[str]] = {"ready": [], "immediate": [], "waiting": [], "troubled": [], "held_steps": []}
+    fields = ("ready", "immediate", "leaving", "waiting", "troubled", "held_steps")
+    queues: dict[str, list[str]] = {field: [] for field in fields}
     for name in graph.steps:
         step = steps[name]
         if step.held:
             queues["held_steps"].append(name)
         if step.status is StepStatus.PENDING and not unsettled[name]:
-            is_task = isinstance(graph.steps[name], Task) and taken(state, name)
-            queues["ready" if is_task else "immediate"].append(name)
+            queues[_queue(state, name)].append(name)
         elif step.status is StepStatus.WAITING:
             queues["waiting"].append(name)
         elif step.status in TROUBLED:
@@ -1035,7 +1057,16 @@ def counted(state: PlanState) -> PlanState:
 
 def _ended(state: PlanState, status: PlanStatus, at: datetime, **changes: object) -> PlanState:
     return _replace(
-        state, status=status, ended_at=at, updated_at=at, ready=(), immediate=(), waiting=(), held=False, **changes
+        state,
+        status=status,
+        ended_at=at,
+        updated_at=at,
+        ready=(),
+        immediate=(),
+        leaving=(),
+        waiting=(),
+        held=False,
+        **changes,
     )
 
 

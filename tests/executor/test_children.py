@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import AGENT, HERE, START, Play, gate, plan, task
 
@@ -383,7 +383,8 @@ def handed(state: PlanState, step: str = "execute") -> Mandate:
     """The mandate with which the planner is asked to create the plan of *step*."""
     run, dispatched = state.graph.steps[step], state.steps[step]
     assert isinstance(run, Run)
-    event = events.StepDispatched(step=step, attempt=dispatched.attempt, agent="", child=dispatched.child)
+    about: dict[str, Any] = {"step": step, "attempt": dispatched.attempt, "child": dispatched.child}
+    event = events.StepDispatched(**about, agent="", plans=dispatched.plans)
     work = planning(state, run, event, Names(state, step=step))
     assert isinstance(work, RunWork)
     return work.mandate
@@ -438,7 +439,8 @@ def test_what_is_handed_down_further_is_within_what_was_handed_down() -> None:
 
     mandate = handed(play.state)
 
-    assert mandate.handed_down(READS, safe=False) == Mandate(permissions=READS, safe=True)
+    further = mandate.handed_down(READS, safe=False)
+    assert (further.permissions, further.safe) == (READS, True)
 
 
 def test_whoever_has_revised_what_a_plan_comes_of_is_handed_down_with_it() -> None:
@@ -474,3 +476,130 @@ def test_they_cannot_approve_where_it_takes_four_eyes_and_others_can() -> None:
     play.votes("look", by="ada")
     assert play.status("a") == "dispatched"
     assert play.status("glance") == "completed"
+
+
+# --- how many -----------------------------------------------------------------------------------------------
+
+
+def test_plans_are_written_and_run_a_few_at_once_counted_apart_from_tasks() -> None:
+    play = Play(plan(run("a"), Draft(name="b"), run("c"), task("d"), task("e"), concurrency=2))
+    assert [play.status(name) for name in "abcde"] == [
+        "dispatched",
+        "dispatched",
+        "pending",
+        "dispatched",
+        "dispatched",
+    ]
+
+    play.hears("a", "waiting", 1)
+    assert play.status("c") == "pending"
+    play.completes("d")
+    play.completes("e")
+    play.does("b")
+    assert play.status("c") == "dispatched"
+
+
+def test_a_plan_whose_plans_all_wait_waits_though_more_are_to_come() -> None:
+    play = Play(plan(run("a"), run("b"), concurrency=1))
+    play.hears("a", "waiting", 1)
+
+    assert play.state.status is PlanStatus.WAITING
+    play.hears("a", "failed", 2)
+    assert play.status("b") == "dispatched"
+
+
+def test_what_waits_for_room_can_be_paused_cancelled_and_revised() -> None:
+    play = Play(plan(run("a"), run("b"), run("c"), run("d"), concurrency=1))
+    play.ask(asks.PausePlan(id="pause", step="b"))
+    play.ask(asks.CancelPlan(id="cancel", step="c"))
+    play.revises(plan(run("a"), run("b"), run("d", inputs={"n": 1}), concurrency=1))
+    play.does("a")
+    assert [play.status(name) for name in "bd"] == ["paused", "dispatched"]
+
+    play.does("d")
+    play.ask(asks.ResumePlan(id="resume", step="b"))
+    assert play.status("b") == "dispatched"
+
+
+def test_where_there_are_none_left_the_step_fails_and_names_the_limit() -> None:
+    play = Play(plan(run("a"), run("b"), run("c")), mandate=Mandate(plans=2))
+
+    failure = play.state.steps["c"].failure
+    assert failure is not None
+    assert failure.code == "too_many_plans"
+    assert "of the 2 that it was given" in failure.message
+    assert "limits.plans" in failure.message
+    assert [play.state.steps[name].plans for name in "ab"] == [0, 0]
+
+
+def test_what_a_plan_has_not_used_its_own_plan_has_back() -> None:
+    play = Play(plan(run("a"), run("b", "a")), mandate=Mandate(plans=30))
+    assert play.state.steps["a"].plans == 9  # a third: one is for `b`, and one for whatever comes to it
+    assert play.state.plans_left == 20
+    assert handed(play.state, "a").plans == 9
+
+    play.hears("a", "completed", 3, plans_left=7)
+    assert (play.state.plans_left, play.state.steps["b"].plans) == (14, 12)
+    play.hears("b", "refused", 4)
+    assert play.state.plans_left == 26
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_no_more_plans_run_than_a_goal_may_have_however_they_spread(data: st.DataObject) -> None:
+    most = data.draw(st.integers(0, 12))
+    root = Address("space", "root")
+    plans: dict[Address, PlanState] = {}
+    open_plans: list[Address] = []
+    above: dict[Address, Parent] = {}
+    created = 0
+
+    def ask(address: Address, what: Any, by: str) -> None:
+        before = plans.get(address, PlanState(address=address))
+        decision = decide(before, Asked(what, by, START))
+        plans[address] = decision.state
+        for event in decision.events:
+            if isinstance(event, events.StepDispatched) and event.child:
+                begin(address, event)
+
+    def begin(address: Address, event: events.StepDispatched) -> None:
+        nonlocal created
+        state = plans[address]
+        step = state.graph.steps[event.step]
+        assert isinstance(step, Run)
+        work = planning(state, step, event, Names(state, step=event.step))
+        assert isinstance(work, RunWork)
+        created += 1
+        child = Address("space", event.child)
+        above[child] = Parent(plan=address.plan, step=event.step, attempt=event.attempt, depth=work.depth)
+        create(child, work.mandate, above[child])
+
+    def create(address: Address, mandate: Mandate, parent: Parent | None) -> None:
+        open_plans.append(address)
+        steps = [run(f"r{number}") for number in range(data.draw(st.integers(1, 4)))]
+        document = plan(*steps, task("end"), concurrency=data.draw(st.integers(1, 4)))
+        about: dict[str, Any] = {"goal_digest": address.plan, "parent": parent, "mandate": mandate}
+        ask(address, asks.CreatePlan(id="create", plan=document, **about), "planner")
+
+    create(root, Mandate(plans=most), None)
+    for number in range(data.draw(st.integers(0, 30))):
+        address = data.draw(st.sampled_from(open_plans))
+        state, parent = plans[address], above.get(address)
+        if parent is None or data.draw(st.booleans()):
+            for name in state.troubled:  # it is tried again
+                retry = asks.RetryStep(id=f"r{number}-{name}", step=name, attempt=state.steps[name].attempt)
+                ask(address, retry, "ada")
+            continue
+        open_plans.remove(address)
+        report = asks.ReportChild(
+            id=f"c{number}",
+            step=parent.step,
+            attempt=parent.attempt,
+            child=address.plan,
+            number=99,
+            status=data.draw(st.sampled_from(["completed", "failed", "cancelled"])),
+            plans_left=state.plans_left,
+        )
+        ask(Address("space", parent.plan), report, "executor")
+
+    assert created <= most

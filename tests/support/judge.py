@@ -129,6 +129,10 @@ class Judge:
         # A revision may allow less than there is; then nothing more begins until there is less.
         if isinstance(self.state.graph.steps[name], Task) and self.state.running >= self.state.plan.concurrency:
             raise Broken(f"{name} is dispatched, and the plan allows no more at once")
+        if not isinstance(self.state.graph.steps[name], Task) and len(self.state.away) >= self.state.plan.concurrency:
+            raise Broken(f"{name} is dispatched, and the plan allows no more plans at once")
+        if event.child and self.state.plans_left < 1 + event.plans:
+            raise Broken(f"{name} is given {event.plans} plans, and there are {self.state.plans_left} with its own")
         alone = msgspec.structs.replace(self.state.plan, steps=(self.state.graph.steps[name],))
         if any(exceeding(alone, self.state.mandate, self.state.parent)):
             raise Broken(f"{name} is dispatched, and is permitted more than the plan may be")
@@ -228,7 +232,7 @@ def tallies(state: PlanState) -> object:
     """Everything that `evolve` counts as it goes; a queue as a set, where the plan has not ended."""
     if state.status in ENDED:
         return None
-    queues = (state.ready, state.immediate, state.waiting, state.troubled, state.held_steps)
+    queues = (state.ready, state.immediate, state.leaving, state.waiting, state.troubled, state.held_steps)
     return (
         [set(queue) for queue in queues],
         set(state.away),
