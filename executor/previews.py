@@ -1,6 +1,6 @@
 """What a command would do: requests on ``query.preview``, decided by the rules by which it would be, and forgotten.
 
-A revision is worked out by a planner, which stores nothing of it either.
+A revision is worked out by a planner, which stores nothing of it either; one in words is not.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import Codec, DecodeError, encode
 from planmesh.schemas.commands import Asked, ProposeRevision
 from planmesh.schemas.events import RevisionRequested
+from planmesh.schemas.goals import Problem
 from planmesh.schemas.previews import PREVIEW, PreviewAnswer, PreviewQuery
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address
@@ -123,6 +124,14 @@ class Previews:
         return decide(state, asked, blobs=blobs, gate_sla_s=self._rules.gate_sla_s, escalate_to=self._rules.escalate_to)
 
     async def _propose(self, work: PlannerWork) -> ProposeRevision:
+        if work.is_for_a_model:
+            # What a model says now is not what it will say then; and who asks here does not wait for one.
+            problem = Problem(
+                code="no_model",
+                message="an instruction takes a model to work it out; what it comes to is seen when it is done",
+                hint="send the edited plan itself",
+            )
+            return ProposeRevision(id=work.answer, request=work.request, problems=(problem,))
         data = await self._core.request(subjects.query("proposal"), encode(work), timeout_s=_PLANNER_S)
         answer = codec.command.decode(data)
         if not isinstance(answer, ProposeRevision):

@@ -41,6 +41,9 @@ REQUEST_BYTES: Final = 7 * 1024 * 1024
 LOOSENS: Final = "loosens"
 """The code of what a planner may not do by itself, and a person may."""
 
+NOTHING: Final = "nothing_to_change"
+"""The code of a revision that would be no other plan."""
+
 _CHANGES_BYTES: Final = 256 * 1024
 _TROUBLE_CHARACTERS: Final = 1_000
 _SAYS_NOTHING: Final = {"label": "", "optional": False, "on_error": "halt"}
@@ -129,6 +132,8 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
     problems = command.problems
     if command.plan is not None and not problems:
         problems = refusals(turn.state, request, command.plan, by_planner=command.by_planner)
+        if not problems and request.kind != "retry" and not difference(turn.state.plan, command.plan):
+            problems = (Problem(code=NOTHING, message="nothing to change: the plan is like that already"),)
     if command.plan is None or problems:
         for_a_person = all(problem.code == LOOSENS for problem in problems)
         turn.record(

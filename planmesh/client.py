@@ -717,14 +717,15 @@ class Operator(Steering):
                     return await _worked_out(command.id, lines)
 
     async def proposal(self, work: PlannerWork) -> ProposeRevision:
-        """What the planner would make of a request for a revision; nothing is stored, and nothing changes.
+        """What the planner would make of a request for a revision; nothing is stored, and nothing changes. Of one in
+        words a model may make something else the next time.
 
         Raises:
-            Busy: No planner answers.
+            Busy: No planner answers, or a model takes too long.
             Poison: It is no such request, or longer than the server takes.
         """
-        data = await self.connection.request(subjects.query("proposal"), encode(work), timeout_s=30)
-        answer = codec.command.decode(data)
+        timeout_s = _MODEL_S if work.is_for_a_model else 30.0
+        answer = codec.command.decode(await self._ask_planner("proposal", work, timeout_s))
         if not isinstance(answer, ProposeRevision):
             raise Unusable(f"a planner has answered with {verb_of(answer)}, not with a revision")
         return answer

@@ -13,7 +13,8 @@ What is wrong comes as a service error (ADR-32): 4xx if it can never work, 503 i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -23,7 +24,7 @@ from nats.aio.msg import Msg
 from planmesh.connection import Connection
 from planmesh.directory import Directory
 from planmesh.errors import Busy, PlanmeshError, Poison
-from planmesh.planner.catalogue import Catalogue
+from planmesh.planner.catalogue import Catalogue, described
 from planmesh.planner.compile import Agents, compile_plan
 from planmesh.planner.document import Limits
 from planmesh.planner.drafting import Drafter, Wish
@@ -88,38 +89,43 @@ class Questions:
             "template": self._template,
         }
 
+    @property
+    def _known(self) -> Directory:
+        return (self._directory or Directory()).with_services(self._catalogue.services)
+
     async def _proposal(self, data: bytes) -> bytes:
         work = _work.decode(data)
         async with self._at_once:
-            # A thread lets the loop keep its deliveries alive while a large plan takes a second.
             agents = await self._catalogue.agents_now()
-            return encode(
-                await asyncio.to_thread(
-                    propose,
-                    work,
-                    agents,
-                    reviewers=self._drafter.reviewers,
-                    limits=self._limits,
-                    directory=self._directory,
-                )
-            )
+            if not work.is_for_a_model:
+                # A thread lets the loop keep its deliveries alive while a large plan takes a second.
+                answer = partial(propose, work, agents, reviewers=self._drafter.reviewers)
+                return encode(await asyncio.to_thread(answer, limits=self._limits, directory=self._known))
+        async with self._by_a_model():
+            return encode(await self._drafter.revise(work, described(agents)))
 
     async def _draft(self, data: bytes) -> bytes:
         async with self._at_once:
             agents = await self._catalogue.agents_now()
             work = partial(
-                consider, data, agents, limits=self._limits, directory=self._directory, templates=self._templates
+                consider, data, agents, limits=self._limits, directory=self._known, templates=self._templates
             )
             found = await asyncio.to_thread(work)
         if not isinstance(found, InWords):
             return encode(found)
+        async with self._by_a_model():
+            wish = Wish(goal=found.goal.goal, agents=found.agents, inputs=found.goal.inputs)
+            return encode(drafted(found, await self._drafter.draft(wish), limits=self._limits))
+
+    @asynccontextmanager
+    async def _by_a_model(self) -> AsyncIterator[None]:
+        """Wait for a turn with the model. Raises: Busy, if too many wait."""
         if self._drafts >= _DRAFTS_WAITING:
             raise Busy("too many plans are being drafted for people to look at: ask again in a minute")
         self._drafts += 1
         try:
             async with self._drafting:
-                wish = Wish(goal=found.goal.goal, agents=found.agents, inputs=found.goal.inputs)
-                return encode(drafted(found, await self._drafter.draft(wish), limits=self._limits))
+                yield
         finally:
             self._drafts -= 1
 

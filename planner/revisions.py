@@ -24,11 +24,6 @@ _STEP: Final = re.compile(r"/steps/([0-9]+)")
 _SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent"})
 
 
-def is_for_a_model(work: PlannerWork) -> bool:
-    """Whether *work* says in words what is wanted."""
-    return work.document is None and work.kind != "retry"
-
-
 def propose(
     work: PlannerWork,
     agents: Agents,
@@ -55,14 +50,6 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Direc
     left_out = 0
     if work.kind == "retry":
         document = _with_other_means(work, agents)
-    elif work.document is None:
-        return [
-            Problem(
-                code="no_model",
-                message="an instruction takes a model to work it out; what it comes to is seen when it is done",
-                hint="send the edited plan itself: planmesh revise PLAN FILE",
-            )
-        ]
     else:
         try:
             document, left_out = _merged(work, read_document(work.document, problems, limits), problems)

@@ -20,7 +20,7 @@ from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.drafting import Drafter, Wish, allowed, draft_for_step
 from planmesh.planner.goals import NO_TEMPLATES, InWords, consider, drafted, lacks_an_agent
 from planmesh.planner.questions import Questions, serve
-from planmesh.planner.revisions import is_for_a_model, propose
+from planmesh.planner.revisions import propose
 from planmesh.planner.runs import consider_run
 from planmesh.planner.templates import Templates
 from planmesh.schemas import codec, subjects
@@ -215,7 +215,7 @@ class Planner:
         """
         work = codec.planner_work.decode(message.data)
         agents = await self._catalogue.agents_now()
-        if is_for_a_model(work):
+        if work.is_for_a_model:
             key = (work.address, work.request)
             made = await self._at_work.work(message, key, partial(self._drafter.revise, work, described(agents)))
             if made is None:

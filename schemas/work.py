@@ -83,6 +83,11 @@ class PlannerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return Address(self.space, self.plan)
 
     @property
+    def is_for_a_model(self) -> bool:
+        """Whether it says in words what is wanted."""
+        return self.document is None and self.kind != "retry"
+
+    @property
     def answer(self) -> str:
         """The id of the command that answers it: the same each time, and of no other request."""
         if len(self.request) <= 62:

@@ -11,8 +11,8 @@ from planmesh.cli.follow import at_the_terminal, exit_code, how_to_answer, read_
 from planmesh.cli.forms import as_one
 from planmesh.cli.render import author, columns
 from planmesh.cli.review import allowed
-from planmesh.cli.run import Given, GoalId, Inputs, Wait, busy, followed, leave, publish
-from planmesh.cli.session import NotUnderstood, OfSession, Session
+from planmesh.cli.run import Given, GoalId, Inputs, Wait, followed, leave, publish
+from planmesh.cli.session import NotUnderstood, OfSession, Session, busy
 from planmesh.cli.text import counted, listed, one_line, value, whole
 from planmesh.cli.view import of_state
 from planmesh.client import Operator, new_command_id

@@ -5,14 +5,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 from cyclopts import Parameter
 from msgspec import Struct
 from rich.text import Text
 
 from planmesh.cli import COMPLETED, difference, document
 from planmesh.cli.forms import as_one
-from planmesh.cli.preview import NO_LOOK, Looking, show
+from planmesh.cli.preview import NO_LOOK, Looking, complete, show
 from planmesh.cli.sending import Source, send
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.steer import CommandId, PlanId, Why, found
@@ -69,7 +68,7 @@ async def revise(
         document: Any = None if source is None else source.text
         if proposed:
             request, refused = await _last_proposed(operator, address)
-            document, base = msgspec.to_builtins(refused), request.base
+            document, base = complete(refused), request.base
             reason = reason or request.reason or request.instruction[:1_000]
         command = RevisePlan(
             id=id or new_command_id(),

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ from planmesh.cli import COMPLETED, FAILED, document, render
 from planmesh.cli.feed import feed
 from planmesh.cli.follow import Ask, Stop, at_the_terminal, exit_code, follow, how_to_answer, stands_still, went_wrong
 from planmesh.cli.forms import as_one
-from planmesh.cli.session import NotUnderstood, OfSession, Session, now
+from planmesh.cli.session import NotUnderstood, OfSession, Session, busy, now
 from planmesh.cli.standing import account
 from planmesh.cli.steer import PlanId
 from planmesh.cli.text import counted
@@ -171,17 +171,6 @@ async def private_mesh(session: Session, agents: tuple[str, ...]) -> AsyncIterat
         with busy(session, "Bringing up a private mesh …"):
             own = await stack.enter_async_context(session.local(agents))
         yield own
-
-
-@contextlib.contextmanager
-def busy(session: Session, what: str) -> Iterator[None]:
-    """Say what is waited for, as long as it is."""
-    if session.progress.is_terminal:
-        with session.progress.status(Text(what, style="dim"), spinner_style="blue"):
-            yield
-    else:
-        session.say(what, to=session.progress)
-        yield
 
 
 async def publish(

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import shlex
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -159,6 +159,17 @@ def fitted(line: Text | str, console: Console) -> Text:
         text = text.copy()
         text.truncate(console.width, overflow="ellipsis")
     return as_ascii(text) if console.options.ascii_only else text
+
+
+@contextlib.contextmanager
+def busy(session: Session, what: str) -> Iterator[None]:
+    """Say what is waited for, as long as it is."""
+    if session.progress.is_terminal:
+        with session.progress.status(Text(what, style="dim"), spinner_style="blue"):
+            yield
+    else:
+        session.say(what, to=session.progress)
+        yield
 
 
 def now() -> datetime:

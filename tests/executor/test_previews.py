@@ -106,6 +106,17 @@ async def test_what_the_planner_would_refuse_is_said_with_its_problems(site: Who
     assert [problem.code for problem in refused.problems] == ["unknown_agent"]
 
 
+async def test_what_an_instruction_comes_to_is_seen_when_it_is_done(site: Whole) -> None:
+    await site.create(HERE, PLAN)
+    asked = await approval(site)
+    said = {"digest": asked.digest, "decision": "redirect", "groups": asked.groups, "level": "link"}
+    command = ReviewGate(id="no", step="ok", **said, instruction="Pay less")
+
+    (refused,) = [event for event in (await preview(site, command)).events if isinstance(event, RevisionRefused)]
+
+    assert [problem.code for problem in refused.problems] == ["no_model"]
+
+
 async def test_what_is_no_question_is_refused_and_harms_nothing(site: Whole) -> None:
     await site.create(HERE, PLAN)
 

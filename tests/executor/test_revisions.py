@@ -263,6 +263,43 @@ def test_a_redirection_that_cannot_be_worked_out_reopens_the_gate_and_says_why()
     assert play.status("a") == "pending"
 
 
+def test_a_redirection_that_changes_nothing_reopens_the_gate_and_makes_no_revision() -> None:
+    play = Play(plan(gate("g"), task("a", "g")))
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    play.ask(asks.RedirectPlan(id="r", step="g", digest=opened.digest, instruction="leave it as it is"))
+
+    play.ask(asks.ProposeRevision(id="p", request="r", plan=play.document, by_planner=True), "planner")
+
+    again = play.state.steps["g"].opened
+    assert again is not None
+    assert (again.round, again.because) == (
+        2,
+        "the redirection by ada cannot be: nothing to change: the plan is like that already",
+    )
+    assert play.state.revision == 1
+
+
+def test_a_revision_that_changes_nothing_is_none() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.ask(asks.RevisePlan(id="r", base=1, instruction="leave it as it is"))
+
+    (refused,) = play.ask(asks.ProposeRevision(id="p", request="r", plan=play.document, by_planner=True), "planner")
+
+    assert [problem.code for problem in refused.problems] == ["nothing_to_change"]
+    assert (play.state.revision, dict(play.state.requests)) == (1, {})
+
+
+def test_a_retry_with_the_same_means_is_a_retry_all_the_same() -> None:
+    play = Play(plan(task("a", inputs={"x": 1})))
+    play.fails("a")
+    play.ask(asks.RetryStep(id="r", step="a", attempt=1, inputs={"x": 1}))
+
+    play.ask(asks.ProposeRevision(id="p", request="r", plan=play.document), "planner")
+
+    assert (play.status("a"), play.state.steps["a"].attempt) == ("dispatched", 2)
+
+
 def test_only_a_reviewer_may_redirect() -> None:
     play = Play(plan(gate("g", reviewers=("person:grace",)), task("a", "g")))
 

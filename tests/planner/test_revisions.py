@@ -155,10 +155,10 @@ def test_steps_that_are_no_list_are_a_problem_and_no_error() -> None:
     assert problems(wants("- no plan")) == [("malformed", "")]
 
 
-def test_an_instruction_needs_a_model() -> None:
-    (problem,) = propose(wants(instruction="make it cheaper"), AGENTS, reviewers=OPERATORS).problems
-
-    assert (problem.code, problem.hint) == ("no_model", "send the edited plan itself: planmesh revise PLAN FILE")
+def test_what_is_said_in_words_is_for_a_model() -> None:
+    assert wants(instruction="make it cheaper").is_for_a_model
+    assert not wants({"steps": []}).is_for_a_model
+    assert not wants(kind="retry", step="a", agent="other").is_for_a_model
 
 
 def test_every_request_has_an_answer_of_its_own() -> None:

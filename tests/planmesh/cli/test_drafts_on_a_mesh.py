@@ -5,19 +5,23 @@ import json
 import os
 import pty
 import re
+import shlex
 import sys
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import pytest_asyncio
 from model_server import Answer, ModelServer, Request, gives, model_server, says
 
 from planmesh.cli import COMPLETED, FAILED, WAITING, drafts, plans, revise, run, steer, templates
+from planmesh.cli.preview import Looking
 from planmesh.cli.session import NotUnderstood, Output, Session
 from planmesh.client import Client
 from planmesh.errors import PlanmeshError
+from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import local_mesh
@@ -219,6 +223,90 @@ async def test_an_instruction_in_words_revises_a_plan(mesh: Mesh, tells: Any) ->
     assert said.code == COMPLETED
     assert "bye" in said.out
     assert re.search(r"revised \(2 changes, revision 2\): use other words, written by scripted: 1 draft", told.out)
+
+
+def proposed(file: str) -> Plan:
+    """What was proposed, and kept in a file that nobody else can read."""
+    path = Path(file)
+    assert (path.stat().st_mode & 0o077, path.parent.stat().st_mode & 0o077) == (0, 0)
+    return msgspec.json.decode(path.read_bytes(), type=Plan)
+
+
+async def test_what_a_preview_of_an_instruction_shows_can_be_done_exactly_so(mesh: Mesh, tells: Any) -> None:
+    await tells(drafts.plan("greet", input=("who=Ada",), id="words-8", session=mesh.session()))
+    asked = len(mesh.model.requests)
+
+    seen = await tells(
+        revise.revise("words-8", instruction="use other words", look=Looking(preview=True), session=mesh.session())
+    )
+    async with mesh.session().operator() as operator:
+        state = await operator.state(await operator.find("words-8"))
+    assert (seen.code, state.revision, len(mesh.model.requests)) == (COMPLETED, 1, asked + 1)
+    assert re.search(r"\+ new +1 +bye \(by greet\)", seen.out)
+    assert re.search(r"- dropped +1 +greet", seen.out)
+    assert "What it changes: 1 added, 1 removed" in seen.out
+    assert "written by scripted: 1 draft" in seen.out
+    assert "A model may propose something else the next time. To do exactly this:" in seen.out
+
+    (command,) = [line for line in seen.out.splitlines() if "--base" in line]
+    words = shlex.split(command)
+    file, base, reason = words[words.index("words-8") + 1], words[words.index("--base") + 1], words[-1]
+    done = await tells(revise.revise("words-8", Path(file), base=int(base), reason=reason, session=mesh.session()))
+    again = await tells(revise.revise("words-8", Path(file), base=2, session=mesh.session()))
+
+    async with mesh.session().operator() as operator:
+        state = await operator.state(await operator.find("words-8"))
+    assert (done.code, reason, state.revision, len(mesh.model.requests)) == (COMPLETED, "use other words", 2, asked + 1)
+    assert state.plan == proposed(file)
+    assert again.code == FAILED
+    assert "nothing to change" in again.err
+
+
+async def test_a_preview_of_an_instruction_for_programs_names_the_proposal(mesh: Mesh, tells: Any) -> None:
+    await tells(drafts.plan("greet", input=("who=Ada",), id="words-9", session=mesh.session()))
+
+    look = Looking(preview=True)
+    seen = await tells(revise.revise("words-9", instruction="other words", look=look, session=mesh.session("json")))
+    none = await tells(revise.revise("words-9", instruction="as you like", look=look, session=mesh.session()))
+    same = await tells(revise.revise("words-9", instruction="greet", look=look, session=mesh.session()))
+
+    told = json.loads(seen.out)
+    assert [step["fate"] for step in told["steps"]] == ["new", "dropped"]
+    assert (told["origin"]["author"], [step.name for step in proposed(told["file"]).steps]) == ("model", ["bye"])
+    assert (none.code, same.code) == (FAILED, FAILED)
+    assert "expected a plan as JSON" in none.err
+    assert "written by scripted: 3 drafts" in none.err
+    assert "nothing to change: the plan is like that already" in same.err
+
+
+async def test_a_preview_of_a_redirection_in_words_can_be_done_exactly_so(mesh: Mesh, tells: Any) -> None:
+    file = mesh.directory / "gated.json"
+    file.write_text(json.dumps({"name": "Greet", "steps": [task("greet", "greet", who="Ada"), GATE]}))
+    await tells(run.run(file, id="words-10", wait=False, session=mesh.session()))
+
+    seen = await tells(
+        revise.redirect("words-10", instruction="add a step", look=Looking(preview=True), session=mesh.session())
+    )
+    (command,) = [line for line in seen.out.splitlines() if "--digest" in line]
+    words = shlex.split(command)
+    options = {name: words[words.index(name) + 1] for name in ("--file", "--digest", "--reason")}
+    done = await tells(
+        revise.redirect(
+            "words-10",
+            "agree",
+            file=Path(options["--file"]),
+            digest=options["--digest"],
+            reason=options["--reason"],
+            session=mesh.session(),
+        )
+    )
+
+    assert (seen.code, done.code) == (COMPLETED, COMPLETED)
+    assert re.search(r"asks again +1 +agree \(round 2\)", seen.out)
+    async with mesh.session().operator() as operator:
+        state = await operator.state(await operator.find("words-10"))
+    assert state.plan == proposed(options["--file"])
+    assert state.steps["agree"].attempt == 2
 
 
 async def test_a_reviewer_redirects_a_plan_in_words_and_the_gate_asks_again(mesh: Mesh, tells: Any) -> None:
