@@ -45,7 +45,7 @@ def may_answer(
         turn.refuse("other_kind", f"step {name} is {'a gate' if kind == 'gate' else 'an ask'}: it takes {takes}", name)
     elif not may_decide(step.reviewers, turn.by, standing.groups):
         turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of {kind} {name}", name)
-    elif LEVELS.index(standing.level) < LEVELS.index(level := _level(asking, step.also, standing.groups or ())):
+    elif LEVELS.index(standing.level) < LEVELS.index(level := asking.level_for(standing.groups or (), step.also)):
         least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[level]
         turn.refuse("level", f"{kind} {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)
     else:
@@ -112,7 +112,3 @@ def escalate(turn: Turn, name: str, level: int | None = None, because: str = "")
     to = tuple(dict.fromkeys(reviewer for one in reached for reviewer in one.to))
     turn.record(GateEscalated(step=name, round=step.attempt, level=level, to=to, because=because))
     return True
-
-
-def _level(asking: Gate | Ask, also: Iterable[str], groups: Iterable[str]) -> Level:
-    return asking.level_for(groups, also) if isinstance(asking, Gate) else asking.level

@@ -20,7 +20,7 @@ from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AskOpened, GateOpened
 from planmesh.schemas.four_eyes import same
 from planmesh.schemas.payload import Payload, canonical, digest, digest_of
-from planmesh.schemas.plan import OPERATORS, Ask, Gate, Level, Permissions
+from planmesh.schemas.plan import OPERATORS, Gate, Level, Permissions
 from planmesh.schemas.revision import Change
 from planmesh.schemas.subjects import Address
 
@@ -399,7 +399,7 @@ def facts(
             ),
             require_reason=isinstance(gate, Gate) and gate.require_reason,
             optional=gate.optional,
-            level=_level(asked, gate, directory.groups(person, asked.reviewers)),
+            level=gate.level_for(directory.groups(person, asked.reviewers), asked.reviewers),
         ),
         deadline="" if deadline is None else time_of(deadline),
         waits="" if deadline is None else duration((deadline - asked.at).total_seconds()),
@@ -426,10 +426,6 @@ def facts(
         ),
         verdict=None if asked.ending is None else _verdict(asked.ending, directory, with_outputs),
     )
-
-
-def _level(asked: Round, gate: Gate | Ask, groups: Iterable[str]) -> Level:
-    return gate.level_for(groups, asked.reviewers) if isinstance(gate, Gate) else gate.level
 
 
 def _asks(opened: AskOpened) -> AskFacts:

@@ -230,15 +230,9 @@ class Gate(StepBase, frozen=True, kw_only=True, tag="gate"):
         return max(self.quorum, sum(share.count for share in self.shares))
 
     def level_for(self, groups: Iterable[str], also: Iterable[str] = ()) -> Level:
-        """How somebody must have shown who they are who answers as *groups* of the reviewers, or of those to whom it
-        was escalated (*also*).
-
-        Operators have credentials of their own: whoever answers in their place, and as nobody else, is not taken at
-        the word of a link, unless the gate says so itself.
-        """
-        if self.level is None and set(groups).intersection((*self.reviewers, *also)) == {OPERATORS}:
-            return max(self.least_level, "login", key=LEVELS.index)
-        return self.least_level
+        """How somebody must have shown who they are who decides as *groups* of the reviewers, or of those to whom it
+        was escalated (*also*)."""
+        return _level_for(self, self.reviewers, groups, also)
 
 
 class Ask(StepBase, frozen=True, kw_only=True, tag="ask"):
@@ -254,7 +248,9 @@ class Ask(StepBase, frozen=True, kw_only=True, tag="ask"):
     reviewers: Reviewers = ()
     """Who may answer, as for a gate; unless given, whoever has an operator's credentials, and the space that requested
     the plan."""
-    level: Level = "link"
+    level: Level | None = None
+    """How whoever answers must have shown who they are, at least. Unless given, `link`; and `login` where the answer is
+    `secret`, or for whoever answers as nobody but `role:operator`."""
     sla_s: Seconds | None = None
     """When it counts as overdue, in seconds after it was asked."""
     on_overdue: Literal["remind", "default"] = "remind"
@@ -264,6 +260,22 @@ class Ask(StepBase, frozen=True, kw_only=True, tag="ask"):
     escalate: Annotated[tuple[Escalation, ...], Meta(max_length=10)] = ()
     secret: bool = False
     """Whether the answer must never be shown: the log, notices and pages have a handle in its place."""
+
+    @property
+    def least_level(self) -> Level:
+        return self.level or ("login" if self.secret else "link")
+
+    def level_for(self, groups: Iterable[str], also: Iterable[str] = ()) -> Level:
+        """How somebody must have shown who they are who answers as *groups* of the reviewers, or of *also*."""
+        return _level_for(self, self.reviewers or (OPERATORS,), groups, also)
+
+
+def _level_for(asking: Gate | Ask, reviewers: Iterable[str], groups: Iterable[str], also: Iterable[str]) -> Level:
+    """Operators have credentials of their own: whoever answers in their place, and as nobody else, is not taken at the
+    word of a link, unless the plan says so itself."""
+    if asking.level is None and set(groups).intersection((*reviewers, *also)) == {OPERATORS}:
+        return max(asking.least_level, "login", key=LEVELS.index)
+    return asking.least_level
 
 
 class Case(Document, frozen=True, kw_only=True):

@@ -129,7 +129,7 @@ def fields(
     reviewers = asked(state, name)
     mine = directory.groups(person, reviewers)
     why_not = (why_not if mine else ELSEWHERE) if is_open else ""
-    least = step.level_for(mine, found.also) if isinstance(step, Gate) else step.level
+    least = step.level_for(mine, found.also)
     needs = least if LEVELS.index(level) < LEVELS.index(least) else None
     again, pending = _wanted(case, name, directory, person)
     return {

@@ -18,6 +18,7 @@ from planmesh.client import Operator, QueryRefused, find_credentials
 from planmesh.connection import connect
 from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
+from planmesh.model import NoModel, check_model
 from planmesh.schemas import subjects
 from planmesh.schemas.queries import GatesQuery, PositionAnswer
 from planmesh.schemas.subjects import DISPATCH, PLANS, POISON, TIMERS, WORK
@@ -30,6 +31,8 @@ _LOOK_S: Final = 3.0
 
 Level = Literal["ok", "warning", "bad"]
 
+_LLM: Final = "llm"
+"""The agent of `planmesh.llm`."""
 SERVICES: Final = ("planner", "executor", "gatekeeper", "auditor")
 
 
@@ -124,7 +127,9 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     position = await _position(operator)
     yield _auditor(position)
     yield await _database(settings, position)
-    yield await _agents(operator, mesh)
+    names = sorted({*(one.name for one in await agents_of(connection)), *mesh.agents()})
+    yield await _agents(operator, names)
+    yield _model(settings, names)
     yield _log(infos[PLANS], mesh.server_dir)
     yield _room(infos)
     yield _poison(infos[POISON])
@@ -373,8 +378,7 @@ async def _database(settings: Settings, position: PositionAnswer | PlanmeshError
 # --- agents, log, poison, tracing --------------------------------------------------------------------------
 
 
-async def _agents(operator: Operator, mesh: Mesh) -> Finding:
-    names = sorted({*(one.name for one in await agents_of(operator.connection)), *mesh.agents()})
+async def _agents(operator: Operator, names: list[str]) -> Finding:
     if not names:
         advice = "name their module: `planmesh up --agents MODULE`"
         return Finding(what="agents", level="warning", found="there are none", advice=advice)
@@ -386,6 +390,23 @@ async def _agents(operator: Operator, mesh: Mesh) -> Finding:
         advice = "their steps wait: `planmesh up --agents MODULE`, or a worker where their credentials are"
         return Finding(what="agents", level="warning", found=f"nobody runs {listed(idle)}", advice=advice)
     return Finding(what="agents", level="ok", found=f"somebody runs {listed(names)}")
+
+
+def _model(settings: Settings, agents: Sequence[str]) -> Finding:
+    """Whether what needs a language model has one. Workers have settings of their own; on one machine, the same."""
+    configured = settings.model
+    try:
+        check_model(configured)
+        if configured.key is None and configured.base_url is None:
+            raise NoModel("OpenAI wants a key (PLANMESH_MODEL__API_KEY)")
+    except Unusable as error:
+        said = str(error)
+        if configured.name is None and _LLM not in agents:
+            return Finding(what="model", level="ok", found="none: nothing here needs one but goals in words")
+        needs = f", and every step of the agent {_LLM} fails without" if _LLM in agents else ""
+        found, _, advice = said.partition(": ")
+        return Finding(what="model", level="warning", found=found + needs, advice=advice or found)
+    return Finding(what="model", level="ok", found=f"{configured.name} at {configured.base_url or 'OpenAI'}")
 
 
 def _log(plans: StreamInfo | None, server_dir: Path) -> Finding:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plays import Play, gate, plan, task
+from plays import Play, gate, plan, question, task
 
 from planmesh.schemas import commands as asks
 from planmesh.schemas.events import (
@@ -136,6 +136,33 @@ def test_a_gate_says_how_well_it_must_know_whoever_answers(rules: dict[str, Any]
     play = opened(reviewers=("team:finance",), **rules)
 
     first = play.ask(review(play, level=level), by="ada")[0]
+
+    assert (first.code if isinstance(first, CommandRefused) else "") == code
+
+
+@pytest.mark.parametrize(
+    ("rules", "group", "level", "code"),
+    [
+        ({}, "role:operator", "link", "level"),  # whom it asks unless it names somebody
+        ({}, "role:operator", "login", ""),
+        ({"level": "link"}, "role:operator", "link", ""),
+        ({"reviewers": ("role:operator", "person:bob")}, "role:operator", "link", "level"),
+        ({"reviewers": ("role:operator", "team:finance")}, "team:finance", "link", ""),
+        ({"reviewers": ("team:finance",), "level": "login"}, "team:finance", "link", "level"),
+        ({"reviewers": ("team:finance",), "level": "operator"}, "team:finance", "login", "level"),
+    ],
+)
+def test_an_ask_takes_the_word_of_a_link_where_a_gate_would(
+    rules: dict[str, Any], group: str, level: Any, code: str
+) -> None:
+    play = Play(plan(question("q", **rules)))
+    asked = play.state.steps["q"].opened
+    assert asked is not None
+    command = asks.ReviewGate(
+        id="r", step="q", digest=asked.digest, decision="answer", groups=(group,), level=level, value="x"
+    )
+
+    first = play.ask(command, by="ada")[0]
 
     assert (first.code if isinstance(first, CommandRefused) else "") == code
 

@@ -222,6 +222,27 @@ async def test_without_a_server_nothing_else_is_asked(
     assert "planmesh up" in found[0]["advice"]
 
 
+@pytest.mark.parametrize("mesh_server", [("echo",), ("echo", "llm")], indirect=True)
+async def test_an_agent_that_needs_a_model_and_has_none_is_named(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs = "llm" in mesh_server.mesh.agents()
+    _, found = await findings(mesh_server.data_dir, capsys)
+
+    assert found["model"]["level"] == ("warning" if needs else "ok")
+    assert ("no model is configured, and every step of the agent llm fails" in found["model"]["found"]) is needs
+    assert ("PLANMESH_MODEL__NAME" in found["model"].get("advice", "")) is needs
+
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("PLANMESH_MODEL__NAME", "qwen3:8b")
+    _, keyless = await findings(mesh_server.data_dir, capsys)
+    monkeypatch.setenv("PLANMESH_MODEL__BASE_URL", "http://localhost:11434/v1")
+    _, whole = await findings(mesh_server.data_dir, capsys)
+
+    assert keyless["model"]["level"] == "warning"
+    assert whole["model"] == {"what": "model", "level": "ok", "found": "qwen3:8b at http://localhost:11434/v1"}
+
+
 @pytest.mark.parametrize("mesh_server", [("echo",)], indirect=True)
 async def test_what_does_not_run_is_named_with_how_to_start_it(
     mesh_server: MeshServer, capsys: pytest.CaptureFixture[str]
