@@ -29,6 +29,7 @@ from planmesh.planner.compile import Agents, compile_plan
 from planmesh.planner.document import Limits
 from planmesh.planner.drafting import Drafter, Wish
 from planmesh.planner.goals import InWords, consider, drafted
+from planmesh.planner.listing import Listing
 from planmesh.planner.revisions import propose
 from planmesh.planner.templates import Templates
 from planmesh.schemas import subjects
@@ -37,8 +38,6 @@ from planmesh.schemas.goals import Problem
 from planmesh.schemas.queries import (
     TemplateAnswer,
     TemplateQuery,
-    TemplateRow,
-    TemplatesAnswer,
     TemplatesQuery,
 )
 from planmesh.schemas.subjects import PLANNER
@@ -47,7 +46,6 @@ from planmesh.schemas.work import PlannerWork
 _AT_ONCE: Final = 2
 _WAITING: Final = 16  # each has up to 8 MiB
 _DRAFTS_WAITING: Final = 8
-_MOST_TEMPLATES: Final = 500
 
 # From people, and so not trusted as the executor is.
 _work: Final = Codec[PlannerWork](PlannerWork)
@@ -73,6 +71,7 @@ class Questions:
         self._catalogue = catalogue
         self._drafter = drafter
         self._templates = templates
+        self._listing = Listing(templates, limits)
         self._limits = limits
         self._directory = directory
         self._at_once = asyncio.Semaphore(_AT_ONCE)
@@ -134,24 +133,8 @@ class Questions:
             _templates_query.decode(data)
         async with self._at_once:
             agents = await self._catalogue.agents()
-            return encode(await asyncio.to_thread(self._rows, agents))
-
-    def _rows(self, agents: Agents) -> TemplatesAnswer:
-        names = self._templates.names()
-        rows = tuple(self._row(name, agents) for name in names[:_MOST_TEMPLATES])
-        return TemplatesAnswer(templates=rows, more=len(names) - len(rows))
-
-    def _row(self, name: str, agents: Agents) -> TemplateRow:
-        found = self._templates.read(name)
-        if isinstance(found, Problem):
-            return TemplateRow(template=name, problems=1, problem=found.message)
-        compiled = compile_plan(found.document, agents, limits=self._limits, directory=self._directory)
-        if isinstance(compiled, list):
-            return TemplateRow(template=name, problems=len(compiled), problem=compiled[0].message)
-        plan = compiled.plan
-        return TemplateRow(
-            template=name, name=plan.name, goal=plan.goal[:1_000], inputs=plan.inputs, steps=len(plan.steps)
-        )
+            answer = partial(self._listing.answer, agents, self._known, self._catalogue.services)
+            return encode(await asyncio.to_thread(answer))
 
     async def _template(self, data: bytes) -> bytes:
         question = _template_query.decode(data)
@@ -163,7 +146,7 @@ class Questions:
         found = self._templates.read(name)
         if isinstance(found, Problem):
             raise Poison(found.message + (f"; {found.hint}" if found.hint else ""))
-        compiled = compile_plan(found.document, agents, limits=self._limits, directory=self._directory)
+        compiled = compile_plan(found.document, agents, limits=self._limits, directory=self._known)
         file = f"{name}{found.suffix}"
         if isinstance(compiled, list):
             return TemplateAnswer(template=name, file=file, text=found.text, problems=tuple(compiled))

@@ -7,7 +7,7 @@ read anew each time, so that a change holds from the next goal on.
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from planmesh.planner.language.recognise import SUFFIX, Script
 from planmesh.planner.problems import Problems, listed, quoted
@@ -37,6 +37,10 @@ class Template:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+Stamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Of the files of a template: suffix, time of the last change in ns, size in bytes, and number on the disk."""
+
+
 class Templates:
     """The templates of a directory.
 
@@ -57,6 +61,23 @@ class Templates:
             return []
         return sorted(filter(is_token, found))[:_MOST]
 
+    def stamp(self, name: str) -> Stamp:
+        """What is another once a file of this template is another."""
+        found = []
+        for path in self._paths(name):
+            try:
+                about = path.stat()
+            except OSError:
+                continue
+            found.append((path.suffix, about.st_mtime_ns, about.st_size, about.st_ino))
+        return tuple(found)
+
+    def _paths(self, name: str) -> list[Path]:
+        # A name that is a token has no way out of the directory: neither a dot nor a slash.
+        if self._directory is None or not is_token(name):
+            return []
+        return [self._directory / f"{name}{suffix}" for suffix in SUFFIXES]
+
     def read(self, name: str) -> Template | Problem:
         """One template, or why there is none of this name that could be read."""
         if self._directory is None:
@@ -64,9 +85,7 @@ class Templates:
             return _problem(
                 "unknown_template", f"this mesh keeps no templates, and so none called {quoted(name)}", hint
             )
-        # A name that is a token has no way out of the directory: neither a dot nor a slash.
-        paths = [self._directory / f"{name}{suffix}" for suffix in SUFFIXES] if is_token(name) else []
-        present = [path for path in paths if path.is_file()]
+        present = [path for path in self._paths(name) if path.is_file()]
         if not present:
             names = self.names()
             hint = Problems().nearest(name, names, f"there are {listed(names)}" if names else "there are none")
