@@ -388,7 +388,7 @@ class Names(Mapping[str, object]):
         self._state = state
         self._blobs = blobs
         self._item = state.graph.items.get(step)
-        self._own = None if output is None else (state.graph.steps[step].bound_as, output)
+        self._own = None if output is None else (self._called(step), output)
 
     def __getitem__(self, name: str) -> object:
         state, item = self._state, self._item
@@ -420,6 +420,12 @@ class Names(Mapping[str, object]):
         """The steps that bind *name*; None if it is no step's."""
         found = None if self._item is None else self._item.bindings.get(name)
         return self._state.graph.bindings.get(name) if found is None else found
+
+    def _called(self, step: str) -> str:
+        """How *step* calls its own output: one of an item as the body of the `each` does."""
+        if self._item is not None:
+            return next(name for name, steps in self._item.bindings.items() if step in steps)
+        return self._state.graph.steps[step].bound_as
 
     def _value(self, payload: Payload) -> object:
         blob = payload.blob

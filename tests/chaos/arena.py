@@ -192,7 +192,8 @@ async def running_arena(kind: Kind, directory: Path) -> AsyncIterator[Arena]:
     """Run a mesh until the block ends."""
     operator, submitter = access.operator("ada"), access.submitter("shop")
     mesh = Mesh(directory / "mesh")
-    mesh.ensure_users("nats://127.0.0.1", (operator, submitter, access.agent("agent")))
+    agents = (access.agent("agent"), access.agent("substitute"))
+    mesh.ensure_users("nats://127.0.0.1", (operator, submitter, *agents))
     store = directory / "store"
     store.mkdir()
     async with AsyncExitStack() as stack:

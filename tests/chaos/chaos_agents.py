@@ -1,4 +1,4 @@
-"""An agent that takes a moment, sometimes fails, and writes down each time that it begins and ends."""
+"""Agents that take a moment, sometimes fail, and write down each time that they begin and end."""
 
 import asyncio
 import hashlib
@@ -30,6 +30,12 @@ async def work(context: Context, **inputs: Any) -> dict[str, Any]:
     note(context.key, "ends")
     # Now and then, more than the log holds inline.
     return {"n": draw.randint(0, 2), "key": context.key, "much": "x" * (20_000 if fate > 0.9 else 0)}
+
+
+@agent
+async def substitute(context: Context, **inputs: Any) -> dict[str, Any]:
+    """Do the same in its place."""
+    return await work(context, **inputs)
 
 
 def note(key: str, what: str) -> None:

@@ -44,6 +44,19 @@ def test_the_steps_are_there_once_for_every_item_and_their_outputs_in_the_order_
     play.finish()
 
 
+@pytest.mark.parametrize("bound", [None, "found_out"])
+def test_what_is_accepted_of_an_items_step_is_read_by_the_binding_of_the_body(bound: str | None) -> None:
+    body = audit(binding=bound, accept=f"{bound or 'audit'} != item.name")
+    play = Play(plan(task("list"), each("audits", "list.found", body, after=("list",))))
+    play.completes("list", output=listing("a", "b"))
+
+    play.completes("audit_1", output="first")
+    play.completes("audit_2", output="b")
+
+    assert play.status("audit_1") == "completed"
+    assert [event.failure.code for event in play.of_type(events.StepFailed)] == ["not_accepted"]
+
+
 def test_a_step_of_an_item_reads_its_item_the_steps_of_the_item_and_what_is_around() -> None:
     weigh = Task(name="weigh", agent=AGENT, after=("audit",), inputs={"audit": "{audit}", "of": "{item.name} of {n}"})
     play = Play(plan(task("list"), each("audits", "list.found", audit(), weigh, after=("list",))), inputs={"n": 7})

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from chance import AGENT, DEEPEST, People, random_plan, random_revision
+from chance import AGENT, DEEPEST, SUBSTITUTE, People, random_plan, random_revision
 from judge import Broken, Judge, judge_family
 from world import SimulatedConnection, SimulatedMessage, SimulatedSubscription, VirtualLoop, World
 
@@ -19,6 +19,7 @@ from planmesh.executor.decide import Decider
 from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
+from planmesh.planner.revisions import is_for_a_model, propose
 from planmesh.planner.runs import consider_run
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas import commands as asks
@@ -47,7 +48,7 @@ HURT_S = 60.0
 END_S = 4_000.0
 SPACE = "space"
 OPERATORS = ("role:operator",)
-AGENTS = {AGENT: AgentDescription(name=AGENT, any_parameters=True)}
+AGENTS = {name: AgentDescription(name=name, any_parameters=True) for name in (AGENT, SUBSTITUTE)}
 
 
 def tell(seed: int) -> int:
@@ -180,7 +181,7 @@ class _Story:
         elif fate < 0.18:
             return  # the worker dies: the work comes back
         for _ in range(self.random.choice([1, 1, 1, 2])):  # a result may be told twice
-            await self._publish(subjects.results(AGENT), encode(Results(results=(result,))))
+            await self._publish(subjects.results(work.agent), encode(Results(results=(result,))))
         message.ack()
 
     async def _plan(self, requests: SimulatedSubscription) -> None:
@@ -193,12 +194,15 @@ class _Story:
                 message.ack()
 
     async def _revise(self, work: PlannerWork) -> None:
-        proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request)
-        if self.random.random() < 0.3:
+        proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request, by_planner=is_for_a_model(work))
+        fate = self.random.random()
+        if fate < 0.2:
             problem = Problem(code="no_model", message="there is none")
             proposal = msgspec.structs.replace(proposal, problems=(problem,))
-        else:
+        elif fate < 0.4 or is_for_a_model(work):
             proposal = msgspec.structs.replace(proposal, plan=random_revision(self.random, work.current))
+        else:
+            proposal = propose(work, AGENTS)
         await self._ask(work.address, proposal, "planner")
 
     async def _plan_a_step(self, work: DraftWork | RunWork) -> None:

@@ -5,7 +5,7 @@ The simulator and the chaos harness both draw from here: everything comes from t
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -38,6 +38,8 @@ from planmesh.schemas.plan import (
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
 
 AGENT = "agent"
+SUBSTITUTE = "substitute"
+"""Another agent that can do the same."""
 EXECUTOR = "executor"
 DEEPEST = 2
 """How many plans run inside of one another, besides the outermost."""
@@ -130,12 +132,16 @@ def _written(draw: random.Random, plan: Plan) -> dict[str, Any]:
 
 
 def _random_task(draw: random.Random, pace: float, once: float, **about: Any) -> Task:
-    return Task(
+    """A task, of which agents give an object with `n`, from 0 to 2."""
+    task = Task(
         **about,
         agent=AGENT,
         retry=Retry(attempts=draw.randint(1, 4), backoff_s=draw.choice([0.0, 1.0, 5.0]) * pace),
         idempotent=not once or draw.random() >= once,
+        on_error=draw.choice(["halt"] * 9 + ["ignore"]),  # type: ignore[arg-type]
     )
+    accept = draw.choice([None, None, None, f"{task.bound_as}.n > 0", f"{task.bound_as}.n < n or n < 0"])
+    return msgspec.structs.replace(task, accept=accept)
 
 
 def _random_ask(draw: random.Random, pace: float, service: str, **about: Any) -> Ask:
@@ -171,18 +177,38 @@ def _random_each(draw: random.Random, pace: float, once: float, service: str, **
     return Each(**about, items=items, steps=tuple(body), parallel=draw.choice([None, 1, 2]))
 
 
-def random_revision(draw: random.Random, current: Plan) -> Plan:
-    """The plan with one task changed, and perhaps one more: it may well hit what has started."""
+def random_revision(draw: random.Random, current: Plan, gone: Collection[str] = ()) -> Plan:
+    """The plan with one task changed, and perhaps one step less and one more: it may well hit what has started.
+
+    Args:
+        gone: What other revisions have taken out: it may come back, as another step by the same name.
+    """
     steps = list(current.steps)
+    if draw.random() < 0.3:
+        steps = _one_less(draw, steps)
     tasks = [index for index, step in enumerate(steps) if isinstance(step, Task)]
     if tasks:
         index = draw.choice(tasks)
         steps[index] = msgspec.structs.replace(steps[index], inputs={"changed": draw.randint(0, 99)})
-    name = f"new{draw.randint(0, 999)}"
+    name = draw.choice(sorted(gone)) if gone and draw.random() < 0.5 else f"new{draw.randint(0, 999)}"
     names = [step.name for step in steps if not isinstance(step, Emit)]
     if draw.random() < 0.5 and names and name not in names:
         steps.append(Task(name=name, agent=AGENT, after=(draw.choice(names),), idempotent=True))
     return msgspec.structs.replace(current, steps=tuple(steps))
+
+
+def _one_less(draw: random.Random, steps: list[Step]) -> list[Step]:
+    """Without one that nothing but the end needs."""
+    needed = {need for step in steps if not isinstance(step, Emit) for need in step.after}
+    last = [step.name for step in steps if not isinstance(step, Emit) and step.name not in needed]
+    if len(steps) < 3 or not last:
+        return steps
+    name = draw.choice(last)
+    return [
+        msgspec.structs.replace(step, after=tuple(need for need in step.after if need != name))
+        for step in steps
+        if step.name != name
+    ]
 
 
 class People:
@@ -241,21 +267,28 @@ class People:
 
     def _whims(self, state: PlanState) -> list[AnyCommand]:
         anyone = self._draw.choice(sorted(state.graph.steps))
-        document = msgspec.to_builtins(random_revision(self._draw, state.plan))
+        document = msgspec.to_builtins(random_revision(self._draw, state.plan, state.superseded.keys()))
+        cancel_running = self._draw.random() < 0.5
         whims: list[AnyCommand] = [
             asks.PausePlan(id=self._id()),
             asks.PausePlan(id=self._id(), step=anyone),
             asks.SkipStep(id=self._id(), step=anyone, reason="no need"),
-            asks.RevisePlan(id=self._id(), base=state.revision, document=document),
+            asks.RevisePlan(
+                id=self._id(), base=state.revision, document=document, cancel_running=cancel_running, reason="better"
+            ),
+            asks.RevisePlan(id=self._id(), base=state.revision, instruction="do it better"),
             asks.CancelPlan(id=self._id(), step=anyone),
         ]
         for name in state.waiting:
             opened = state.steps[name].opened
             if isinstance(opened, GateOpened):
-                whims.append(asks.RedirectPlan(id=self._id(), step=name, digest=opened.digest, document=document))
+                about = {"step": name, "digest": opened.digest}
+                whims.append(asks.RedirectPlan(id=self._id(), **about, document=document))
+                whims.append(asks.RedirectPlan(id=self._id(), **about, instruction="do it better"))
         for name in state.troubled:
-            retry = asks.RetryStep(id=self._id(), step=name, attempt=state.steps[name].attempt, inputs={"changed": 1})
-            whims.append(retry)
+            again: dict[str, Any] = {"step": name, "attempt": state.steps[name].attempt}
+            whims.append(asks.RetryStep(id=self._id(), **again, inputs={"changed": 1}))
+            whims.append(asks.RetryStep(id=self._id(), **again, agent=self._draw.choice([AGENT, SUBSTITUTE])))
         if self._draw.random() < 0.1:
             whims.append(asks.CancelPlan(id=self._id()))
         return whims

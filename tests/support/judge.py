@@ -7,9 +7,21 @@ import msgspec
 from planmesh.schemas import events
 from planmesh.schemas.answers import misfit
 from planmesh.schemas.events import AnyEvent, AskOpened, Commit
+from planmesh.schemas.expressions import holds, parse
 from planmesh.schemas.mandate import exceeding
 from planmesh.schemas.plan import Ask, Gate, Step, Task
-from planmesh.schemas.state import ENDED, SATISFIED, PlanState, PlanStatus, StepStatus, apply, counted, evolve, standing
+from planmesh.schemas.state import (
+    ENDED,
+    SATISFIED,
+    Names,
+    PlanState,
+    PlanStatus,
+    StepStatus,
+    apply,
+    counted,
+    evolve,
+    standing,
+)
 from planmesh.schemas.subjects import Address
 
 ANYTHING: dict[str, Step] = {}
@@ -59,6 +71,7 @@ class Judge:
             case events.StepCompleted():
                 self._open.pop(event.step, None)
                 self._completed.add(event.step)
+                self._judge_output(event)
             case events.StepsCancelled():
                 for name in event.steps:
                     self._open.pop(name, None)
@@ -118,6 +131,14 @@ class Judge:
             raise Broken(f"{event.step} is answered by {event.by}, who is not asked")
         assert isinstance(ask, Ask)
 
+    def _judge_output(self, event: events.StepCompleted) -> None:
+        """What an agent gave is as the step says that it must be. A person may say that it is done all the same."""
+        step = self.state.graph.steps[event.step]
+        if event.by or not isinstance(step, Task) or step.accept is None or event.output.blob is not None:
+            return
+        if not holds(parse(step.accept), Names(self.state, {}, event.step, event.output)):
+            raise Broken(f"{event.step} is completed with {event.output.value!r}, and takes only `{step.accept}`")
+
     def _judge_dispatch(self, event: events.StepDispatched) -> None:
         name, attempts = event.step, self._dispatched.setdefault(event.step, set())
         if event.attempt in attempts:
@@ -136,6 +157,8 @@ class Judge:
         alone = msgspec.structs.replace(self.state.plan, steps=(self.state.graph.steps[name],))
         if any(exceeding(alone, self.state.mandate, self.state.parent)):
             raise Broken(f"{name} is dispatched, and is permitted more than the plan may be")
+        if isinstance(self.state.graph.steps[name], Task) and event.agent != self.state.graph.steps[name].agent:
+            raise Broken(f"{name} is dispatched to {event.agent}, and the plan says another agent")
         attempts.add(event.attempt)
         self._open[name] = event.attempt
         graph = self.state.graph
