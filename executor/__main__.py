@@ -103,7 +103,15 @@ async def _run(configured: settings.Settings, loops: frozenset[str]) -> None:
                 if not found:
                     raise Unusable("there are no agents to run: name a module with --agents, or PLANMESH_AGENTS")
                 hosts = {name: await connected(f"agent-{token('agent', name)}") for name in found}
-                tasks.create_task(work(found, hosts, stop, inline_output_bytes=limits.inline_output_bytes))
+                tasks.create_task(
+                    work(
+                        found,
+                        hosts,
+                        stop,
+                        inline_output_bytes=limits.inline_output_bytes,
+                        stop_patience_s=configured.stop_patience_s,
+                    )
+                )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import structlog
 from planmesh.agents import Agent
 from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Subscription, consume, subscribe
+from planmesh.errors import Unusable
 from planmesh.eventlog import EventLog
 from planmesh.executor import blobs
 from planmesh.executor.decide import Decider
@@ -20,7 +21,7 @@ from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
 from planmesh.executor.previews import Previews, Rules
 from planmesh.executor.timers import handle_timer
-from planmesh.executor.work import Host, Rooms
+from planmesh.executor.work import STOP_PATIENCE_S, Host, Rooms
 from planmesh.readiness import notify_ready
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, INLINE_OUTPUT_BYTES
 from planmesh.schemas.subjects import COMMANDS, DECIDE, DISPATCH, PLANS, RESULTS, TIMERS, WORK
@@ -30,6 +31,7 @@ LOOPS: Final = ("decide", "dispatch", "timers", "blobs", "work")
 # Made as they are needed. How many are needed is for the agents' consumers to say: an attempt that waited for one here
 # would be timed, and given up, before it begins.
 _THREADS: Final = 10_000
+_NAMED: Final = 20
 
 log = structlog.get_logger()
 
@@ -102,17 +104,40 @@ async def work(
     stop: asyncio.Event,
     *,
     inline_output_bytes: int = INLINE_OUTPUT_BYTES,
+    stop_patience_s: float = STOP_PATIENCE_S,
 ) -> None:
     """Run *agents* until *stop*, each over its own connection; then finish what has been begun.
 
+    Args:
+        stop_patience_s: How long, after *stop*, it goes on trying to store results that the server does not take.
+
     Raises:
-        Unusable: A connection is gone for good.
+        Unusable: A connection is gone for good; or the server has not taken all results in time, and the text says
+            which.
     """
+    hosts = []
     with Rooms(_THREADS) as rooms:
         async with asyncio.TaskGroup() as tasks:
             for name, agent in agents.items():
-                host = Host(agent, connections[name], rooms, inline_output_bytes=inline_output_bytes)
+                host = Host(
+                    agent,
+                    connections[name],
+                    rooms,
+                    stop,
+                    inline_output_bytes=inline_output_bytes,
+                    stop_patience_s=stop_patience_s,
+                )
+                hosts.append(host)
                 await host.describe()
-                tasks.create_task(host.run(stop))
+                tasks.create_task(host.run())
             log.info("worker.ready", agents=sorted(agents))
             notify_ready()
+    lost = [key for host in hosts for key in host.lost]
+    if lost:
+        log.error("results.lost", attempts=lost, patience_s=stop_patience_s)
+        more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+        raise Unusable(
+            f"the server has not taken how these attempts ended within {stop_patience_s:g} s (stop_patience_s): "
+            f"{', '.join(lost[:_NAMED])}{more}. Each is handed out again: a step that is idempotent then runs again; "
+            "another is not begun twice, and its outcome is unknown until somebody says it (planmesh resolve)"
+        )

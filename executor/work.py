@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -49,6 +49,8 @@ _BUNDLE_BYTES: Final = 2 * 1024 * 1024
 _RESULT_DEPTH: Final = 4  # what a message of results puts around an output
 _CLAIMED_S: Final = 29 * 86_400.0  # the stream CLAIMS forgets after 30 days
 _STUCK_S: Final = 30.0
+STOP_PATIENCE_S: Final = 20.0
+"""How long a worker that is to end goes on trying to store what its agents gave."""
 _LAST_WORDS_S: Final = 0.5
 _BLOCKED_S: Final = 1.0
 _TRACEBACK_CHARACTERS: Final = 8_000
@@ -68,7 +70,12 @@ class Host:
         agent: The function, with what it declares.
         connection: In AGENTS, as the agent's own user.
         rooms: Where agents run: never in the loop that this runs in.
+        stop: Set it to end.
         inline_output_bytes: Larger outputs become blobs.
+        stop_patience_s: How long, once it is to end, it goes on trying to store what its agents gave.
+
+    Attributes:
+        lost: The attempts that have ended, and of which the server did not take how.
     """
 
     def __init__(
@@ -76,9 +83,12 @@ class Host:
         agent: Agent,
         connection: Connection,
         rooms: "Rooms",
+        stop: asyncio.Event,
         *,
         inline_output_bytes: int = INLINE_OUTPUT_BYTES,
+        stop_patience_s: float = STOP_PATIENCE_S,
     ) -> None:
+        self.lost: list[str] = []
         self._agent = agent
         self._connection = connection
         self._rooms = rooms
@@ -86,13 +96,19 @@ class Host:
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._running: dict[str, Context] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._outbox = _Outbox(agent.name, connection)
+        self._stop = stop
+        self._patience = _Patience(stop, stop_patience_s)
+        self._outbox = _Outbox(agent.name, connection, self._patience, self.lost)
         self._keeper = Keeper(AGENT_ACK_WAIT_S)
 
     async def describe(self) -> None:
-        """Tell the planner what the agent declares, as soon as the server takes it. Raises: Unusable."""
+        """Tell the planner what the agent declares, as soon as the server takes it, or until it is to end.
+
+        Raises:
+            Unusable: The connection is closed, or may not say so.
+        """
         pause_s = 0.1
-        while True:
+        while not self._stop.is_set():
             try:
                 await self._connection.publish(subjects.catalogue(self._agent.name), encode(self._agent.description))
             except Busy as error:
@@ -102,11 +118,11 @@ class Host:
             else:
                 return
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Take work until *stop*; then finish what has been begun. Raises: Unusable."""
+    async def run(self) -> None:
+        """Take work until it is to end; then finish what has been begun. Raises: Unusable."""
         signals = await self._connection.listen(subjects.signals(self._agent.name), self._on_signal)
         work = await subscribe(self._connection, WORK, subjects.agent_consumer(self._agent.name), keeper=self._keeper)
-        closing = asyncio.create_task(_close_on(stop, work))
+        closing = asyncio.create_task(_close_on(self._stop, work))
         try:
             async for messages in work:
                 for message in messages:
@@ -175,11 +191,14 @@ class Host:
             # Before it was begun: blobs or the server are away.
             log.warning("work.later", key=work.key, error=str(error))
             message.nak(AGENT_ACK_WAIT_S)
+        except _GivenUp:
+            self._keeper.discard(message)
+            self.lost.append(work.key)
         except Exception:
             log.exception("work.bug", key=work.key)
             message.nak(_STUCK_S)
         else:
-            self._outbox.put(result, message)
+            self._outbox.put(work.key, result, message)
         finally:
             del self._running[work.key]
 
@@ -217,6 +236,8 @@ class Host:
         try:
             value = await self._call(work, context, inputs)
             output = await self._output(value)
+        except _GivenUp:
+            raise
         except Exception as error:
             if isinstance(error, TimeoutError) and not work.idempotent:
                 reason = f"no answer within {work.timeout_s:g} s, and whether it had its effect is not known"
@@ -279,7 +300,7 @@ class Host:
                 answer = await self._connection.request(subjects.put_blob(self._agent.name), data, timeout_s=timeout_s)
             except Busy as error:
                 log.warning("output.later", agent=self._agent.name, size_bytes=len(data), error=str(error))
-                await asyncio.sleep(pause_s)
+                await self._patience.pause(pause_s)
                 pause_s, timeout_s = min(2 * pause_s, 2.0), min(2 * timeout_s, 10.0)
             else:
                 return _blob_decoder.decode(answer)
@@ -344,16 +365,21 @@ class _Outbox:
     """Results on their way: what finishes while one message is travelling goes into the next.
 
     At low load nothing waits; at high load a bundle saves one write to disk for each result in it.
+
+    Args:
+        lost: Takes the keys of the attempts of which nobody could be told how they ended.
     """
 
-    def __init__(self, agent: str, connection: Connection) -> None:
+    def __init__(self, agent: str, connection: Connection, patience: "_Patience", lost: list[str]) -> None:
         self._subject = subjects.results(agent)
         self._connection = connection
-        self._waiting: deque[tuple[bytes, Message]] = deque()
+        self._patience = patience
+        self._lost = lost
+        self._waiting: deque[_Ended] = deque()
         self._sending: asyncio.Task[None] | None = None
 
-    def put(self, result: Result, message: Message) -> None:
-        self._waiting.append((encode(result), message))
+    def put(self, key: str, result: Result, message: Message) -> None:
+        self._waiting.append(_Ended(key, encode(result), message))
         if self._sending is None:
             self._sending = asyncio.create_task(self._send())
 
@@ -364,22 +390,26 @@ class _Outbox:
     async def _send(self) -> None:
         try:
             while self._waiting:
-                await self._publish(self._bundle())
+                bundle = self._bundle()
+                try:
+                    await self._publish(bundle)
+                except _GivenUp:
+                    self._lost += [ended.key for ended in bundle]
         finally:
             self._sending = None
 
-    def _bundle(self) -> list[tuple[bytes, Message]]:
+    def _bundle(self) -> "list[_Ended]":
         """What goes into one message: the first that wait, and no more than the server takes."""
         bundle, size_bytes = [self._waiting.popleft()], 0
         while self._waiting and len(bundle) < MOST_IN_A_BUNDLE:
-            size_bytes += len(bundle[-1][0])
-            if size_bytes + len(self._waiting[0][0]) > _BUNDLE_BYTES:
+            size_bytes += len(bundle[-1].result)
+            if size_bytes + len(self._waiting[0].result) > _BUNDLE_BYTES:
                 break
             bundle.append(self._waiting.popleft())
         return bundle
 
-    async def _publish(self, bundle: list[tuple[bytes, Message]]) -> None:
-        data = encode({"results": [msgspec.Raw(result) for result, _ in bundle]})
+    async def _publish(self, bundle: "list[_Ended]") -> None:
+        data = encode({"results": [msgspec.Raw(ended.result) for ended in bundle]})
         pause_s = 0.1
         while True:
             try:
@@ -388,16 +418,51 @@ class _Outbox:
             except Busy as error:
                 # Storing it twice does no harm; losing it would. The work stays ours meanwhile.
                 log.warning("results.later", subject=self._subject, results=len(bundle), error=str(error))
-                await asyncio.sleep(pause_s)
+                await self._patience.pause(pause_s)
                 pause_s = min(2 * pause_s, 2.0)
             except Unusable as error:
                 # Kept alive here, the work would never come back to a worker that may say what became of it.
                 log.error("results.refused", subject=self._subject, results=len(bundle), error=str(error))
-                for _, message in bundle:
-                    message.nak(_STUCK_S)
+                for ended in bundle:
+                    ended.message.nak(_STUCK_S)
                 return
-        for _, message in bundle:
-            message.ack()
+        for ended in bundle:
+            ended.message.ack()
+
+
+class _Ended(NamedTuple):
+    """An attempt that has ended, and how."""
+
+    key: str
+    result: bytes
+    message: Message
+
+
+class _GivenUp(Exception):
+    """What an agent gave cannot be stored, and the worker is to end."""
+
+
+class _Patience:
+    """For what the server does not take: without end while the worker is to go on, and bounded once it is to end.
+
+    Args:
+        most_s: How long it lasts after *stop*, or after the first failure since.
+    """
+
+    def __init__(self, stop: asyncio.Event, most_s: float) -> None:
+        self._stop = stop
+        self._most_s = most_s
+        self._ends_at: float | None = None
+
+    async def pause(self, pause_s: float) -> None:
+        """Wait before the next try. Raises: _GivenUp, if there is to be none."""
+        now = asyncio.get_running_loop().time()
+        if self._stop.is_set():
+            if self._ends_at is None:
+                self._ends_at = now + self._most_s
+            if now >= self._ends_at:
+                raise _GivenUp
+        await asyncio.sleep(pause_s)
 
 
 class _Reporter:

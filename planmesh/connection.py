@@ -154,6 +154,9 @@ class Connection:
             await asyncio.wait_for(self.client.close(), _CLOSE_S if self._opened else _CLOSE_FAILED_S)
         except TimeoutError:
             log.debug("connection.close_timed_out", user=self.user, server=self._url)
+        except OSError as error:
+            # The server is gone, and what was still buffered with it.
+            log.debug("connection.close_failed", user=self.user, server=self._url, error=str(error))
         await self._on_closed()
 
     async def flush(self, timeout_s: float = 5.0) -> None:

@@ -278,6 +278,9 @@ class Settings(BaseSettings):
     """Python modules with agents to host, besides those that installed distributions declare."""
     agent_concurrency: int = Field(default=100, gt=0)
     """How many steps of an agent may run at once, unless it was added with another number."""
+    stop_patience_s: float = Field(default=20.0, ge=0, le=3_600)
+    """How long a worker that was told to stop goes on trying to store what its agents gave, if the server does not take
+    it. Then it says what is lost, and ends."""
     notify_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     """Where notices of gates go: Apprise URLs, or `tag:NAME`. In the environment, spaces between them: URLs may contain
     commas."""

@@ -45,15 +45,16 @@ class House:
         self.running.append(running)
         return running
 
-    async def worker(self, *functions: Callable[..., Any], tools: Sequence[Callable[..., Any]] = ()) -> "Running":
+    async def worker(
+        self, *functions: Callable[..., Any], tools: Sequence[Callable[..., Any]] = (), **options: Any
+    ) -> "Running":
         found: dict[str, Agent] = {one.name: one for one in (getattr(function, _MARK) for function in functions)}
         here = {one.name: one for one in (getattr(function, MARK) for function in tools)}
         found |= {name: with_tools(one, here) for name, one in found.items() if one.tools is not None}
         connections = {name: await self.connected(f"agent-{name}") for name in found}
         stop = asyncio.Event()
-        return self._run(
-            Running(asyncio.create_task(work(found, connections, stop)), stop, tuple(connections.values()))
-        )
+        working = asyncio.create_task(work(found, connections, stop, **options))
+        return self._run(Running(working, stop, tuple(connections.values())))
 
     async def create(self, plan: Plan, *, inputs: dict[str, Any] | None = None, start: bool = True) -> Address:
         self.number += 1

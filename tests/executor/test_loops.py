@@ -381,7 +381,7 @@ async def test_work_that_comes_twice_at_once_is_begun_once(opened: Any) -> None:
         async with await subscribe(connection, WORK, agent_consumer("once")) as work:
             (message,) = await work.receive()
         with Rooms(1) as rooms:
-            host = Host(getattr(once, _MARK), connection, rooms)
+            host = Host(getattr(once, _MARK), connection, rooms, asyncio.Event())
             host._take(message)
             host._take(message)
             state = await house.ended(address)

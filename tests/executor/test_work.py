@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +12,11 @@ import pytest
 from plays import plan
 
 from planmesh import Context, agent
+from planmesh.agents import _MARK
+from planmesh.embedded import EmbeddedServer
+from planmesh.errors import Unusable
 from planmesh.executor import work
+from planmesh.executor.work import Host, Rooms
 from planmesh.schemas.plan import Task
 
 
@@ -193,3 +199,51 @@ async def test_inputs_that_are_gone_fail_their_step(opened: Any) -> None:
         assert state.steps["t"].failure is not None
         assert state.steps["t"].failure.code == "inputs"
         assert "there is no blob" in state.steps["t"].failure.message
+
+
+async def gone(server: EmbeddedServer) -> None:
+    os.kill(server.pid, signal.SIGKILL)
+    await server.wait()
+
+
+@pytest.mark.parametrize("characters", [10, 20_000])
+async def test_a_worker_that_is_to_end_gives_up_what_the_server_does_not_take_and_says_so(
+    opened: Any, characters: int
+) -> None:
+    begun, ends = threading.Event(), threading.Event()
+
+    @agent(idempotent=True)
+    def give() -> str:
+        begun.set()
+        ends.wait(60)
+        return "x" * characters
+
+    async with opened("give") as house:
+        await house.executor()
+        worker = await house.worker(give, stop_patience_s=0.2)
+        address = await house.create(plan(Task(name="p", agent="give", idempotent=True)))
+        await asyncio.to_thread(begun.wait, 30)
+        await gone(house.server.server)
+        ends.set()
+
+        house.running.remove(worker)
+        with pytest.raises(Unusable, match=rf"{address}\.p\.1\. Each is handed out again"):
+            await asyncio.wait_for(worker.stop(), 60)
+
+
+async def test_a_worker_that_is_to_end_before_it_could_say_what_its_agents_are_ends(opened: Any) -> None:
+    @agent(idempotent=True)
+    def give() -> str:
+        return "x"
+
+    async with opened("give") as house:
+        connection = await house.connected("agent-give")
+        await gone(house.server.server)
+        stop = asyncio.Event()
+        with Rooms(1) as rooms:
+            host = Host(getattr(give, _MARK), connection, rooms, stop)
+            describing = asyncio.create_task(host.describe())
+            await asyncio.sleep(0.1)
+            stop.set()
+
+            await asyncio.wait_for(describing, 60)

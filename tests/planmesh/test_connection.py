@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import nats.errors
 import pytest
+from patience import eventually
 
 from planmesh.connection import Connection, StoredMessage, connect
 from planmesh.errors import Busy, Conflict, Poison, Unusable
@@ -411,6 +412,18 @@ async def test_closing_sends_what_is_buffered_and_tells_who_waits(server: PlainS
         async with asyncio.timeout(5):
             while len(await other.direct_get("DATA")) < 2:
                 pass
+
+
+async def test_a_connection_to_a_server_that_is_gone_is_closed_without_a_word(server: PlainServer) -> None:
+    async with await with_a_stream(server) as connection:
+        unanswered = connection.publish_soon("data.a", b"")
+        await server.kill()
+        await eventually(lambda: not connection.connected)
+        connection.send("data.b", b"")
+
+    assert connection.closed.is_set()
+    with pytest.raises(Busy):
+        await unanswered
 
 
 async def test_a_connection_that_the_server_ends_for_good_says_so(server: PlainServer) -> None:
