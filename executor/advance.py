@@ -46,7 +46,7 @@ def advance(turn: Turn) -> None:
             _end(turn)
         else:
             break
-    _agree(turn)
+    agree(turn)
 
 
 def _end(turn: Turn) -> None:
@@ -144,9 +144,11 @@ def _outputs(state: PlanState) -> dict[str, object]:
     return result
 
 
-def _agree(turn: Turn) -> None:
+def agree(turn: Turn) -> None:
     """End the turn with the status that the steps give."""
     state = turn.state
+    if state.status in ENDED or state.status in (PlanStatus.DRAFT, PlanStatus.ABSENT):
+        return
     should_be = standing(state)
     if should_be is state.status:
         return

@@ -8,7 +8,7 @@ just been read from the log.
 import asyncio
 from collections.abc import Coroutine
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, assert_never
 
 import msgspec
 import structlog
@@ -26,15 +26,18 @@ from planmesh.executor.plans import Plans
 from planmesh.executor.telling import tell
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import (
-    VERBS,
+    AnyCommand,
     Asked,
     CreatePlan,
     ProposeRevision,
     RefuseGoal,
     ReportChild,
     ReportDraft,
+    ReportNotice,
     ReportResult,
+    ReportUnfit,
     ResolveStep,
+    TimerDue,
     actor_of,
     verb_of,
 )
@@ -50,7 +53,7 @@ from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.state import PlanState, answered, evolve
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, Failure
+from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptUnknown, Failure
 
 SERVICE: Final = "executor"
 MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
@@ -82,11 +85,17 @@ class _Delivery:
 
 
 class _Part(NamedTuple):
-    """Attributes: cannot: why it cannot be carried out, whatever the plan says; empty unless that was found out."""
+    """One message, or one result of several.
+
+    Attributes:
+        cannot: Why it cannot be carried out, whatever the plan says; empty unless that was found out.
+        alone: Why nothing may follow from it; empty unless that was found out.
+    """
 
     asked: Asked
     delivery: _Delivery
     cannot: str = ""
+    alone: str = ""
 
 
 class _Proposal(NamedTuple):
@@ -305,6 +314,7 @@ class Decider:
                     gate_sla_s=self._gate_sla_s,
                     agent_limits=agent_limits,
                     escalate_to=self._escalate_to,
+                    alone=part.alone,
                 )
             if not decision.events:
                 says_no = True
@@ -357,34 +367,58 @@ class Decider:
 
 
 def _instead(part: _Part, error: Exception) -> _Part | None:
-    """What to decide in place of what can never be decided, where somebody waits for the answer: a plan to be created,
-    a step to end, what a person asked. None for all others, which are set aside."""
-    if not isinstance(error, Poison) or part.cannot:
+    """What to decide in place of what can never be decided. None: it has to be set aside.
+
+    Of all that a plan waits for, something is recorded: what a person asks is refused; what a service or an agent says
+    counts as a failure; and if what follows from that cannot be recorded either, nothing follows, and people are asked.
+    """
+    if not isinstance(error, Poison) or part.cannot or part.alone:
         return None
+    why = f"what follows from it cannot be recorded: {error}"
     asked = part.asked
     problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
+    what: AnyCommand | ReportResult
     match asked.what:
         case CreatePlan() as create:
-            return part._replace(asked=asked._replace(what=create.refused(problem)))
+            what = create.refused(problem)
         case ProposeRevision(plan=Plan()) as proposal:
-            nothing = msgspec.structs.replace(proposal, plan=None, problems=(problem,))
-            return part._replace(asked=asked._replace(what=nothing))
+            what = msgspec.structs.replace(proposal, plan=None, problems=(problem,))
         case ReportDraft(document=dict()) as report:
             failure = Failure(code="bad_output", message=problem.message, retryable=False)
-            without = msgspec.structs.replace(report, document=None, failure=failure)
-            return part._replace(asked=asked._replace(what=without))
+            what = msgspec.structs.replace(report, document=None, failure=failure)
         case ReportChild(status="completed" | "draft") as report:
-            failed_child = msgspec.structs.replace(report, status="failed", result=NOTHING, reason=problem.message)
-            return part._replace(asked=asked._replace(what=failed_child))
+            what = msgspec.structs.replace(report, status="failed", result=NOTHING, reason=problem.message)
         case ReportResult(AttemptCompleted() as done):
             message = f"what follows from its output cannot be recorded: {error}"
-            failed = done.failed(Failure(code="bad_output", message=message, retryable=False))
-            return part._replace(asked=asked._replace(what=ReportResult(failed)))
-        case ReportResult() | RefuseGoal():
-            return None
-        case command if not {"planner", "executor"}.intersection(VERBS[verb_of(command)].publishers):
-            return part._replace(cannot=f"what follows from it cannot be recorded: {error}")
-    return None
+            what = ReportResult(done.failed(Failure(code="bad_output", message=message, retryable=False)))
+        case ReportResult() | RefuseGoal() | ProposeRevision() | ReportDraft() | ReportChild():
+            return part._replace(asked=asked._replace(what=_shortened(asked.what, problem)), alone=why)
+        case ReportUnfit() | TimerDue() | ReportNotice():
+            return part._replace(alone=why)
+        case _:
+            return part._replace(cannot=why)
+    return part._replace(asked=asked._replace(what=what))
+
+
+def _shortened(
+    what: ReportResult | RefuseGoal | ProposeRevision | ReportDraft | ReportChild, problem: Problem
+) -> AnyCommand | ReportResult:
+    """The same failure without what may be long about it."""
+    match what:
+        case ReportResult(AttemptFailed() | AttemptUnknown() as result):
+            return ReportResult(msgspec.structs.replace(result, calls=(), denials=()))
+        case ReportResult():
+            return what
+        case RefuseGoal():
+            return msgspec.structs.replace(what, problems=(problem,), origin=None)
+        case ProposeRevision():
+            return msgspec.structs.replace(what, problems=(problem,), origin=None)
+        case ReportDraft():
+            return msgspec.structs.replace(what, calls=())
+        case ReportChild():
+            return msgspec.structs.replace(what, result=NOTHING, troubled=())
+        case _:
+            assert_never(what)
 
 
 def read_command(message: Message) -> tuple[Address, Asked]:

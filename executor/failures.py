@@ -20,7 +20,7 @@ def fail_now(turn: Turn, name: str, code: str, message: str) -> None:
 def failed(turn: Turn, name: str) -> None:
     """What follows from a step that has failed for good."""
     step = turn.state.graph.steps[name]
-    if isinstance(step, Task) and step.on_error == "ignore":
+    if isinstance(step, Task) and step.on_error == "ignore" and not turn.alone:
         turn.record(events.StepSkipped(step=name, by=PLANMESH, reason="on_error is ignore"))
         return
     failure = turn.state.steps[name].failure

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final, NamedTuple, assert_never
 
-from planmesh.executor.advance import advance
+import msgspec
+
+from planmesh.executor.advance import advance, agree
 from planmesh.executor.asks import Given, answer, answer_by_default
 from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
@@ -30,6 +32,7 @@ DEFAULT_GATE_SLA_S: Final = 4 * 3600.0
 # Whatever keeps attempts from starting is not over at once, and each of them takes room in the log.
 _NOT_STARTED_DELAY_S: Final = 1.0
 _NOT_STARTED_MOST_S: Final = 60.0
+_EXPLAINED_CHARACTERS: Final = 4_000
 
 NO_BLOBS: Final[Mapping[str, object]] = {}
 NO_LIMITS: Final[Mapping[str, int]] = {}
@@ -50,6 +53,7 @@ def decide(
     gate_sla_s: float = DEFAULT_GATE_SLA_S,
     agent_limits: Mapping[str, int] = NO_LIMITS,
     escalate_to: str = "",
+    alone: str = "",
 ) -> Decision:
     """Choose what happens when *asked* meets *plan*.
 
@@ -60,6 +64,8 @@ def decide(
             than that, so that what it has still to do does not stand in front of other plans.
         escalate_to: Who may answer as well, once it is overdue, a gate or an ask that says nothing of it. Empty:
             nobody.
+        alone: Why nothing may follow from it but the plan's own status; empty if it may, as a rule. A step that fails
+            is failed then, also where the plan says to go on without it; and nobody is answered for by a default.
 
     Returns:
         The events to append, in order, and the state that folding them gives. A command that cannot be carried out
@@ -76,7 +82,7 @@ def decide(
         return Decision([], plan)
     if asked.by == EXECUTOR and isinstance(what, FOR_CHILDREN) and plan.parent is None:
         return Decision([], plan)  # somebody's own plan, by the id that the plan for a step would have
-    turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to)
+    turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to, alone)
     match what:
         case ReportResult():
             _report(turn, what.result)
@@ -125,7 +131,10 @@ def decide(
         case _:
             assert_never(what)
     if turn.events:
-        advance(turn)
+        if alone:
+            agree(turn)
+        else:
+            advance(turn)
     return Decision(turn.events, turn.state)
 
 
@@ -416,7 +425,7 @@ def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
         events.StepFailed(
             step=result.step,
             attempt=result.attempt,
-            failure=result.failure,
+            failure=_explained(turn, result.failure),
             started_at=result.started_at,
             duration_s=result.duration_s,
             worker=result.worker,
@@ -427,10 +436,18 @@ def _attempt_failed(turn: Turn, result: AttemptFailed) -> None:
     failed(turn, result.step)
 
 
+def _explained(turn: Turn, failure: Failure) -> Failure:
+    """*failure*, with why nothing follows from it."""
+    if not turn.alone:
+        return failure
+    return msgspec.structs.replace(failure, message=f"{failure.message[:_EXPLAINED_CHARACTERS]}; {turn.alone}")
+
+
 def _unfit(turn: Turn, command: asks.ReportUnfit) -> None:
     step = turn.state.steps.get(command.step)
     if step is not None and step.status is StepStatus.DISPATCHED and step.attempt == command.attempt:
-        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=command.failure))
+        failure = _explained(turn, command.failure)
+        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure))
         failed(turn, command.step)
 
 
@@ -526,12 +543,17 @@ def _due(turn: Turn, command: asks.TimerDue) -> None:
         return
     elif command.purpose == "escalate":
         escalate(turn, command.step, command.level, "nobody has answered in time")
-    elif (
-        command.purpose == "sla"
-        and not step.overdue
-        and not (isinstance(step.opened, events.AskOpened) and answer_by_default(turn, step.opened))
-    ):
-        turn.record(events.GateOverdue(step=command.step, round=command.attempt))
+    elif command.purpose == "sla" and not step.overdue:
+        _overdue(turn, command, step.opened)
+
+
+def _overdue(turn: Turn, command: asks.TimerDue, opened: events.GateOpened | events.AskOpened) -> None:
+    if isinstance(opened, events.AskOpened):
+        if not turn.alone and answer_by_default(turn, opened):
+            return
+        if turn.alone:
+            turn.refuse("too_large", f"the default cannot be the answer: {turn.alone}", command.step)
+    turn.record(events.GateOverdue(step=command.step, round=command.attempt))
 
 
 def _notified(turn: Turn, command: asks.ReportNotice) -> None:

@@ -30,6 +30,7 @@ class Turn:
 
     __slots__ = (
         "agent_limits",
+        "alone",
         "asked",
         "at",
         "blobs",
@@ -49,6 +50,7 @@ class Turn:
         gate_sla_s: float,
         agent_limits: Mapping[str, int],
         escalate_to: str = "",
+        alone: str = "",
     ) -> None:
         self.state = state
         self.asked = asked
@@ -59,6 +61,7 @@ class Turn:
         self.agent_limits = agent_limits
         self.escalate_to = escalate_to
         self.digests = Digests()
+        self.alone = alone
         self.events: list[AnyEvent] = []
 
     def record(self, event: AnyEvent) -> None:

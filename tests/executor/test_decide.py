@@ -16,13 +16,13 @@ from planmesh.executor.blobs import BlobStore
 from planmesh.executor.digests import Digests
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import CastVote, CreatePlan, ReportChild, ReportDraft
+from planmesh.schemas.commands import CastVote, CreatePlan, PausePlan, ReportChild, ReportDraft, ResumePlan
 from planmesh.schemas.events import CommandRefused
 from planmesh.schemas.payload import Blob, Payload, blob_of, canonical
-from planmesh.schemas.plan import Check, Draft, Emit, Permissions, Plan, Run, Task
+from planmesh.schemas.plan import Ask, Check, Draft, Emit, Permissions, Plan, Retry, Run, Task
 from planmesh.schemas.state import open_gates
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import AttemptCompleted, Parent, Result, Results
+from planmesh.schemas.work import AttemptCompleted, Failure, Parent, Result, Results
 
 NOWHERE = Blob(sha256="0" * 64, size_bytes=10_000)
 
@@ -32,7 +32,7 @@ def write(text: str, times: int) -> str:
     return text * times
 
 
-def completed(address: Address, step: str, output: Payload) -> Result:
+def completed(address: Address, step: str, output: Payload) -> AttemptCompleted:
     return AttemptCompleted(
         space=address.space,
         plan=address.plan,
@@ -172,6 +172,70 @@ async def test_a_step_away_fails_where_what_follows_is_larger_than_the_log_takes
 
         assert state.steps["away"].status == "failed"
         assert "cannot be recorded" in state.reason
+
+
+def failed_for_good(address: Address) -> Result:
+    return completed(address, "first", Payload(value=1)).failed(Failure(code="broke", message="it broke"))
+
+
+async def test_a_failure_that_cannot_be_ignored_because_too_much_would_follow_halts(opened: Any) -> None:
+    first = Task(name="first", agent="write", on_error="ignore", idempotent=True, retry=Retry(attempts=1))
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(plan(first, *too_many_gates("g", "first").steps))
+        await house.until(address, lambda state: state.running)
+        await report(await house.connected("agent-write"), failed_for_good(address))
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["first"].status == "failed"
+        assert "it broke; what follows from it cannot be recorded" in state.reason
+
+
+async def test_inputs_that_are_unfit_fail_a_step_also_where_too_much_would_follow(opened: Any) -> None:
+    first = Task(name="first", agent="write", on_error="ignore", idempotent=True, inputs={"text": "{n.x}"})
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(plan(first, *too_many_gates("g", "first").steps), inputs={"n": 1})
+
+        state = await house.until(address, lambda state: state.status == "paused")
+
+        assert state.steps["first"].status == "failed"
+        assert "cannot be recorded" in state.reason
+
+
+async def test_a_default_that_too_much_would_follow_from_is_no_answer_and_the_ask_waits(opened: Any) -> None:
+    ask = Ask(name="first", prompt="How many?", type="number", default=7, on_overdue="default", sla_s=0.1)
+    async with opened("write") as house:
+        await house.executor()
+        address = await house.create(plan(ask, *too_many_gates("g", "first").steps))
+
+        state = await house.until(address, lambda state: state.steps and state.steps["first"].overdue)
+
+        assert (state.status, state.steps["first"].status) == ("waiting", "waiting")
+        lines = [line async for line in EventLog(await house.connected("operator-tester")).lines(address)]
+        refused = [event for event in lines[-1].commit.events if isinstance(event, CommandRefused)]
+        assert "the default cannot be the answer: what follows" in refused[0].reason
+
+
+async def test_the_executor_hears_why_what_it_asks_of_a_plan_cannot_be_recorded(opened: Any) -> None:
+    parent = Parent(plan="above", step="execute", attempt=1, depth=1)
+    address = Address("tester", "below")
+    async with opened("write") as house:
+        await house.executor()
+        first = Task(name="first", agent="write", idempotent=True)
+        document = plan(first, *too_many_gates("g", "first").steps)
+        await house.ask(address, CreatePlan(id="c", plan=document, goal_digest="d", parent=parent), "planner")
+        await house.until(address, lambda state: state.running)
+        await house.ask(address, PausePlan(id="p"), "executor")
+        await house.until(address, lambda state: state.held)
+        await report(await house.connected("agent-write"), completed(address, "first", Payload(value=1)))
+        await house.until(address, lambda state: not state.running)
+        await house.ask(address, ResumePlan(id="r"), "executor")
+
+        state = await house.until(address, lambda state: state.has_answered("executor", "r"))
+
+        assert state.held
 
 
 async def test_whoever_waits_for_a_plan_hears_that_it_is_larger_than_the_log_takes(opened: Any) -> None:
