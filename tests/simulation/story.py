@@ -108,6 +108,7 @@ class _Story:
         self.address = Address(SPACE, "plan")
         self.ids = 0
         self.tasks: set[asyncio.Task[None]] = set()
+        self.bugs: list[BaseException] = []
 
     async def run(self) -> int:
         self.world = World(self.seed, hurt=self.random.choice([0.0, 0.1, 0.3]))
@@ -153,7 +154,12 @@ class _Story:
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.bugs.append(error)
 
     async def _work(self, work: SimulatedSubscription) -> None:
         async for messages in work:
@@ -202,7 +208,7 @@ class _Story:
         elif fate < 0.4 or is_for_a_model(work):
             proposal = msgspec.structs.replace(proposal, plan=random_revision(self.random, work.current))
         else:
-            proposal = propose(work, AGENTS)
+            proposal = propose(work, AGENTS, reviewers=OPERATORS)
         await self._ask(work.address, proposal, "planner")
 
     async def _plan_a_step(self, work: DraftWork | RunWork) -> None:
@@ -231,6 +237,8 @@ class _Story:
         open_plans: list[PlanState] = []
         while self.world.loop.time() < END_S:
             await asyncio.sleep(self.random.uniform(0.5, 5))
+            if self.bugs:
+                raise self.bugs[0]
             try:
                 states = [(await self.reader.read(address)).state for address in self._plans()]
             except Busy:
