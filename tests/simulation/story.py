@@ -19,7 +19,7 @@ from planmesh.executor.decide import Decider
 from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.plans import Plans
 from planmesh.executor.timers import handle_timer
-from planmesh.planner.revisions import is_for_a_model, propose
+from planmesh.planner.revisions import propose
 from planmesh.planner.runs import consider_run
 from planmesh.schemas import codec, events, subjects
 from planmesh.schemas import commands as asks
@@ -200,12 +200,12 @@ class _Story:
                 message.ack()
 
     async def _revise(self, work: PlannerWork) -> None:
-        proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request, by_planner=is_for_a_model(work))
+        proposal = asks.ProposeRevision(id=f"p-{work.request}", request=work.request, by_planner=work.is_for_a_model)
         fate = self.random.random()
         if fate < 0.2:
             problem = Problem(code="no_model", message="there is none")
             proposal = msgspec.structs.replace(proposal, problems=(problem,))
-        elif fate < 0.4 or is_for_a_model(work):
+        elif fate < 0.4 or work.is_for_a_model:
             proposal = msgspec.structs.replace(proposal, plan=random_revision(self.random, work.current))
         else:
             proposal = propose(work, AGENTS, reviewers=OPERATORS)
