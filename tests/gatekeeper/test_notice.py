@@ -284,13 +284,16 @@ def test_a_link_is_the_first_thing_to_be_seen() -> None:
     assert "planmesh gates" not in body
 
 
+SIGN_IN = "You sign in there: a link alone is not enough for this gate."
+
+
 @pytest.mark.parametrize(
     ("rules", "person", "said"),
     [
         ({"reviewers": ("person:ada",)}, "ada", "The link is yours alone: whoever has it answers in your name."),
         ({"reviewers": ("person:ada",)}, "", "You sign in there: the link does not say who you are."),
-        ({"reviewers": ("person:ada",), "quorum": 2}, "ada", "You sign in there: this gate takes the word of no link."),
-        ({}, "ada", "You sign in there: this gate takes the word of no link."),
+        ({"reviewers": ("person:ada",), "quorum": 2}, "ada", SIGN_IN),
+        ({}, "ada", SIGN_IN),
         ({"level": "link"}, "ada", "The link is yours alone: whoever has it answers in your name."),
         ({"level": "operator"}, "ada", "It can be read there; deciding takes an operator's credentials."),
     ],

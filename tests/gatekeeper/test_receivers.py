@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from immutables import Map
 from patience import eventually
 from plays import gate, plan
-from receivers import WebReceiver, mail_receiver
+from receivers import ProxiedReceiver, WebReceiver, mail_receiver, proxied_receiver
 from reviews import Clerk, Running
 
 from planmesh.gatekeeper.letters import Letters
@@ -89,7 +91,7 @@ async def test_no_name_becomes_a_header_of_a_mail() -> None:
         ("json://{at}/x", "message"),
         ("ntfy://{at}/reviews", "message"),
         ("gotify://{at}/AbCdEfGhIjKlMnO", "message"),
-        ("mmost://{at}/token123token", "text"),  # as Slack's webhooks
+        ("mmost://{at}/token123token", "text"),
         ("rocket://web0123456789abcdefghij/0123456789abcdefghijklmnopqrst@{at}/?mode=webhook", "text"),
     ],
 )
@@ -103,6 +105,47 @@ async def test_no_chat_finds_a_mention_or_a_link_in_what_strangers_wrote(
     assert 'the gate "x Bcc' in text or 'the gate \\"x Bcc' in text
     assert text.count("://") == 1
     assert not set(text) & set("@<>\u202e\x1b")
+
+
+SLACK = "slack://T00000000/B00000000/abcdefghijklmnopqrstuvwx"
+
+
+@contextlib.asynccontextmanager
+async def slack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterator[ProxiedReceiver]:
+    """Slack's webhooks, by their own name: the plugin has their address built in, and so a proxy leads here."""
+    async with proxied_receiver("hooks.slack.com") as (receiver, authority):
+        authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{receiver.at}")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "authority.pem"))
+        yield receiver
+
+
+async def test_a_webhook_of_slack_is_posted_what_it_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async with slack(monkeypatch, tmp_path) as receiver:
+        assert await channel("slack", SLACK).send(evil_notice()) == Delivery(True)
+
+    ((path, post),) = receiver.posts
+    assert receiver.asked_for == ["hooks.slack.com:443"]
+    assert path == "/services/T00000000/B00000000/abcdefghijklmnopqrstuvwx"
+    (said,) = post["attachments"]
+    assert said["title"].startswith("Please decide: x Bcc: victim(at)example[.]org")
+    text = said["text"]
+    assert text.startswith("Read it, and decide: https://plans.example.org/gates/x")
+    assert post["mrkdwn"] is False
+    assert json.dumps(said, ensure_ascii=False).count("://") == 1
+    assert not set(text) & set("@<>\u202e\x1b")
+
+
+async def test_a_webhook_that_slack_has_withdrawn_is_a_notice_that_failed_and_its_secret_stays_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with slack(monkeypatch, tmp_path) as receiver:
+        receiver.answer = ("404 Not Found", b"no_service")
+        delivery = await channel("slack", SLACK).send(evil_notice())
+
+    assert not delivery.delivered
+    assert "404" in delivery.detail
+    assert "abcdefghijklmnopqrstuvwx" not in delivery.detail
 
 
 # --- servers that are away -----------------------------------------------------------------------------------

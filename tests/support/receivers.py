@@ -1,8 +1,9 @@
-"""Real receivers of notices on 127.0.0.1: a web server and a mail server."""
+"""Real receivers of notices on 127.0.0.1: web servers, one of any name behind a proxy; and a mail server."""
 
 import asyncio
 import contextlib
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from email import message_from_bytes, policy
@@ -10,6 +11,7 @@ from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import trustme
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 
@@ -72,6 +74,53 @@ def web_receiver() -> Iterator[WebReceiver]:
         receiver.server.shutdown()
         thread.join()
         receiver.server.server_close()
+
+
+class ProxiedReceiver:
+    """A web server for a host that services have built in, such as hooks.slack.com: it is reached by a proxy, speaks
+    TLS by that name, and takes whatever is posted to it.
+
+    Attributes:
+        at: Of the proxy: ``127.0.0.1:<port>``.
+        asked_for: Where whoever came wanted to go.
+        posts: What has arrived: path and body (JSON decoded).
+        answer: What is answered to that: status line and body.
+    """
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self.at = ""
+        self.asked_for: list[str] = []
+        self.posts: list[tuple[str, Any]] = []
+        self.answer = ("200 OK", b"ok")
+        self._tls = tls
+
+    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            connect = (await reader.readuntil(b"\r\n\r\n")).decode()
+            self.asked_for.append(connect.split()[1])
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await writer.drain()
+            await writer.start_tls(self._tls)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            lengths = [line for line in head.lower().splitlines() if line.startswith("content-length:")]
+            body = await reader.readexactly(int(lengths[0].partition(":")[2]))
+            self.posts.append((head.split()[1], json.loads(body)))
+            status, said = self.answer
+            writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(said)}\r\n\r\n".encode() + said)
+            await writer.drain()
+        writer.close()
+
+
+@contextlib.asynccontextmanager
+async def proxied_receiver(host: str) -> AsyncIterator[tuple[ProxiedReceiver, trustme.CA]]:
+    """The receiver that is *host*, and who vouches for it."""
+    authority = trustme.CA()
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(host).configure_cert(tls)
+    receiver = ProxiedReceiver(tls)
+    async with await asyncio.start_server(receiver.take, "127.0.0.1", 0) as server:
+        receiver.at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield receiver, authority
 
 
 class MailReceiver:
