@@ -1,7 +1,8 @@
 """Which spans a plan's log gives. Pure; the ids are derived (`planmesh.schemas.tracing`).
 
 One trace a plan: a root span from its creation to its end; below it a span for each attempt of a step, and for each
-wait at a gate; below an attempt, one for each call of a model or a tool that it has told of. A span is given when it
+wait at a gate; below an attempt, one for each call of a model or a tool that it has told of. Where a model has written
+the plan, or was to revise it, there is one below the root for each of its drafts. A span is given when it
 ends, and every span once: an attempt whose outcome is unknown has ended.
 
 Attributes that start with `gen_ai.` are OpenTelemetry's semantic conventions for generative AI,
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from planmesh.schemas import events, tracing
 from planmesh.schemas.events import AnyEvent
+from planmesh.schemas.goals import Origin
 from planmesh.schemas.plan import Ask, Check, Decide, Each, Emit, Gate, Task
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import Call, Failure, usage_of
@@ -109,11 +111,17 @@ def spans_of(before: PlanState, event: AnyEvent, after: PlanState, at: datetime)
                     yield _step_span(before, name, step.attempt, step.since or at, at, gone)
                 else:
                     yield from _gate(before, name, at, "closed")
+        case events.PlanCreated():
+            yield from _drafts(after, event.origin, at, "created")
         case events.PlanRevised():
+            yield from _drafts(before, event.origin, at, event.request)
             for name in before.graph.steps:
                 if name not in after.graph.steps:
                     yield from _gate(before, name, at, "superseded", (event.by,), event.reason)
+        case events.RevisionRefused():
+            yield from _drafts(before, event.origin, at, event.request)
         case events.PlanRefused():
+            yield from _drafts(after, event.origin, at, f"refused {after.number}")
             yield _root(after, at, "; ".join(problem.message for problem in event.problems[:5]))
         case events.PlanFailed():
             yield _root(after, at, event.reason or f"step {event.step} failed")
@@ -212,6 +220,38 @@ def _calls(state: PlanState, attempt_span: Span, step: str, attempt: int, calls:
             attributes=attributes,
             error="" if call.ok else "it failed",
             outgoing=call.kind == "model",
+        )
+
+
+def _drafts(state: PlanState, origin: Origin | None, at: datetime, of: str) -> Iterator[Span]:
+    """What a model was asked when it was to write a plan, which was known *at* last.
+
+    Args:
+        of: What the drafts are of, among all that models have written for this plan.
+    """
+    for number, draft in enumerate(origin.tries if origin is not None else (), 1):
+        assert origin is not None  # it has tries
+        start, end = _worked(draft.at, draft.duration_s, at, at)
+        yield Span(
+            name=f"chat {origin.model}",
+            trace_id=trace_id(state),
+            span_id=tracing.draft_span_id(state.address, of, number),
+            parent=_root_id(state),
+            start_ns=_ns(start),
+            end_ns=max(_ns(start), _ns(end)),
+            attributes={
+                "planmesh.space": state.address.space,
+                "planmesh.plan": state.address.plan,
+                "planmesh.draft": number,
+                "planmesh.draft.problems": len(draft.problems),
+                "gen_ai.operation.name": "chat",
+                "gen_ai.provider.name": "openai",
+                "gen_ai.request.model": origin.model,
+                "gen_ai.usage.input_tokens": draft.input_tokens,
+                "gen_ai.usage.output_tokens": draft.output_tokens,
+            },
+            error="; ".join(problem.message for problem in draft.problems[:5])[:_TEXT_CHARACTERS],
+            outgoing=True,
         )
 
 
@@ -322,12 +362,13 @@ def _root(state: PlanState, at: datetime, error: str = "") -> Span:
     if state.status is PlanStatus.CANCELLED:
         attributes["planmesh.cancelled_by"] = state.by
     start = state.created_at or at
+    if origin.origin is not None and origin.origin.tries:
+        # What a model has written, it has written before there was a plan.
+        start = min(start, _worked(origin.origin.tries[0].at, 0.0, start, start)[0])
     return Span(
         name=name or state.address.plan,
         trace_id=trace_id(state),
-        span_id=tracing.plan_span_id(state.address)
-        if created is not None
-        else tracing.refusal_span_id(state.address, state.number),
+        span_id=_root_id(state),
         parent=caller.span_id if caller is not None else "",
         start_ns=_ns(start),
         end_ns=max(_ns(start), _ns(at)),
@@ -335,6 +376,12 @@ def _root(state: PlanState, at: datetime, error: str = "") -> Span:
         error=error[:_TEXT_CHARACTERS],
         remote=caller is not None,
     )
+
+
+def _root_id(state: PlanState) -> str:
+    if state.created is not None:
+        return tracing.plan_span_id(state.address)
+    return tracing.refusal_span_id(state.address, state.number)
 
 
 def trace_id(state: PlanState) -> str:

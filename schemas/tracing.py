@@ -61,6 +61,11 @@ def call_span_id(at: Address, step: str, attempt: int, number: int) -> str:
     return _derived(f"call {at} {step} {attempt} {number}", 16)
 
 
+def draft_span_id(at: Address, of: str, number: int) -> str:
+    """The span of one draft of a model, counted from 1, of the plan or of the revision *of* it (16 hex digits)."""
+    return _derived(f"draft {at} {of} {number}", 16)
+
+
 def attempt_traceparent(at: Address, goal_digest: str, traceparent: str | None, step: str, attempt: int) -> str:
     """The `traceparent` of one attempt, for the agent's own calls to join.
 

@@ -15,6 +15,7 @@ from planmesh.auditor.spans import Span
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events, tracing
 from planmesh.schemas.events import Commit
+from planmesh.schemas.goals import Origin, Problem, Try
 from planmesh.schemas.plan import Case, Decide, Plan, Retry
 from planmesh.schemas.state import ENDED, PlanState, StepStatus
 from planmesh.schemas.work import Call
@@ -185,6 +186,48 @@ def test_the_calls_of_an_attempt_are_spans_below_it() -> None:
     assert search.attributes["gen_ai.operation.name"] == "execute_tool"
     assert search.attributes["gen_ai.tool.name"] == "search"
     assert (write.attributes["gen_ai.usage.input_tokens"], write.attributes["planmesh.tool_calls"]) == (400, 1)
+
+
+def drafted(first: datetime) -> Origin:
+    wrong = Problem(code="unknown_agent", message="the mesh has no agent called 'x'")
+    tries = (
+        Try(at=first, duration_s=2.0, input_tokens=30, output_tokens=9, problems=(wrong,)),
+        Try(at=first + timedelta(seconds=2), duration_s=1.0, input_tokens=40, output_tokens=8),
+    )
+    return Origin(author="model", model="qwen3", tries=tries)
+
+
+def test_the_drafts_of_a_plan_are_spans_of_its_trace() -> None:
+    play = Play(plan(task("build")))
+    play.completes("build")
+    (commit, commit_hash), *others = play.log
+    assert isinstance(commit.events[0], events.PlanCreated)
+    created = msgspec.structs.replace(commit.events[0], origin=drafted(START - timedelta(seconds=4)))
+    commit = msgspec.structs.replace(commit, events=(created, *commit.events[1:]))
+
+    first, second, build, root = spans_of([(commit, commit_hash), *others])
+
+    assert (first.name, second.name) == ("chat qwen3", "chat qwen3")
+    assert {first.parent, second.parent, build.parent} == {root.span_id}
+    assert {first.trace_id, second.trace_id} == {root.trace_id}
+    assert (first.error, second.error) == ("the mesh has no agent called 'x'", "")
+    assert (first.attributes["planmesh.draft"], first.attributes["planmesh.draft.problems"]) == (1, 1)
+    assert (second.attributes["gen_ai.usage.input_tokens"], second.attributes["gen_ai.usage.output_tokens"]) == (40, 8)
+    assert (first.start_ns, second.end_ns - second.start_ns) == (root.start_ns, 1_000_000_000)
+
+
+def test_the_drafts_of_every_revision_are_spans_of_their_own() -> None:
+    play = Play(plan(task("build"), task("ship", "build")))
+    origin = drafted(play.at)
+    for number, document in enumerate((play.document, plan(task("build"), task("send", "build"))), 1):
+        play.ask(asks.RevisePlan(id=f"r{number}", base=1, instruction="make it cheaper"))
+        play.ask(asks.ProposeRevision(id=f"p{number}", request=f"r{number}", plan=document, origin=origin), "planner")
+
+    drafts = [span for span in spans_of(play.log) if span.name == "chat qwen3"]
+
+    assert play.state.revision == 2  # the first changes nothing
+    assert len({span.span_id for span in drafts}) == len(drafts) == 4
+    assert {span.parent for span in drafts} == {tracing.plan_span_id(HERE)}
 
 
 def test_the_calls_of_an_attempt_that_failed_or_was_lost_are_spans_too() -> None:
