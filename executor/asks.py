@@ -4,10 +4,12 @@ from typing import Any, NamedTuple
 
 from planmesh.executor.reviewers import OPERATOR, Standing, deadline, escalate, escalations, may_answer, prompt_of
 from planmesh.executor.turn import PLANMESH, Turn
-from planmesh.schemas.answers import misfit
+from planmesh.schemas.answers import expected, misfit
+from planmesh.schemas.commands import AnswerAsk, Reply, ReviewGate, verb_of
 from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, PlanRevised
 from planmesh.schemas.payload import Payload, digest
 from planmesh.schemas.plan import OPERATORS, SERVICE, Ask
+from planmesh.schemas.secrets import shown
 
 
 def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
@@ -25,7 +27,7 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
         AskOpened(
             step=ask.name,
             round=turn.state.steps[ask.name].attempt + 1,
-            digest=digest([ask.name, prompt, ask.type, ask.options]),
+            digest=digest([ask.name, prompt, ask.type, ask.options, *(["secret"] if ask.secret else [])]),
             reviewers=ask.reviewers or (OPERATORS, f"{SERVICE}{turn.state.requester}"),
             prompt=prompt,
             answer=ask.type,
@@ -37,6 +39,7 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
             overdue_at=deadline(turn, ask),
             escalate=escalations(turn, ask),
             because=because,
+            secret=ask.secret,
         )
     )
 
@@ -48,13 +51,23 @@ def open_ask_again(turn: Turn, ask: Ask, revised: PlanRevised) -> None:
 
 
 class Given(NamedTuple):
-    """An answer, by whatever command it came."""
+    """An answer, by whatever command it came.
+
+    Attributes:
+        secret: Where the secret is that it names: ``<verb>.<actor>.<id>``, of which the subject has said the first two.
+    """
 
     step: str
     digest: str
     value: Any
     reason: str = ""
     standing: Standing = OPERATOR
+    secret: str = ""
+
+    @classmethod
+    def by(cls, turn: Turn, command: AnswerAsk | ReviewGate | Reply, standing: Standing = OPERATOR) -> "Given":
+        secret = f"{verb_of(command)}.{turn.by.removeprefix(SERVICE)}.{command.secret}" if command.secret else ""
+        return cls(command.step, command.digest, command.value, command.reason, standing, secret)
 
 
 def answer(turn: Turn, given: Given) -> None:
@@ -66,17 +79,24 @@ def answer(turn: Turn, given: Given) -> None:
     assert isinstance(asked, AskOpened)  # or it could not be answered
     if given.digest != asked.digest:
         turn.refuse("stale", f"the answer quotes another digest than ask {given.step} has now", given.step)
-    elif wrong := misfit(given.value, asked.answer, asked.options):
+    elif asked.secret and (given.value is not None or not given.secret):
+        # What was sent may be the secret itself: nothing is said of it, and nothing of it is kept.
+        said = f"ask {given.step} takes a secret, which is stored before it is answered, and never sent with the answer"
+        turn.refuse("plain_secret", said, given.step)
+    elif given.secret and not asked.secret:
+        _count(turn, asked, f"expected {expected(asked.answer, asked.options)}; found the name of a secret")
+    elif not asked.secret and (wrong := misfit(given.value, asked.answer, asked.options)):
         _count(turn, asked, wrong)
     else:
         groups = given.standing.groups
         about: dict[str, Any] = {} if groups is None else {"level": given.standing.level, "groups": groups}
-        turn.record(_answered(turn, asked, given.value, turn.by, given.reason, **about))
+        value = shown(given.secret) if given.secret else given.value
+        turn.record(_answered(turn, asked, value, turn.by, given.reason, secret=given.secret, **about))
 
 
 def answer_by_default(turn: Turn, asked: AskOpened) -> bool:
     """Answer an ask that is overdue, if that is what its plan says. Returns: whether it is."""
-    if asked.on_overdue != "default" or misfit(asked.default, asked.answer, asked.options):
+    if asked.secret or asked.on_overdue != "default" or misfit(asked.default, asked.answer, asked.options):
         return False
     reason = "nobody has answered in time, and the plan lets the default be the answer"
     turn.record(_answered(turn, asked, asked.default, PLANMESH, reason))

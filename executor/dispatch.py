@@ -23,6 +23,7 @@ from planmesh.executor.news import OUTCOME_BYTES, news
 from planmesh.executor.plans import Plans
 from planmesh.executor.questions import for_services
 from planmesh.executor.revision import wanted
+from planmesh.executor.secrets import purge
 from planmesh.executor.telling import tell
 from planmesh.executor.timers import utc_now
 from planmesh.schemas import codec, events, subjects
@@ -32,7 +33,8 @@ from planmesh.schemas.events import AnyEvent, Commit, hash_of
 from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
 from planmesh.schemas.plan import Draft, Permissions, Run, Task
-from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, apply
+from planmesh.schemas.secrets import secret_inputs
+from planmesh.schemas.state import ENDED, Names, PlanState, StepState, StepStatus, apply
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
@@ -98,7 +100,7 @@ class Dispatcher:
             late = message.num_delivered > 1 or (self._clock() - commit.at).total_seconds() > _LATE_S
             if not late and (recorded := self._known(address, message, commit)) is not None:
                 for index, event in enumerate(commit.events):
-                    future = self._send(recorded.state, commit, index, event)
+                    future = self._send_and_purge(recorded.state, commit, index, event)
                     if future is not None:
                         sent.append(future)
                 whole = True
@@ -155,7 +157,21 @@ class Dispatcher:
         """It comes back until it can be handed out: what a line of the log asks for is asked nowhere else."""
         await give_up(self._core, SERVICE, message, error, keep=True)
 
+    def _send_and_purge(
+        self, state: PlanState, commit: Commit, index: int, event: AnyEvent
+    ) -> "asyncio.Future[Any] | None":
+        sent = self._send(state, commit, index, event)
+        if not _leaves_secrets(state, event):
+            return sent
+        purged = asyncio.ensure_future(purge(self._core, commit.address))
+        return purged if sent is None else asyncio.gather(sent, purged)
+
     async def _send_slowly(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> None:
+        await self._send_in_full(state, commit, index, event)
+        if _leaves_secrets(state, event):
+            await purge(self._core, commit.address)
+
+    async def _send_in_full(self, state: PlanState, commit: Commit, index: int, event: AnyEvent) -> None:
         values = Values(self._blobs)
         while True:
             try:
@@ -283,6 +299,7 @@ class Dispatcher:
             permissions=task.permissions or Permissions(),
             idempotent=task.idempotent is True,
             timeout_s=task.timeout_s,
+            secrets=tuple(secret_inputs(state, event.step)),
             traceparent=None
             if created is None
             else attempt_traceparent(
@@ -456,6 +473,13 @@ def _gone(state: PlanState, name: str) -> StepState | None:
     if step is None:
         return state.superseded.get(name)
     return step if step.status is StepStatus.CANCELLED else None
+
+
+def _leaves_secrets(state: PlanState, event: AnyEvent) -> bool:
+    """Whether *event* may leave secrets behind that nobody will be given: it ends the plan; or it refuses what came
+    after the end, and may have named another one."""
+    ends = events.PlanCompleted | events.PlanFailed | events.PlanCancelled | events.CommandRefused
+    return state.has_secrets and state.status in ENDED and isinstance(event, ends)
 
 
 def _is_family(state: PlanState, event: AnyEvent) -> bool:

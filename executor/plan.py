@@ -109,7 +109,7 @@ def decide(
         case asks.ReviewGate():
             _review(turn, what)
         case asks.AnswerAsk():
-            answer(turn, Given(what.step, what.digest, what.value, what.reason))
+            answer(turn, Given.by(turn, what))
         case asks.Reply():
             _reply(turn, what)
         case asks.RevisePlan():
@@ -215,7 +215,7 @@ def _start(turn: Turn, command: asks.StartPlan) -> None:
 def _review(turn: Turn, command: asks.ReviewGate) -> None:
     standing = Standing(command.level, command.groups)
     if command.decision == "answer":
-        answer(turn, Given(command.step, command.digest, command.value, command.reason, standing))
+        answer(turn, Given.by(turn, command, standing))
         return
     if command.decision != "redirect":
         review(turn, command, command.decision, standing)
@@ -240,7 +240,7 @@ def _reply(turn: Turn, command: asks.Reply) -> None:
         return
     standing = Standing("operator", (turn.by,))
     if command.decision == "answer":
-        answer(turn, Given(command.step, command.digest, command.value, command.reason, standing))
+        answer(turn, Given.by(turn, command, standing))
     else:
         review(turn, command, command.decision, standing)
 

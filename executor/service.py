@@ -13,13 +13,14 @@ from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Subscription, consume, subscribe
 from planmesh.errors import Unusable
 from planmesh.eventlog import EventLog
-from planmesh.executor import blobs
+from planmesh.executor import blobs, secrets
 from planmesh.executor.decide import Decider
 from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.limits import AgentLimits
 from planmesh.executor.plan import DEFAULT_GATE_SLA_S
 from planmesh.executor.plans import Plans
 from planmesh.executor.previews import Previews, Rules
+from planmesh.executor.secrets import SecretStore
 from planmesh.executor.timers import handle_timer
 from planmesh.executor.work import STOP_PATIENCE_S, Host, Rooms
 from planmesh.readiness import notify_ready
@@ -89,6 +90,7 @@ async def steer(
             tasks.create_task(consume(core, WORK, TIMERS, timer, service="executor", stop=stop))
         if "blobs" in loops:
             tasks.create_task(blobs.serve(store, agents, stop))
+            tasks.create_task(secrets.serve(SecretStore(core, event_log, plans), agents, stop))
         log.info("executor.ready", loops=sorted(loops - {"work"}))
         notify_ready()
         await stop.wait()

@@ -28,6 +28,7 @@ from planmesh.calling import awaited, called
 from planmesh.connection import Connection
 from planmesh.delivery import Keeper, Message, subscribe
 from planmesh.errors import Busy, Conflict, Poison, Unusable
+from planmesh.executor.masking import Mask
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.payload import INLINE_OUTPUT_BYTES, Blob, Payload, blob_of, canonical
@@ -40,6 +41,8 @@ from planmesh.schemas.work import (
     Failure,
     Progress,
     Result,
+    Reveal,
+    Revealed,
     StepWork,
 )
 from planmesh.streams import AGENT_ACK_WAIT_S
@@ -58,6 +61,7 @@ _MESSAGE_CHARACTERS: Final = 4_000
 _LISTED: Final = 20
 _WHO: Final = "the agent"
 
+_revealed_decoder: Final = codec.Codec[Revealed](Revealed, trusted=True)
 _blob_decoder: Final = codec.Codec[Blob](Blob, trusted=True)
 
 log = structlog.get_logger()
@@ -156,6 +160,7 @@ class Host:
             for name in work.permissions.tools
             if name in here and (excess := here[name].description.permissions.beyond(work.permissions))
         }
+        reporter = _Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop())
         context = Context(
             address=work.address,
             step=work.step,
@@ -164,14 +169,14 @@ class Host:
             permissions=work.permissions,
             traceparent=work.traceparent,
             tools={name: here[name] for name in work.permissions.tools if name in here and name not in beyond},
-            report=_Reporter(self._connection, self._agent.name, work, asyncio.get_running_loop()),
+            report=reporter,
             threads=self._rooms.threads,
         )
         for name, excess in beyond.items():
             context.denied(f"tool {name}", f"it uses what the step does not permit: {excess}")
         # Now, and not when the task begins: the next message may be the same work again.
         self._running[work.key] = context
-        task = asyncio.create_task(self._attempt(work, context, message))
+        task = asyncio.create_task(self._attempt(work, context, reporter, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -184,9 +189,10 @@ class Host:
         if context is not None:
             context.cancelled.set()
 
-    async def _attempt(self, work: StepWork, context: Context, message: Message) -> None:
+    async def _attempt(self, work: StepWork, context: Context, reporter: "_Reporter", message: Message) -> None:
         try:
-            result = await self._result(work, context, (datetime.now(UTC) - message.timestamp).total_seconds())
+            waited_s = (datetime.now(UTC) - message.timestamp).total_seconds()
+            result = await self._result(work, context, reporter, waited_s)
         except Busy as error:
             # Before it was begun: blobs or the server are away.
             log.warning("work.later", key=work.key, error=str(error))
@@ -202,7 +208,7 @@ class Host:
         finally:
             del self._running[work.key]
 
-    async def _result(self, work: StepWork, context: Context, waited_s: float) -> Result:
+    async def _result(self, work: StepWork, context: Context, reporter: "_Reporter", waited_s: float) -> Result:
         """Run one attempt, which was handed out *waited_s* ago. Raises: Busy, before anything was begun."""
         about: dict[str, Any] = {
             "space": work.space,
@@ -213,10 +219,16 @@ class Host:
         }
         try:
             inputs = await self._inputs(work)
+            secrets = await self._secrets(work)
+        except _SecretGone as error:
+            failure = Failure(code="secret_gone", message=str(error), retryable=False)
+            return AttemptFailed(failure=failure, started_at=datetime.now(UTC), duration_s=0, **about)
         except (Poison, DecodeError) as error:
             # They are gone, or nothing that can be read: another worker, or another time, would get no further.
             failure = Failure(code="inputs", message=_clipped(f"its inputs cannot be had: {error}"), retryable=False)
             return AttemptFailed(failure=failure, started_at=datetime.now(UTC), duration_s=0, **about)
+        inputs |= secrets
+        mask = reporter.mask = Mask(secrets.values())
         if not work.idempotent:
             if waited_s > _CLAIMED_S:
                 reason = "it was handed out so long ago that nobody knows any more whether it was begun"
@@ -235,17 +247,17 @@ class Host:
         started = loop.time()
         try:
             value = await self._call(work, context, inputs)
-            output = await self._output(value)
+            output = await self._output(value, mask)
         except _GivenUp:
             raise
         except Exception as error:
             if isinstance(error, TimeoutError) and not work.idempotent:
                 reason = f"no answer within {work.timeout_s:g} s, and whether it had its effect is not known"
-                return AttemptUnknown(reason=reason, **_without_times(about), **_told(context))
-            failure = _failure(error, work)
+                return AttemptUnknown(reason=reason, **_without_times(about), **_told(context, mask))
+            failure = _failure(error, work, mask)
             log.info("step.failed", key=work.key, agent=work.agent, code=failure.code)
-            return AttemptFailed(failure=failure, duration_s=loop.time() - started, **about, **_told(context))
-        return AttemptCompleted(output=output, duration_s=loop.time() - started, **about, **_told(context))
+            return AttemptFailed(failure=failure, duration_s=loop.time() - started, **about, **_told(context, mask))
+        return AttemptCompleted(output=output, duration_s=loop.time() - started, **about, **_told(context, mask))
 
     async def _call(self, work: StepWork, context: Context, inputs: dict[str, Any]) -> object:
         agent = self._agent
@@ -281,13 +293,37 @@ class Host:
             value = codec.value.decode(data)
         return value if isinstance(value, dict) else {}
 
-    async def _output(self, value: object) -> Payload:
+    async def _secrets(self, work: StepWork) -> dict[str, str]:
+        """The inputs that are secrets: in nothing that is stored, and told to nobody but the agent of an open attempt.
+
+        Raises:
+            _SecretGone: One is not kept any more.
+            Poison: The attempt is not open any more: whatever becomes of it here, it changes nothing.
+            Busy: Nobody answers now.
+        """
+        if not work.secrets:
+            return {}
+        wanted = Reveal(space=work.space, plan=work.plan, step=work.step, attempt=work.attempt)
+        data = await self._connection.request(subjects.reveal(self._agent.name), encode(wanted), timeout_s=10)
+        revealed = _revealed_decoder.decode(data)
+        if gone := [name for name in work.secrets if name not in revealed.inputs]:
+            raise _SecretGone(
+                f"the secret that was entered for the input {', '.join(gone)} is not kept any more, and the step was "
+                "not begun. Secrets are kept until the plan ends, but only for as long as the mesh is set to keep them "
+                "(`secrets_kept_s`). It has to be asked for again: revise the plan (`planmesh revise`), so that the "
+                "step reads the answer of a new ask with `secret`"
+            )
+        return {name: revealed.inputs[name] for name in work.secrets}
+
+    async def _output(self, value: object, mask: Mask) -> Payload:
         """Raises: Poison (not JSON, or too large), DecodeError (nested too deep)."""
         try:
             data = canonical(value)
         except (TypeError, msgspec.MsgspecError) as error:
             raise Poison(f"an agent returns JSON, and this is not: {error}") from error
         codec.check_depth(data)
+        if mask:
+            data = canonical(mask.value(msgspec.json.decode(data)))
         if len(data) <= self._inline_output_bytes and _fits_in_a_result(data):
             return Payload(value=msgspec.Raw(data))
         return Payload(blob=await self._put(data))
@@ -473,9 +509,13 @@ class _Reporter:
         self._subject = subjects.progress(agent, work.address, work.step)
         self._attempt = work.attempt
         self._loop = loop
+        self.mask = Mask()
 
     def __call__(self, text: str, data: object) -> None:
-        message = encode(Progress(attempt=self._attempt, text=str(text)[:_MESSAGE_CHARACTERS], data=data))
+        said, shown = self.mask.text(str(text)), data
+        if self.mask:
+            shown = self.mask.value(msgspec.json.decode(encode(data)))
+        message = encode(Progress(attempt=self._attempt, text=said[:_MESSAGE_CHARACTERS], data=shown))
         self._loop.call_soon_threadsafe(self._send, message)
 
     def _send(self, message: bytes) -> None:
@@ -527,32 +567,42 @@ class _BadInputs(Rejected):
     pass
 
 
-def _told(context: Context) -> dict[str, Any]:
-    return {"calls": context.journal.calls, "denials": context.journal.denials}
+class _SecretGone(Exception):
+    pass
+
+
+def _told(context: Context, mask: Mask) -> dict[str, Any]:
+    calls, denials = context.journal.calls, context.journal.denials
+    if mask:
+        calls = tuple(msgspec.structs.replace(one, name=mask.text(one.name)) for one in calls)
+        denials = tuple(
+            msgspec.structs.replace(one, what=mask.text(one.what), why=mask.text(one.why)) for one in denials
+        )
+    return {"calls": calls, "denials": denials}
 
 
 def _without_times(about: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in about.items() if name not in ("started_at", "version")}
 
 
-def _failure(error: Exception, work: StepWork) -> Failure:
+def _failure(error: Exception, work: StepWork, mask: Mask) -> Failure:
     """What went wrong, as the log keeps it: the agent's frames only, and all of it untrusted text."""
     kind = type(error).__name__
     match error:
         case TimeoutError():
             return Failure(code="timeout", message=f"no answer within {work.timeout_s:g} s", type=kind)
         case _BadInputs():
-            return Failure(code="bad_inputs", message=_clipped(str(error)), retryable=False)
+            return Failure(code="bad_inputs", message=_clipped(mask.text(str(error))), retryable=False)
         case Poison() | DecodeError():
-            return Failure(code="bad_output", message=_clipped(str(error)), retryable=False)
+            return Failure(code="bad_output", message=_clipped(mask.text(str(error))), retryable=False)
         case _AgentTimeout() if error.__cause__ is not None:
             error, kind = error.__cause__, "TimeoutError"  # type: ignore[assignment]
     lines = "".join(traceback.format_exception(type(error), error, _agents_own(error.__traceback__)))
     return Failure(
         code="rejected" if isinstance(error, Rejected) else "agent_error",
-        message=_clipped(str(error) or kind),
-        type=_line(kind),
-        traceback=lines[-_TRACEBACK_CHARACTERS:],
+        message=_clipped(mask.text(str(error)) or kind),
+        type=_line(mask.text(kind)),
+        traceback=mask.text(lines)[-_TRACEBACK_CHARACTERS:],
         retryable=not isinstance(error, Rejected),
     )
 

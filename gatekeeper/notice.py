@@ -162,12 +162,14 @@ class AskFacts(Struct, frozen=True, kw_only=True):
         options: The answers that there are; none: any of that kind.
         default: What is proposed; empty if nothing is.
         is_answered_by_default: Whether the default is the answer when nobody has answered in time.
+        is_secret: Whether the answer is a secret, which is entered on the page or by the command line only.
     """
 
     answer: str
     options: tuple[str, ...]
     default: str
     is_answered_by_default: bool
+    is_secret: bool = False
 
 
 class Escalated(Struct, frozen=True, kw_only=True):
@@ -434,6 +436,7 @@ def _asks(opened: AskOpened) -> AskFacts:
         options=tuple(defuse(option, 200) for option in opened.options[:_MOST_LINES]),
         default="" if opened.default is None else defuse(_told(opened.default), _VALUE_CHARACTERS),
         is_answered_by_default=opened.on_overdue == "default",
+        is_secret=opened.secret,
     )
 
 

@@ -267,7 +267,9 @@ def fold(reviews: Reviews, commit: Commit) -> Reviews:
                     more = Call(kind="escalated", reviewers=event.to, level=event.level, because=event.because)
                     rounds = _change(rounds, event.step, calls=(*asked.calls, more))
             case events.AskAnswered():
-                ending = Ending(how="answered", by=(event.by,), reason=event.reason, answer=event.output)
+                ending = Ending(
+                    how="answered", by=(event.by,), reason=event.reason, answer=None if event.secret else event.output
+                )
                 rounds = _end(rounds, event.step, ending)
             case events.GateApproved():
                 rounds = _end(rounds, event.step, Ending(how="approved", by=event.by, reason=event.reason))

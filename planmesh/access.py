@@ -38,6 +38,7 @@ from planmesh.schemas.subjects import (
     PLANS,
     POISON,
     RESULTS,
+    SECRETS,
     TIMERS,
     WORK,
 )
@@ -59,6 +60,7 @@ HOME: Final[Mapping[str, str]] = {
     POISON: CORE,
     CATALOGUE: CORE,
     NOTICES: CORE,
+    SECRETS: CORE,
     RESULTS: AGENTS,
     CLAIMS: AGENTS,
     GOALS: EDGE,
@@ -70,6 +72,7 @@ _HOME_OF_FIRST_TOKEN: Final[Mapping[str, str]] = {
     "claims": AGENTS,
     "blobs": AGENTS,  # as requests of agents; the stream's own subjects are for services only
     "signals": AGENTS,
+    "reveal": AGENTS,
     "goals": EDGE,
 }
 
@@ -124,6 +127,12 @@ def _ask(role: str, actor: str) -> tuple[str, ...]:
     return tuple(f"commands.*.*.{verb}.{actor}" for verb in verbs)
 
 
+def _store_secrets(role: str, actor: str) -> tuple[str, ...]:
+    """Whoever may answer an ask may store, under the same verb and name, what the answer is not to say."""
+    verbs = (verb for verb, row in VERBS.items() if role in row.publishers and row.may_name_a_secret)
+    return tuple(f"secrets.*.*.*.{verb}.{actor}.*" for verb in verbs)
+
+
 # Where whoever answers requests may publish: an inbox of this account, or of one that imports the service.
 _ANSWER: Final = ("_INBOX.>", "_R_.>")
 _ACCOUNT_INFO: Final = "$JS.API.INFO"
@@ -154,6 +163,8 @@ def services() -> tuple[User, ...]:
                 *_read(BLOBS),
                 *_read_leader(BLOBS),
                 *_read_leader(OUTCOMES),  # what has been told already
+                *_read_leader(SECRETS),  # nobody else may
+                subjects.purge_secrets(),
                 subjects.query("proposal"),  # what a preview takes from a planner
                 *_ANSWER,
                 *_pull(COMMANDS, DECIDE),
@@ -165,6 +176,7 @@ def services() -> tuple[User, ...]:
                 *_inspect(WORK),
                 *_inspect(OUTCOMES),
                 *_inspect(BLOBS),
+                *_inspect(SECRETS),
                 _ACCOUNT_INFO,
             ),
             subscribe=("query.preview",),
@@ -179,7 +191,7 @@ def services() -> tuple[User, ...]:
                 *_inspect(RESULTS, DECIDE),
                 _ACCOUNT_INFO,
             ),
-            subscribe=("blobs.*.put", "blobs.*.get"),
+            subscribe=("blobs.*.put", "blobs.*.get", subjects.reveal_pattern()),
         ),
         _in(
             CORE,
@@ -210,6 +222,7 @@ def services() -> tuple[User, ...]:
                 "poison.gatekeeper.*",
                 *_ask("gatekeeper", "gatekeeper"),
                 *_ask("person", "*"),  # as whom it has identified
+                *_store_secrets("person", "*"),
                 subjects.query("gates"),  # what somebody's inbox shows
                 subjects.query("preview"),  # what a redirection would come to
                 *_pull(PLANS, GATEKEEPER),
@@ -273,6 +286,7 @@ def agent(name: str) -> User:
             f"progress.{name}.*.*.*",
             subjects.put_blob(name),
             subjects.get_blob(name),
+            subjects.reveal(name),
             *_pull(WORK, subjects.agent_consumer(name)),
         ),
         subscribe=(subjects.signals(name),),
@@ -294,6 +308,7 @@ def operator(name: str) -> User:
         user,
         publish=(
             *(f"commands.*.*.{verb}.{name}" for verb in OPERATOR_VERBS),
+            *_store_secrets("operator", name),
             "query.*",
             "$SRV.>",
             *(right for stream in (PLANS, BLOBS, POISON, CATALOGUE) for right in _read(stream)),
@@ -312,6 +327,7 @@ def submitter(space: str) -> User:
         publish=(
             f"goals.{space}.*",
             *_ask("service", space),
+            *_store_secrets("service", space),
             subjects.last_outcome(space),  # what it may have missed while its connection was away
             *_pull(OUTCOMES, subjects.outcome_consumer(space)),
             *_pull(OUTCOMES, subjects.question_consumer(space)),
@@ -349,6 +365,7 @@ def _in(account: str, name: str, *, publish: tuple[str, ...], subscribe: tuple[s
 _SERVICE_EXPORTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     CORE: (
         ("commands.*.*.*.*", "singleton"),
+        ("secrets.*.*.*.*.*.*", "singleton"),
         ("catalogue.*", "singleton"),
         ("query.*", "singleton"),
         ("$SRV.>", "stream"),
@@ -362,6 +379,7 @@ _SERVICE_EXPORTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
         ("claims.*.*.*.*.*", "singleton"),
         ("blobs.*.put", "singleton"),
         ("blobs.*.get", "singleton"),
+        (subjects.reveal_pattern(), "singleton"),
     ),
     EDGE: (("goals.*.*", "singleton"),),
 }

@@ -150,6 +150,7 @@ class Mesh:
         replicas: int = 1,
         concurrency: Mapping[str, int] | None = None,
         max_bytes: Mapping[str, int] | None = None,
+        secrets_kept_s: float = streams.SECRETS_KEPT_S,
     ) -> tuple[str, ...]:
         """Make, or bring up to date, every stream, and a consumer for every service, agent and submitter.
 
@@ -159,6 +160,7 @@ class Mesh:
                 have, or get `agent_concurrency`.
             max_bytes: What streams may take on disk, by name. Streams that are not named keep what they have, or get
                 the default.
+            secrets_kept_s: How long a secret is kept of a plan that does not end.
 
         Returns:
             What was made or changed, such as ``PLANS`` and ``WORK/agent-echo``; empty if all was as it should be.
@@ -169,7 +171,8 @@ class Mesh:
         """
         async with self._administrators() as servers:
             check(servers[CORE].server)
-            making = (_make_stream(servers[one.account], one) for one in streams.streams(replicas, max_bytes or {}))
+            wanted = streams.streams(replicas, max_bytes or {}, secrets_kept_s)
+            making = (_make_stream(servers[one.account], one) for one in wanted)
             changed = await asyncio.gather(*making)
             of_services = (_make_consumer(servers[one.account], one) for one in streams.consumers())
             of_agents = (

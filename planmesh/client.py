@@ -44,6 +44,7 @@ from planmesh.schemas.questions import Question, Questioned
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus
 from planmesh.schemas.subjects import BLOBS, OUTCOMES, PLANS, Address, BadSubject
 from planmesh.schemas.work import PlannerWork, Progress
+from planmesh.secrets import store
 from planmesh.steering import Answer as Answer
 from planmesh.steering import Refused as Refused
 from planmesh.steering import RevisionRefused as RevisionRefused
@@ -439,7 +440,8 @@ class Client:
     async def answer(
         self, question: Questioned, value: str | float | bool, *, reason: str = "", id: str | None = None
     ) -> str:
-        """Answer an ask: with a text (or one of the options), a number, or true or false.
+        """Answer an ask: with a text (or one of the options), a number, or true or false. A secret is stored first,
+        and is no part of the answer.
 
         The answer is stored when this returns; whether it is taken comes with `questions`. What does not fit is
         refused, and counted.
@@ -454,7 +456,13 @@ class Client:
             Busy: The server does not take it now; it may have been stored.
             Unusable: Not allowed, or closed.
         """
-        return await self._reply(question, "answer", value, reason, id)
+        if not question.secret:
+            return await self._reply(question, "answer", value, reason, id)
+        if not isinstance(value, str):
+            raise ValueError(f"ask {question.step} takes a secret, which is a text")
+        at = subjects.address(question.space, question.plan)
+        secret = await store(self.connection, at, question.step, "reply", self.space, value)
+        return await self._reply(question, "answer", None, reason, id, secret)
 
     async def approve(self, question: Questioned, *, reason: str = "", id: str | None = None) -> str:
         """Approve what a gate lets go: exactly what the question says. See `answer`."""
@@ -471,6 +479,7 @@ class Client:
         value: Any,
         reason: str,
         id: str | None,
+        secret: str | None = None,
     ) -> str:
         reply = Reply(
             id=id or new_command_id(),
@@ -478,6 +487,7 @@ class Client:
             digest=question.digest,
             decision=decision,
             value=value,
+            secret=secret,
             reason=reason,
         )
         at = subjects.address(question.space, question.plan)
@@ -715,6 +725,19 @@ class Operator(Steering):
                 patience_s = max(3 * timeout_s, _MODEL_S) if getattr(command, "instruction", "") else 3 * timeout_s
                 async with _patience(patience_s, f"the {verb} of {address}", "a planner"):
                     return await _worked_out(command.id, lines)
+
+    async def keep_secret(self, address: Address, step: str, text: str) -> str:
+        """Store the answer to an ask with `secret`; `planmesh.schemas.commands.AnswerAsk` then names it.
+
+        Returns:
+            What names it.
+
+        Raises:
+            ValueError: It is empty, or too long.
+            Busy: The server does not take it now.
+            Unusable: Not allowed, or closed.
+        """
+        return await store(self.connection, address, step, "answer", self.name, text)
 
     async def proposal(self, work: PlannerWork) -> ProposeRevision:
         """What the planner would make of a request for a revision; nothing is stored, and nothing changes. Of one in

@@ -47,6 +47,8 @@ from planmesh.schemas.work import (
     Progress,
     Result,
     Results,
+    Reveal,
+    Revealed,
     Signal,
     StepPlanning,
     StepWork,
@@ -82,6 +84,7 @@ BLOB_NAME: Final = Plain(
     "BlobName", "text/plain", {"type": "string", "pattern": "^[0-9a-f]{64}$"}, "The SHA-256 of a blob, in hex"
 )
 CLAIM: Final = Plain("Claim", "text/plain", {"type": "string"}, "The worker that begins the attempt, as `host/pid`")
+SECRET: Final = Plain("Secret", "text/plain", {"type": "string"}, "A secret, in UTF-8; only the executor can read it")
 SENDING: Final = Plain(
     "NoticeState",
     "text/plain",
@@ -179,6 +182,8 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.put_blob, (BLOB_BYTES,), "Store a large value.", replies=(Blob,)),
     Channel(subjects.get_blob, (BLOB_NAME,), "Fetch a large value.", replies=(BLOB_BYTES,)),
     Channel(subjects.blob, (BLOB_BYTES,), "Large values, each under the SHA-256 of its bytes."),
+    Channel(subjects.secret, (SECRET,), "Answers to asks with `secret`, each stored before the answer names it."),
+    Channel(subjects.reveal, (Reveal,), "Fetch the secrets that an attempt is given.", replies=(Revealed,)),
     Channel(subjects.poison, (SET_ASIDE,), "Messages that could not be handled: `planmesh poison`."),
     *_queries(),
     Channel(
@@ -226,6 +231,8 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "notice": "What is said; of an escalation, also which.",
     "channel": "The operator's name for it.",
     "service": "Who could not handle it.",
+    "verb": "How it is answered: `answer`, `review` or `reply`.",
+    "secret": "A random id, which the answer names.",
     "stream": "The stream it came from.",
 }
 """What may stand in the braces. Every one is 1 to 64 of the characters A-Z a-z 0-9 _ -."""
@@ -595,6 +602,8 @@ def receivers(channel: Channel) -> list[Access]:
             )
             if f"$JS.API.DIRECT.GET.{stored.name}" in user.publish:
                 ways.append(f"direct get from {stored.name}")
+            elif f"$JS.API.STREAM.MSG.GET.{stored.name}" in user.publish:
+                ways.append(f"get from the leader of {stored.name}")
         found += [Access(user.name, user.account, how) for how in ways]
     return found
 

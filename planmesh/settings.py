@@ -81,6 +81,8 @@ class Storage(BaseModel):
     claims_bytes: Annotated[ByteSize | None, _LEAST] = None
     catalogue_bytes: Annotated[ByteSize | None, _LEAST] = None
     notices_bytes: Annotated[ByteSize | None, _LEAST] = None
+    secrets_bytes: Annotated[ByteSize | None, _LEAST] = None
+    """Secrets that people have entered, each for as long as its plan goes on."""
 
     @property
     def max_bytes(self) -> dict[str, int]:
@@ -305,6 +307,9 @@ class Settings(BaseSettings):
     planner: Planner = Planner()
     limits: Limits = Limits()
     storage: Storage = Storage()
+    secrets_kept_s: float = Field(default=30 * 86_400.0, ge=60, le=366 * 86_400)
+    """How long the answer to an ask with `secret` is kept of a plan that does not end. `planmesh init`, and `planmesh
+    up`, apply it."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     """``auto``: for people on a terminal, JSON otherwise."""

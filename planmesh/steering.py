@@ -28,6 +28,7 @@ from planmesh.schemas.commands import (
 from planmesh.schemas.events import AnyEvent, CommandRefused, Commit
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import NOTHING, Payload
+from planmesh.schemas.plan import Ask
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address
 
@@ -97,6 +98,9 @@ class Steering(ABC):
 
     @abstractmethod
     async def state(self, address: Address) -> PlanState: ...
+
+    @abstractmethod
+    async def keep_secret(self, address: Address, step: str, text: str) -> str: ...
 
     async def start(self, address: Address, *, reason: str = "", id: str | None = None) -> Answer:
         """Start a draft."""
@@ -205,15 +209,26 @@ class Steering(ABC):
 
         Args:
             value: A text (or one of the options), a number, or true or false, as the ask takes it. Anything else is
-                refused, and counted.
+                refused, and counted. Where the ask takes a secret, it is stored first, and is no part of the answer.
             digest: Of the question that was read: if it has changed since, the answer is refused. None: the one that
                 is asked now.
+
+        Raises:
+            ValueError: It takes a secret, and this is none.
         """
+        state = await self.state(address)
         if digest is None:
-            found = (await self.state(address)).steps.get(step)
+            found = state.steps.get(step)
             digest = "" if found is None or found.opened is None else found.opened.digest
-        command = AnswerAsk(id=id or new_command_id(), step=step, digest=digest, value=value, reason=reason)
-        return await self.command(address, command)
+        about: dict[str, Any] = {"id": id or new_command_id(), "step": step, "digest": digest, "reason": reason}
+        ask = state.graph.steps.get(step)
+        if isinstance(ask, Ask) and ask.secret:
+            if not isinstance(value, str):
+                raise ValueError(f"ask {step} takes a secret, which is a text")
+            about["secret"] = await self.keep_secret(address, step, value)
+        else:
+            about["value"] = value
+        return await self.command(address, AnswerAsk(**about))
 
     async def revise(
         self,

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from planmesh.access import HOME
 from planmesh.schemas import subjects
+from planmesh.schemas.secrets import MAX_SECRET_BYTES
 from planmesh.schemas.subjects import (
     AUDITOR,
     BLOBS,
@@ -30,6 +31,7 @@ from planmesh.schemas.subjects import (
     PLANS,
     POISON,
     RESULTS,
+    SECRETS,
     TIMERS,
     WORK,
 )
@@ -54,8 +56,13 @@ DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
     CLAIMS: 512 * _MIB,
     CATALOGUE: 256 * _MIB,
     NOTICES: 256 * _MIB,
+    SECRETS: 64 * _MIB,
 }
 """What each stream may take on disk, unless something else is set. The server reserves it."""
+
+SECRETS_KEPT_S: Final = 30 * 86_400.0
+"""How long a secret is kept of a plan that does not end, unless something else is set."""
+_HEADERS_BYTES: Final = 1024
 
 # One consumer at a time is served; another takes over when it has been silent for this long.
 PINNED_GROUP: Final = "executor"
@@ -117,12 +124,15 @@ class Consumer:
         return HOME[self.stream]
 
 
-def streams(replicas: int = 1, max_bytes: Mapping[str, int] = _NOTHING_SET) -> tuple[Stream, ...]:
+def streams(
+    replicas: int = 1, max_bytes: Mapping[str, int] = _NOTHING_SET, secrets_kept_s: float = SECRETS_KEPT_S
+) -> tuple[Stream, ...]:
     """Every stream.
 
     Args:
         replicas: How many servers hold each message: 1, or 3 or 5 in a cluster.
         max_bytes: What streams may take on disk, by name; `DEFAULT_MAX_BYTES` for the others.
+        secrets_kept_s: How long a secret is kept of a plan that does not end.
     """
     return tuple(
         Stream(
@@ -130,11 +140,11 @@ def streams(replicas: int = 1, max_bytes: Mapping[str, int] = _NOTHING_SET) -> t
             {**one.settings, "max_bytes": max_bytes.get(one.name, DEFAULT_MAX_BYTES[one.name])},
             limited=one.name in max_bytes,
         )
-        for one in _streams(replicas)
+        for one in _streams(replicas, secrets_kept_s)
     )
 
 
-def _streams(replicas: int) -> tuple[Stream, ...]:
+def _streams(replicas: int, secrets_kept_s: float) -> tuple[Stream, ...]:
     return (
         # The log. A message that is stored stays as it is, where it is.
         _stream(PLANS, ["plans.*.*"], replicas, max_consumers=16, allow_direct=True, deny_delete=True, deny_purge=True),
@@ -185,6 +195,19 @@ def _streams(replicas: int) -> tuple[Stream, ...]:
             max_consumers=4,
             max_msgs_per_subject=1,
             max_age=30 * _DAY_NS,
+        ),
+        # What nobody but the executor may read: no direct get, and no consumer of anybody's. Each is written once, so
+        # that nobody can put another one in its place.
+        _stream(
+            SECRETS,
+            ["secrets.*.*.*.*.*.*"],
+            replicas,
+            max_consumers=1,
+            max_msgs_per_subject=1,
+            discard_new_per_subject=True,
+            max_msg_size=MAX_SECRET_BYTES + _HEADERS_BYTES,
+            max_age=int(secrets_kept_s * _SECOND_NS),
+            deny_delete=True,
         ),
         _stream(GOALS, ["goals.*.*"], replicas, max_consumers=4, max_age=90 * _DAY_NS),
     )

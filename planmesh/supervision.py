@@ -44,6 +44,7 @@ from planmesh.credentials import (
 from planmesh.embedded import MAX_PAYLOAD_BYTES, EmbeddedServer, embedded_server, end_with_parent
 from planmesh.errors import PlanmeshError, Unusable
 from planmesh.readiness import NOTIFY_SOCKET
+from planmesh.streams import SECRETS_KEPT_S
 
 _STEERING: Final = "decide,dispatch,timers,blobs"
 _STOP_ORDER: Final = ("planner", "worker", "executor", "gatekeeper", "auditor")
@@ -533,6 +534,7 @@ async def local_mesh(
     sync_interval: str = "always",
     max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     max_bytes: Mapping[str, int] = {},
+    secrets_kept_s: float = SECRETS_KEPT_S,
     executors: int = 1,
     workers: int = 1,
     replicas: int = 1,
@@ -553,6 +555,7 @@ async def local_mesh(
         sync_interval: When the server syncs to disk: ``always``, or as often as this (``2m``).
         max_payload_bytes: The largest message of the server.
         max_bytes: What streams may take on disk, by name; the others, what they may now, or by default.
+        secrets_kept_s: How long a secret is kept of a plan that does not end.
         executors: How many; one steers, the others stand by.
         workers: How many; they share the work, and what one that dies has begun is done by another.
         replicas: How many servers of a cluster of your own hold each message.
@@ -584,7 +587,7 @@ async def local_mesh(
             mesh.point_to(server)
         else:
             mesh.ensure_users(server, users)
-        await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
+        await mesh.prepare(replicas=replicas, max_bytes=max_bytes, secrets_kept_s=secrets_kept_s)
         person = replace(person, server=server)
         write_connection(data_dir, person)
 
@@ -597,7 +600,7 @@ async def local_mesh(
         mesh.ensure_users(server, map(access.agent, found))
         if mesh.accounts_changed:
             await mesh.reload()
-            await mesh.prepare(replicas=replicas, max_bytes=max_bytes)
+            await mesh.prepare(replicas=replicas, max_bytes=max_bytes, secrets_kept_s=secrets_kept_s)
         if found and "worker" not in without:
             for number in range(1, workers + 1):
                 children.start(worker(agents, number=number))

@@ -123,7 +123,7 @@ def _look_at_ask(step: Ask, routes: "_Routes", problems: Problems, at: tuple[str
             problems.add("option_unrouted", said, *at, "options", index)
     if not step.secret and _SECRET.search(f"{step.label} {step.prompt}") is not None:
         said = "the answer to this may be a secret, and the log keeps it for good"
-        hint = "let the agent that needs it have it by its own means, and ask whether it has; or say secret = true"
+        hint = "say secret = true: then only the task that is given it can read it"
         problems.add("secret_in_log", said, *at, hint=hint)
 
 

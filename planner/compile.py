@@ -10,6 +10,7 @@ from planmesh.directory import Directory
 from planmesh.planner.bodies import read_bodies
 from planmesh.planner.complete import complete, with_what_tools_use
 from planmesh.planner.decode import StepDraft, check_fields, read_plan
+from planmesh.planner.disclosure import check_reads
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.flow import read_flow, refuse_work
 from planmesh.planner.inputs import check_defaults, fill
@@ -84,6 +85,7 @@ def compile_plan(
         if one.index in bodies:
             for inner in one.body:
                 _check_step(inner, agents, limits, directory, bodies[one.index].problems)
+    check_reads(scope, bodies, problems)
     check_defaults(scope.inputs, problems)
     inputs: dict[str, Any] = {}
     if draft.inputs is not None:

@@ -1,9 +1,9 @@
 """What a plan may not do by itself: one that a model has written, whatever the model was told or persuaded of; and one
 that runs for a step.
 
-A step that writes, uses the network or secrets, or cannot be undone is *harmful*: it must stand behind a gate. What an
-agent does is what the agent declares; a step that declares less for it does not make it harmless. Nothing of this
-reads a word that the model has written for people.
+A step that writes, uses the network or secrets, is given a secret that somebody enters, or cannot be undone is
+*harmful*: it must stand behind a gate. What an agent does is what the agent declares; a step that declares less for it
+does not make it harmless. Nothing of this reads a word that the model has written for people.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from planmesh.planner.decode import read_plan
+from planmesh.planner.disclosure import readers
 from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.flow import read_flow
 from planmesh.planner.graph import behind, implies
@@ -121,6 +122,8 @@ def ungated(
         leave: Steps that are not looked at.
     """
     harmful = {step.name: found for step in plan.steps if step.name not in leave and (found := harm(step, agents))}
+    for name in readers(plan).difference(leave):
+        harmful[name] = [*harmful.get(name, ()), "it is given a secret that somebody enters"]
     if not harmful:
         return {}
     problems = Problems()

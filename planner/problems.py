@@ -53,7 +53,8 @@ RULES: Final[Mapping[str, str]] = {
     "bad_escalation": "Of several escalations, each comes later than the one before.",
     "bad_options": "The options of an ask are texts, each another one.",
     "no_default": "An ask that the default may answer has one.",
-    "secret_answer": "An ask asks for nothing secret: there is no store for it yet.",
+    "secret_answer": "A secret is a text that somebody enters: without options, and without a default.",
+    "secret_read": "A secret that a plan asks for is read as the whole of an input of a task, and nowhere else.",
     # Expressions
     "bad_expression": "An expression or a template can be read.",
     # Order

@@ -141,6 +141,16 @@ def _check_question(one: StepDraft, ask: Ask, at: At, problems: Problems) -> Non
             hint = "add `default`; or leave this out, and it stays open"
             problems.add("no_default", said, *at, "on_overdue", hint=hint)
     if ask.secret:
-        said = "a secret cannot be asked for: an answer is in the log for good, and there is no store for secrets yet"
-        hint = "give the agent that needs it the secret by its own means, and ask whether it has it"
-        problems.add("secret_answer", said, *at, "secret", hint=hint)
+        _check_secret(one, ask, at, problems)
+
+
+def _check_secret(one: StepDraft, ask: Ask, at: At, problems: Problems) -> None:
+    if ask.type != "text":
+        said = f"a secret is a text, and this ask takes a {ask.type}"
+        problems.add("secret_answer", said, *at, "type", hint="leave out `type`")
+    if ask.options:
+        said = "whoever reads the plan would know the secret: it is one of the options"
+        problems.add("secret_answer", said, *at, "options", hint="leave out the options, or `secret`")
+    if ask.default is not None and "default" not in one.unread:
+        said = "whoever reads the plan would know the secret: it has a default"
+        problems.add("secret_answer", said, *at, "default", hint="leave out the default, or `secret`")

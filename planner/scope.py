@@ -125,11 +125,11 @@ class _Reader:
         if isinstance(one.step, Each):
             # What is wrong with these is found where the body is read by itself.
             local = locals_of(one.step, one.body)
-            for at, text, is_template in chain.from_iterable([*map(_texts, one.body), value_of(one)]):
+            for at, text, is_template in chain.from_iterable([*map(texts_of, one.body), value_of(one)]):
                 for name in sorted(self._names(text, is_template)[0] - local):
                     if name in self._binders:
                         reads.setdefault(name, ("steps", one.index, *at))
-        for at, text, is_template in _texts(one):
+        for at, text, is_template in texts_of(one):
             for name in self.check(at, text, is_template=is_template):
                 if not (at[-1] == "accept" and name == one.step.bound_as):  # the output that it is about
                     reads.setdefault(name, at)
@@ -195,7 +195,7 @@ class _Reader:
             self.constants[text] = value
 
 
-def _texts(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
+def texts_of(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
     """Every text of a step that is an expression, or a template with one: where, what, and whether it is a template."""
     at: At = ("steps", one.index)
     match one.step:

@@ -38,7 +38,7 @@ def refuse_secrets(value: dict[str, Any], problems: Problems) -> None:
                     "secret",
                     f"this holds what looks like {kind}, and a plan is kept in the log for good",
                     *at,
-                    hint="give it to the agent where the agent runs, and name it in the step's `permissions.secrets`",
+                    hint="ask for it (`ask` with `secret`), or give it to the agent where the agent runs",
                 )
         elif isinstance(inner, dict):
             waiting.extend((child, (*at, key)) for key, child in reversed(inner.items()))

@@ -156,6 +156,7 @@ class ReviewGate(Command, frozen=True, kw_only=True, tag="review"):
     instruction: Text = ""
     """Of a redirection: what to change, in words."""
     value: Any = None
+    secret: Token | None = None
     """As in `AnswerAsk`."""
     reason: Reason = ""
 
@@ -166,8 +167,11 @@ class AnswerAsk(Command, frozen=True, kw_only=True, tag="answer"):
     step: Name
     digest: str
     """The digest of the question: if it has changed since, the answer is refused."""
-    value: Any
+    value: Any = None
     """A text, a number, or true or false, as the ask takes it. Anything else is refused, and counted."""
+    secret: Token | None = None
+    """In place of a value, where the ask takes a secret: the id under which whoever answers has stored it before
+    (`planmesh.secrets`). A value that is sent to such an ask is refused, and not recorded."""
     reason: Reason = ""
 
 
@@ -179,6 +183,7 @@ class Reply(Command, frozen=True, kw_only=True, tag="reply"):
     """As in `CastVote`, or `AnswerAsk`."""
     decision: Literal["approve", "reject", "answer"]
     value: Any = None
+    secret: Token | None = None
     """As in `AnswerAsk`."""
     reason: Reason = ""
 
@@ -349,6 +354,10 @@ class Verb(NamedTuple):
     command: type[Command]
     publishers: tuple[Literal["planner", "executor", "gatekeeper", "operator", "person", "service"], ...]
     answers: tuple[type[events.Event], ...]
+
+    @property
+    def may_name_a_secret(self) -> bool:
+        return "secret" in self.command.__struct_fields__
 
 
 VERBS: Final[dict[str, Verb]] = {

@@ -444,6 +444,8 @@ class AskOpened(Event, frozen=True, kw_only=True, tag="ask.opened"):
     """As in `GateOpened`."""
     because: str = ""
     """Why it asks again."""
+    secret: bool = False
+    """Whether the answer is a secret, which is stored elsewhere before it is given."""
 
 
 class AnswerInvalid(Event, frozen=True, kw_only=True, tag="ask.answer_invalid"):
@@ -462,7 +464,9 @@ class AskAnswered(Event, frozen=True, kw_only=True, tag="ask.answered"):
     by: str
     """A person, `service:<space>`, or `planmesh` where the plan lets the default be the answer."""
     output: Payload
-    """An object: `value`, `provided_by`, `provided_at` and `attempt`."""
+    """An object: `value`, `provided_by`, `provided_at` and `attempt`. The value of a secret is ``{"secret": …}``."""
+    secret: str = ""
+    """Where a secret is: the verb, the actor and the id of the answer, with dots between them."""
     reason: str = ""
     level: str = ""
     """As in `VoteCast`."""

@@ -269,6 +269,8 @@ class GateRow(Row, frozen=True, kw_only=True):
     invalid: int = 0
     """Of an ask: how many answers were none."""
     max_retries: int = 0
+    secret: bool = False
+    """Of an ask: whether the answer is a secret, which is not sent with it."""
     cut: tuple[str, ...] = ()
 
 

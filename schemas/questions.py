@@ -36,6 +36,8 @@ class Questioned(QuestionBase, frozen=True, kw_only=True, tag="asked"):
     """Of an ask: what it takes."""
     options: tuple[str, ...] = ()
     default: Any = None
+    secret: bool = False
+    """Of an ask: whether the answer is a secret. Then the reply names one that was stored before."""
     overdue_at: datetime | None = None
     because: str = ""
     """Why it asks again, or as well."""

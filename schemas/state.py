@@ -101,6 +101,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
         retried: How often failed steps of that plan have been tried again.
         plans: How many plans may run for its steps, in all.
         retrying: Whether they are about to be: nothing has been heard of it since.
+        secret: Of an ask that was answered by one: where it is (`planmesh.schemas.secrets.Kept`).
     """
 
     status: StepStatus = StepStatus.PENDING
@@ -132,6 +133,7 @@ class StepState(Struct, frozen=True, kw_only=True, gc=False):
     retried: int = 0
     plans: int = 0
     retrying: bool = False
+    secret: str = ""
 
     @property
     def held(self) -> bool:
@@ -274,6 +276,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
         away: Steps that others work on, and that take no room of tasks: plans to be written, and plans that run.
         leaving: Steps of that kind that may be handed out as soon as there is room for them.
         plans_left: How many plans may yet run for its steps, and for those of these plans, in all.
+        has_secrets: Whether it has ever asked for a secret: there may be some of it, until it ends.
     """
 
     address: Address
@@ -309,6 +312,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     away: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     plans_left: int = 0
+    has_secrets: bool = False
     outcome: str = ""
     result: Payload = NOTHING
     reason: str = ""
@@ -401,10 +405,18 @@ class Names(Mapping[str, object]):
             if state.created is None:
                 raise KeyError(name)
             return state.created.inputs[name]
-        for step in steps:
-            if state.steps[step].status is StepStatus.COMPLETED:
-                return self._value(state.steps[step].output)
-        return None
+        giver = self._completed(steps)
+        return None if giver is None else self._value(state.steps[giver].output)
+
+    def giver(self, name: str) -> str | None:
+        """The step whose output *name* reads now; None where it reads something else, or null."""
+        item = self._item
+        if (self._own is not None and name == self._own[0]) or (item is not None and name == item.called):
+            return None
+        return self._completed(self._binders(name) or ())
+
+    def _completed(self, steps: Iterable[str]) -> str | None:
+        return next((step for step in steps if self._state.steps[step].status is StepStatus.COMPLETED), None)
 
     def awaited(self, name: str) -> tuple[str, ...]:
         """The steps that *name* will get its value from, where it has none yet."""
@@ -610,6 +622,8 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
         case events.StepsAdded():
             return _added(state, event, at)
         case events.GateOpened() | events.AskOpened():
+            if isinstance(event, events.AskOpened) and event.secret:
+                state = _replace(state, has_secrets=True)
             return _move(
                 state,
                 event.step,
@@ -643,6 +657,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 output=event.output,
                 reason=event.reason,
                 failure=None,
+                secret=event.secret,
             )
         case events.GateApproved():
             output = {"decision": "approve", "by": list(event.by), "reason": event.reason}

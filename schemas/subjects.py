@@ -28,6 +28,7 @@ RESULTS: Final = "RESULTS"
 CLAIMS: Final = "CLAIMS"
 CATALOGUE: Final = "CATALOGUE"
 NOTICES: Final = "NOTICES"
+SECRETS: Final = "SECRETS"
 GOALS: Final = "GOALS"
 
 ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
@@ -163,6 +164,26 @@ def blob(sha256: str) -> str:
     return f"blobs.sha256.{token('sha256', sha256)}"
 
 
+def secret(at: Address, step: str, verb: str, actor: str, secret: str) -> str:
+    """Where the secret is that an answer to the ask *step* names by the id *secret*.
+
+    The ask, the verb and the actor are those of the answer: nobody can name what was stored for another ask, or by
+    somebody else.
+    """
+    by = f"{token('verb', verb)}.{token('actor', actor)}.{token('secret', secret)}"
+    return f"secrets.{at.space}.{at.plan}.{token('step', step)}.{by}"
+
+
+def secrets_of(at: Address) -> str:
+    """Every secret of a plan: a filter."""
+    return f"secrets.{at.space}.{at.plan}.*.*.*.*"
+
+
+def purge_secrets() -> str:
+    """The server's request to purge SECRETS: those of a plan that has ended."""
+    return f"$JS.API.STREAM.PURGE.{SECRETS}"
+
+
 def poison(service: str, stream: str) -> str:
     return f"poison.{token('service', service)}.{token('stream', stream)}"
 
@@ -184,6 +205,15 @@ def put_blob(agent: str) -> str:
 
 def get_blob(agent: str) -> str:
     return f"blobs.{token('agent', agent)}.get"
+
+
+def reveal(agent: str) -> str:
+    """Where an agent asks for the secrets that an attempt of its own is given."""
+    return f"reveal.{token('agent', agent)}"
+
+
+def reveal_pattern() -> str:
+    return "reveal.*"
 
 
 def outcomes_of(space: str) -> str:
@@ -319,6 +349,11 @@ def read_progress(subject: str) -> ProgressSubject:
     """Raises: BadSubject."""
     _, agent, space, plan, step = _split(subject, "progress.<agent>.<space>.<plan>.<step>")
     return ProgressSubject(agent, Address(space, plan), step)
+
+
+def read_reveal(subject: str) -> str:
+    """The agent that asks. Raises: BadSubject."""
+    return _split(subject, "reveal.<agent>")[1]
 
 
 def read_catalogue(subject: str) -> str:

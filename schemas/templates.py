@@ -117,6 +117,15 @@ def embed(expression: Expression) -> str:
     return f"{{ {expression.text}}}" if expression.text.startswith("{") else f"{{{expression.text}}}"
 
 
+def only_path(text: str) -> tuple[str | int, ...] | None:
+    """The constant path that *text* is the value of, if it is ``{path}`` and nothing else."""
+    if not text.startswith("{") or not text.endswith("}"):
+        return None
+    parts = _Reader().parts(text)
+    hole = parts[0] if len(parts) == 1 else None
+    return hole.expression.path if isinstance(hole, _Hole) else None
+
+
 class _Rendering(NamedTuple):
     """One rendering under way.
 

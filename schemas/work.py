@@ -27,6 +27,9 @@ class StepWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: float | None = None
     traceparent: str | None = None
     """The span of this attempt (W3C Trace Context), for the agent's own calls to join."""
+    secrets: tuple[str, ...] = ()
+    """The inputs that are secrets: a handle stands in their place, and whoever runs the attempt asks for them by
+    `Reveal`."""
 
     @property
     def address(self) -> Address:
@@ -36,6 +39,24 @@ class StepWork(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> str:
         """The idempotency key: the same for every delivery of this attempt, and for no other attempt."""
         return f"{self.space}.{self.plan}.{self.step}.{self.attempt}"
+
+
+class Reveal(Struct, frozen=True, kw_only=True):
+    """An agent asks for the secrets of an attempt that it runs, on ``reveal.<agent>``."""
+
+    space: Token
+    plan: Token
+    step: Name
+    attempt: Annotated[int, Meta(ge=1)]
+
+
+class Revealed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The secrets of an attempt. Never stored, and never logged."""
+
+    inputs: dict[str, str]
+    """By the input that each one is."""
+    gone: tuple[str, ...] = ()
+    """Inputs whose secret is not kept any more."""
 
 
 class TimerWork(Struct, frozen=True, kw_only=True, omit_defaults=True):

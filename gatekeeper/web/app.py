@@ -24,7 +24,7 @@ from markupsafe import Markup
 from planmesh.errors import Busy, PlanmeshError
 from planmesh.gatekeeper.identity import FORM_LIFETIME_S, Door, Form, Untrusted, Visitor, command_id, new_nonce
 from planmesh.gatekeeper.web import refusals, words
-from planmesh.gatekeeper.web.ask import AskPage, ask_page, read_answer
+from planmesh.gatekeeper.web.ask import AskPage, Reading, ask_page, read_answer, refusal_of_secret
 from planmesh.gatekeeper.web.desk import Case, Desk
 from planmesh.gatekeeper.web.edit import Foreseen, Wrong, document_of, foreseen, refused, wrongs
 from planmesh.gatekeeper.web.gate import blob_in, gate_page
@@ -147,12 +147,14 @@ class Pages:
         found, opened = asking(case.state, step), case.state.steps[step].opened
         problem = wrong = ""
         value: Any = None
+        secret: str | None = None
         decision = said.get("decision", "")
         if isinstance(found, Ask):
             decision = "answer"
-            reading = read_answer(opened, said.get("value", "")) if isinstance(opened, AskOpened) else None
+            reading = await self._read(address, step, visitor, form, opened, said)
             if reading is not None:
                 value, wrong = reading.value, reading.problem
+                secret = reading.secret
                 problem = "Nothing was sent: there is no answer yet." if reading.is_empty else ""
         elif decision not in ("approve", "reject", "redirect"):
             problem = "Choose an answer: approve, reject, or ask for a change."
@@ -171,9 +173,32 @@ class Pages:
             level=visitor.level,
             instruction=instruction if decision == "redirect" else "",
             value=value,
+            secret=secret,
             reason=reason,
         )
         return await self._send(request, address, visitor, command, said, wrong)
+
+    async def _read(
+        self, address: Address, step: str, visitor: Visitor, form: Form, opened: object, said: dict[str, str]
+    ) -> Reading | None:
+        """What the form of an ask says; None if it does not ask. A secret is stored, and no part of *said* any more.
+
+        The forms have fields of different names: what was entered as a secret is never sent as a value, whatever the
+        question has become meanwhile.
+
+        Raises:
+            Busy: It could not be stored; nothing was answered.
+        """
+        entered = said.pop("secret", "")
+        if not isinstance(opened, AskOpened):
+            return None
+        if not opened.secret:
+            return read_answer(opened, said.get("value", ""))
+        if problem := refusal_of_secret(entered):
+            return Reading(None, problem, is_empty=True)
+        if form.digest != opened.digest:
+            return Reading(None)  # which is refused, as an answer to another question
+        return Reading(None, secret=await self._desk.keep(address, step, visitor.person, entered))
 
     async def _send(
         self,

@@ -10,6 +10,7 @@ from planmesh.directory import Directory
 from planmesh.gatekeeper.web.desk import Case
 from planmesh.gatekeeper.web.sheet import Sheet, Verdict, closed, fields, is_waiting
 from planmesh.gatekeeper.web.words import Shown, cut, line, plain, value_of, who
+from planmesh.schemas import secrets
 from planmesh.schemas.answers import MAX_TEXT_CHARACTERS, AnswerType, misfit, typed
 from planmesh.schemas.events import AskAnswered, AskOpened
 from planmesh.schemas.plan import Ask, Level
@@ -17,7 +18,7 @@ from planmesh.schemas.state import PlanState, StepState, StepStatus
 
 _LONG_CHARACTERS: Final = 60
 
-Field = Literal["options", "boolean", "number", "text"]
+Field = Literal["options", "boolean", "number", "text", "secret"]
 
 
 class Choice(Struct, frozen=True, kw_only=True):
@@ -29,11 +30,11 @@ class Choice(Struct, frozen=True, kw_only=True):
 
 
 class Answered(Struct, frozen=True, kw_only=True):
-    """The answer that counts."""
+    """The answer that counts. Its value is None where it is a secret."""
 
     by: str
     at: datetime
-    value: Shown
+    value: Shown | None
     reason: str
     is_default: bool
 
@@ -98,6 +99,8 @@ def ask_page(
 def _field(opened: AskOpened | None) -> Field:
     if opened is not None and opened.options:
         return "options"
+    if opened is not None and opened.secret:
+        return "secret"
     kind: AnswerType = opened.answer if opened is not None else "text"
     return kind
 
@@ -152,7 +155,7 @@ def _answered(case: Case, directory: Directory) -> Answered | None:
             return Answered(
                 by=who(directory, event.by),
                 at=at,
-                value=value_of(_worded(value)),
+                value=None if event.secret else value_of(_worded(value)),
                 reason=plain(event.reason),
                 is_default=event.by == "planmesh",
             )
@@ -169,11 +172,21 @@ class Reading(NamedTuple):
         value: The answer that it means, or what was written instead of one.
         problem: Why it is none, for whoever wrote it; empty if it is one.
         is_empty: Whether there is nothing to judge.
+        secret: What names the secret that was entered, once it is stored.
     """
 
     value: Any
     problem: str = ""
     is_empty: bool = False
+    secret: str | None = None
+
+
+def refusal_of_secret(said: str) -> str:
+    """Why what was entered cannot be a secret; empty if it can. Repeats nothing of it."""
+    if not said.strip():
+        return "Enter the secret."
+    most = f"{secrets.MAX_SECRET_CHARACTERS:,}"
+    return f"A secret has at most {most} characters; this has {len(said):,}." if secrets.misfit(said) else ""
 
 
 def read_answer(opened: AskOpened, said: str) -> Reading:

@@ -15,6 +15,7 @@ from planmesh.schemas.previews import PREVIEW, PreviewAnswer, PreviewQuery
 from planmesh.schemas.queries import GateRow, GatesAnswer, GatesQuery, QueryError
 from planmesh.schemas.state import PlanState, apply
 from planmesh.schemas.subjects import BLOBS, Address
+from planmesh.secrets import store
 
 BLOB_BYTES: Final = 256 * 1024
 """A larger output is named by its digest, and not shown."""
@@ -108,6 +109,10 @@ class Desk:
                 raise Busy("the answer is stored, and nobody has judged it yet")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_S)
+
+    async def keep(self, address: Address, ask: str, person: str, secret: str) -> str:
+        """Store a secret that *person* has entered; return what the answer names it by. Raises: Busy, Unusable."""
+        return await store(self._core, address, ask, "review", person, secret)
 
     async def preview(self, address: Address, person: str, command: ReviewGate) -> PreviewAnswer:
         """What *command* would do; nothing is stored.

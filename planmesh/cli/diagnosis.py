@@ -101,7 +101,7 @@ async def examine(
 
 async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIterator[Finding]:
     connection = operator.connection
-    wanted = streams.streams(settings.replicas, settings.storage.max_bytes)
+    wanted = streams.streams(settings.replicas, settings.storage.max_bytes, settings.secrets_kept_s)
     there = await asyncio.gather(*(stream_info(connection, one.name) for one in wanted))
     infos = {one.name: info for one, info in zip(wanted, there, strict=True)}
     yield _as_wanted("streams", [_pair(one, infos[one.name]) for one in wanted])

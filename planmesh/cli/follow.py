@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, Literal
 
@@ -14,12 +15,13 @@ from planmesh.cli.feed import Feed
 from planmesh.cli.render import WIDEST
 from planmesh.cli.review import review
 from planmesh.cli.sending import send
-from planmesh.cli.session import Session, now
+from planmesh.cli.session import NotUnderstood, Session, now
 from planmesh.cli.standing import account
 from planmesh.cli.text import value
 from planmesh.cli.view import gate_row, of_state
 from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
+from planmesh.schemas import secrets
 from planmesh.schemas.answers import misfit, typed
 from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow
@@ -212,6 +214,7 @@ async def _watching(operator: Operator, address: Address, feed: Feed) -> AsyncIt
 # --- at the terminal ---------------------------------------------------------------------------------------
 
 _DECIDED: Final = "decided"  # why asking is cancelled
+_TERMINAL_BYTES: Final = 4_095  # of a line: Linux drops the rest without a word
 _ELSEWHERE: Final = "Here, or from another terminal"
 _QUESTION: Final = "  Approve, reject, or leave it open? [a/r/l] "
 
@@ -226,6 +229,8 @@ def at_the_terminal(session: Session, *, elsewhere: bool = False) -> Ask:
         question = review(gate, now(), screen.width, values=values, command=command, heading=_ELSEWHERE)
         session.say(Text(), *question, Text(), to=screen)
         try:
+            if gate.secret:
+                return await _secret_answer(session, operator, gate)
             if gate.kind == "ask":
                 answer = await _value(session, gate)
                 if answer is None:
@@ -298,6 +303,18 @@ async def _value(session: Session, ask: GateRow) -> Any:
         session.say(Text(f"  {wrong}", style="red"), to=session.progress)
 
 
+async def _secret_answer(session: Session, operator: Operator, ask: GateRow) -> AnswerAsk | None:
+    text = await read_secret("  The secret (nothing is shown; Enter: leave it open): ")
+    if text:
+        wrong = secrets.misfit(text)
+        if not wrong:
+            kept = await operator.keep_secret(Address(ask.space, ask.plan), ask.step, text)
+            return AnswerAsk(id=new_command_id(), step=ask.step, digest=ask.digest, secret=kept)
+        session.say(Text(f"  {wrong}", style="red"), to=session.progress)
+    session.say(_left(session, ask), Text(), to=session.progress)
+    return None
+
+
 async def _why(gate: GateRow) -> str:
     needed = "" if gate.require_reason else " (Enter for none)"
     while True:
@@ -308,6 +325,36 @@ async def _why(gate: GateRow) -> str:
 
 async def read_line(prompt: str) -> str | None:
     """What a person types, without holding anything up that goes on meanwhile. None at the end of the input."""
+    data = await _read(prompt)
+    return data.decode("utf-8", "replace").strip() if data else None
+
+
+async def read_secret(prompt: str) -> str | None:
+    """What a person types while the terminal shows nothing of it. None at the end of the input.
+
+    Raises:
+        NotUnderstood: It is longer than a line of a terminal may be, or not UTF-8.
+    """
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        data = await _read(prompt)
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        sys.stderr.write("\n")
+        sys.stderr.flush()
+    if len(data) >= _TERMINAL_BYTES:
+        raise NotUnderstood("a terminal passes on no longer line than that: put it into a file, and add --file FILE")
+    try:
+        return data.decode().rstrip("\r\n") if data else None
+    except UnicodeDecodeError:
+        raise NotUnderstood("a secret is a text in UTF-8, and this is none") from None
+
+
+async def _read(prompt: str) -> bytes:
     # Not input(): it would block in a thread that nothing can end.
     sys.stderr.write(prompt)
     sys.stderr.flush()
@@ -321,7 +368,6 @@ async def read_line(prompt: str) -> str | None:
 
     loop.add_reader(source, read)
     try:
-        data = await typed
+        return await typed
     finally:
         loop.remove_reader(source)
-    return data.decode("utf-8", "replace").strip() if data else None

@@ -1,5 +1,6 @@
 """Verbs for gates: what waits for a person, and deciding it."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from cyclopts import App, Parameter
 
 from planmesh.cli import COMPLETED, FAILED
 from planmesh.cli import review as screens
-from planmesh.cli.follow import read_line, shown_values
+from planmesh.cli.follow import read_line, read_secret, shown_values
 from planmesh.cli.forms import as_one, as_rows
 from planmesh.cli.preview import NO_LOOK, Looking
 from planmesh.cli.revise import redirect as redirect_plan
@@ -22,6 +23,8 @@ from planmesh.errors import PlanmeshError
 from planmesh.schemas.answers import misfit, typed
 from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow, GatesQuery
+from planmesh.schemas.secrets import MAX_SECRET_BYTES
+from planmesh.schemas.secrets import misfit as misfit_of_secret
 from planmesh.schemas.state import ENDED, StepStatus
 from planmesh.schemas.subjects import Address
 
@@ -118,7 +121,10 @@ async def redirect(
     /,
     *,
     file: Annotated[
-        Path | None, Parameter(help="The plan from here on: a script, or YAML or JSON; - for standard input.")
+        Path | None,
+        Parameter(
+            allow_leading_hyphen=True, help="The plan from here on: a script, or YAML or JSON; - for standard input."
+        ),
     ] = None,
     instruction: Annotated[str, Parameter(help="What to change, in words, for the planner to work out.")] = "",
     digest: Annotated[str, Parameter(help="Of what was read: it is refused if that has changed.")] = "",
@@ -145,9 +151,18 @@ async def redirect(
 async def answer(
     plan: PlanId,
     step: StepName,
-    value: Annotated[str, Parameter(help="A text; a number; yes or no; or one of the options.")],
+    value: Annotated[
+        str | None,
+        Parameter(help="A text; a number; yes or no; or one of the options. Not of a secret: you are asked for that."),
+    ] = None,
     /,
     *,
+    file: Annotated[
+        Path | None,
+        Parameter(
+            help="Take the answer from this file, such as a secret; - for standard input.", allow_leading_hyphen=True
+        ),
+    ] = None,
     reason: Why = "",
     id: CommandId = "",
     session: OfSession,
@@ -155,12 +170,55 @@ async def answer(
     """Answer a question that a plan asks. What is behind it reads the answer."""
     async with session.operator() as operator:
         row = await _open(operator, plan, step, "ask")
-        given = typed(value, row.answer)
+        address = Address(row.space, row.plan)
+        if row.secret:
+            text = await _secret(session, row, value, file)
+            kept = await operator.keep_secret(address, step, text)
+            command = AnswerAsk(id=id or new_command_id(), step=step, digest=row.digest, secret=kept, reason=reason)
+            return await send(session, operator, address, command)
+        said = value if file is None else _text(file)
+        if said is None or (value is not None and file is not None):
+            raise NotUnderstood(f"say what the answer to ask {step} is: as an argument, or by --file FILE")
+        given = typed(said, row.answer)
         wrong = misfit(given, row.answer, row.options)
         if wrong:  # a slip of the fingers is not worth a line of the log
             raise NotUnderstood(f"ask {step} takes another answer: {wrong}. Nothing was answered")
         command = AnswerAsk(id=id or new_command_id(), step=step, digest=row.digest, value=given, reason=reason)
-        return await send(session, operator, Address(row.space, row.plan), command)
+        return await send(session, operator, address, command)
+
+
+async def _secret(session: Session, row: GateRow, value: str | None, file: Path | None) -> str:
+    """A secret, from wherever others do not see it. Raises: NotUnderstood."""
+    if value is not None:
+        raise NotUnderstood(
+            f"ask {row.step} takes a secret, and what is written here is in the shell's history, and whoever lists "
+            "processes sees it. Leave it out, and you are asked; or add --file FILE (- for standard input). Nothing "
+            "was answered; if that was the secret, consider it known"
+        )
+    if file is not None:
+        text: str | None = _text(file)
+    elif session.asks:
+        text = await read_secret("  The secret (nothing is shown): ")
+    else:
+        raise NotUnderstood(
+            f"ask {row.step} takes a secret, and nobody is here to enter it: add --file FILE, or --file -"
+        )
+    if wrong := misfit_of_secret(text):
+        raise NotUnderstood(f"ask {row.step} takes a secret: {wrong}. Nothing was answered")
+    assert text is not None  # or it would not fit
+    return text
+
+
+def _text(file: Path) -> str:
+    """What a file has, without the end of its last line. Raises: NotUnderstood."""
+    try:
+        with sys.stdin.buffer if str(file) == "-" else file.open("rb") as source:
+            data = source.read(MAX_SECRET_BYTES + 1)
+        return data.decode().removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise NotUnderstood(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise NotUnderstood("an answer is a text in UTF-8, and this is none") from None
 
 
 async def _open(operator: Operator, plan: str, name: str, wanted: Literal["gate", "ask", "either"] = "gate") -> GateRow:

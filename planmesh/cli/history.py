@@ -160,7 +160,7 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.AnswerInvalid():
             return Told("given an answer that is none", event.by, style=_PERSON)
         case events.AskAnswered():
-            said = "by default" if event.by == _PLANMESH else _answer(event.output)
+            said = "by default" if event.by == _PLANMESH else "with a secret" if event.secret else _answer(event.output)
             return Told(f"answered {said}".rstrip(), event.by, one_line(event.reason), _GOOD)
         case events.GateApproved():
             return Told("approved", listed(event.by), one_line(event.reason), _GOOD)

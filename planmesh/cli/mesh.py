@@ -96,6 +96,7 @@ async def up(
             sync_interval=given.sync_interval,
             max_payload_bytes=given.limits.max_payload_bytes,
             max_bytes=given.storage.max_bytes,
+            secrets_kept_s=given.secrets_kept_s,
             executors=executors,
             replicas=given.replicas,
             agent_concurrency=given.agent_concurrency,
@@ -208,7 +209,9 @@ async def init(
     changed: tuple[str, ...] = ()
     if not files_only:
         try:
-            changed = await mesh.prepare(replicas=given.replicas, max_bytes=given.storage.max_bytes)
+            changed = await mesh.prepare(
+                replicas=given.replicas, max_bytes=given.storage.max_bytes, secrets_kept_s=given.secrets_kept_s
+            )
             if mesh.accounts_changed:
                 await mesh.reload()
         except Unusable:

@@ -328,6 +328,7 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
         case Ask() if done and row.votes:
             answer = row.output.value
             said = f" {value(answer['value'], 60)}" if isinstance(answer, dict) and "value" in answer else ""
+            said = " with a secret" if document.secret else said
             return Text(f"answered{said} by {listed(row.votes)}")
         case Ask() if row.status is StepStatus.WAITING:
             return Text(f"asks {_asked(document)}", style="magenta")

@@ -194,7 +194,8 @@ def _votes(gate: GateRow, me: str) -> list[Text]:
 
 
 def _takes(ask: GateRow, width: int) -> list[Text]:
-    lines = paragraph(f"It takes {expected(ask.answer, ask.options)}", width, "  ")
+    takes = "a secret, which nobody but the step that is given it can read" if ask.secret else ""
+    lines = paragraph(f"It takes {takes or expected(ask.answer, ask.options)}", width, "  ")
     if ask.default is not None:
         lines += paragraph(f"Default: {value(ask.default, _INPUT_CHARACTERS)}", width, "  ", "dim")
     if ask.invalid:
@@ -225,7 +226,7 @@ def _deadline(gate: GateRow, now: datetime) -> list[Text]:
 def _answers(gate: GateRow, command: str, me: str) -> list[Remedy]:
     of = f"{gate.plan} {gate.step}"
     if gate.kind == "ask":
-        return [Remedy(f"{command} answer {of} {said}", effect) for said, effect in possible_answers(gate)]
+        return [Remedy(f"{command} answer {of} {said}".rstrip(), effect) for said, effect in possible_answers(gate)]
     reason = " --reason WHY" if gate.require_reason else ""
     approve = Remedy(f"{command} gates approve {of} --digest {gate.digest[:SHORT_DIGEST]}", "let exactly this go")
     reject = Remedy(f"{command} gates reject {of}{reason}", "stop here")

@@ -147,7 +147,8 @@ def _open_ask(step: StepRow, ask: GateRow, command: str, of: str) -> Stop:
     invalid = f" {counted(ask.invalid, 'answer')} did not fit." if ask.invalid else ""
     question = f" {one_line(ask.prompt)}" if ask.prompt else ""
     why = f"Somebody has to answer ({listed(ask.reviewers)}).{overdue}{invalid}{question}"
-    remedies = [Remedy(f"{command} answer {of} {name} {value}", effect) for value, effect in possible_answers(ask)]
+    possible = possible_answers(ask)
+    remedies = [Remedy(f"{command} answer {of} {name} {value}".rstrip(), effect) for value, effect in possible]
     if step.optional:
         remedies.append(Remedy(f"{command} skip {of} {name}", "go on without an answer"))
     return Stop(name, ask.since, why, tuple(remedies), True)
@@ -159,6 +160,8 @@ def possible_answers(ask: GateRow) -> list[tuple[str, str]]:
         more = len(ask.options) - _MOST
         found = [(shlex.quote(option), "answer so") for option in ask.options[:_MOST]]
         return [*found, ("OPTION", f"answer with one of {counted(more, 'more option')}")] if more > 0 else found
+    if ask.secret:
+        return [("", "enter the secret, unseen"), ("--file FILE", "take it from a file; - for standard input")]
     if ask.answer == "boolean":
         return [("yes", "answer so"), ("no", "answer so")]
     return [("VALUE" if ask.answer == "text" else "NUMBER", f"answer with {expected(ask.answer)}")]

@@ -118,7 +118,8 @@ def a_command(play: Play, verb: str, step: str) -> AnyCommand:
             return asks.ResolveStep(id="it", step=step, attempt=attempt, done=True)
         case "answer":
             assert isinstance(opened, AskOpened)  # or it could not be answered
-            return asks.AnswerAsk(id="it", step=step, digest=digest, value=fitting(opened))
+            given = {"secret": "kept"} if opened.secret else {"value": fitting(opened)}
+            return asks.AnswerAsk(id="it", step=step, digest=digest, **given)
         case "redirect":
             return asks.RedirectPlan(id="it", step=step, digest=digest, document={})
         case "vote":

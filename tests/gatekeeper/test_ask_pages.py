@@ -8,8 +8,10 @@ from plays import plan, task
 from reviews import Clerk
 
 from planmesh.schemas import commands as asks
+from planmesh.schemas import subjects
 from planmesh.schemas.events import AnswerInvalid, AskAnswered
 from planmesh.schemas.plan import Ask, Escalation
+from planmesh.schemas.subjects import SECRETS
 
 OPTIONS = ("air", "sea", "road")
 
@@ -172,3 +174,80 @@ async def test_a_question_of_a_cancelled_plan_is_not_asked_any_more(site: Site, 
 
     assert answer.status_code == 409
     assert "Nobody answered this question." in answer.text
+
+
+# --- secrets -----------------------------------------------------------------------------------------------
+
+KEY = "hunter2-hunter2"
+
+
+async def kept_secrets(clerk: Clerk) -> dict[str, bytes]:
+    """What the answers have named, as it is stored."""
+    found = {}
+    async for line in clerk.log.lines(HERE):
+        for event in line.commit.events:
+            if isinstance(event, AskAnswered):
+                subject = subjects.secret(HERE, event.step, *event.secret.split("."))
+                stored = await clerk.core.last_on_subject(SECRETS, subject, leader=True)
+                assert stored is not None
+                found[event.secret.rpartition(".")[0]] = stored.data
+    return found
+
+
+async def test_a_secret_is_entered_unseen_and_never_shown_again(site: Site, clerk: Clerk) -> None:
+    await put(clerk, secret=True)
+    text = (await site.read(site.link()))[1]
+    assert '<input id="value" name="secret" type="password" autocomplete="off"' in text
+    assert "--file FILE" in text
+
+    status, text = await site.answer(site.link(), "answer", secret=KEY, reason="as always")
+
+    assert status == 200
+    assert "Answered by Ada Lovelace" in text
+    assert "kept as a secret" in text
+    assert "review.ada" not in text
+    assert KEY not in text
+    assert await kept_secrets(clerk) == {"review.ada": KEY.encode()}
+
+
+@pytest.mark.parametrize("said", ["", "  ", "x" * 16_385])
+async def test_what_is_no_secret_is_not_sent_and_not_repeated(site: Site, clerk: Clerk, said: str) -> None:
+    await put(clerk, secret=True)
+
+    status, text = await site.answer(site.link(), "answer", secret=said, reason="because")
+
+    assert (status, 'class="wrong"' in text, "because</textarea>" in text) == (400, True, True)
+    assert "xx" not in text
+    assert not any(isinstance(event, AnswerInvalid | AskAnswered) for event in await site.events())
+
+
+async def test_a_secret_that_is_written_into_another_field_is_not_taken(site: Site, clerk: Clerk) -> None:
+    await put(clerk, secret=True)
+
+    status, text = await site.answer(site.link(), "answer", value=KEY)
+
+    assert (status, "Enter the secret." in text, KEY in text) == (400, True, False)
+    assert await answered(site) == []
+
+
+async def test_what_was_entered_as_a_secret_is_not_sent_to_a_question_that_has_become_another(
+    site: Site, clerk: Clerk
+) -> None:
+    await put(clerk)  # it takes a text now; the form that is sent was for a secret
+
+    status, text = await site.answer(site.link(), "answer", secret=KEY)
+
+    assert (status, KEY in text) == (400, False)
+    assert await answered(site) == []
+
+
+async def test_of_two_secrets_the_first_counts(site: Site, clerk: Clerk) -> None:
+    await put(clerk, secret=True)
+    late = await site.form(site.link("bob"))
+    await site.answer(site.link(), "answer", secret=KEY)
+
+    answer = await site.post(site.link("bob"), form=late, secret="another-one")
+
+    assert answer.status_code == 409
+    assert "another-one" not in answer.text
+    assert await kept_secrets(clerk) == {"review.ada": KEY.encode()}

@@ -251,6 +251,19 @@ def test_a_notice_says_whose_approvals_it_takes() -> None:
     assert "It takes 3 approvals (2 of team:a, 1 of team:b); one rejection is enough." in notice_of(play).body
 
 
+def test_a_secret_is_asked_for_and_never_told() -> None:
+    play = Play(plan(question("key", secret=True), task("after", "key")))
+    asking = notice_of(play, "opened", step="key")
+    play.answers("key", "1")
+    answered = notice_of(play, "decided", step="key")
+
+    assert "What it takes: a secret. Enter it" in asking.body
+    assert "  planmesh gates answer space.plan key\n" in asking.body
+    assert answered.subject == "Answered by ada: key (A plan)"
+    assert "The answer" not in answered.body
+    assert "kept-1" not in answered.body
+
+
 def test_a_question_says_what_it_takes_and_how_to_answer() -> None:
     asked = question("how", prompt="How?", options=("at once", "in parts"), default="at once", on_overdue="default")
     play = Play(plan(asked, task("pay", "how")))

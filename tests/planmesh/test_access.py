@@ -18,7 +18,7 @@ from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
 from planmesh.errors import Conflict, Unusable
 from planmesh.schemas import subjects
-from planmesh.schemas.subjects import CATALOGUE, PLANS, WORK, BadToken
+from planmesh.schemas.subjects import CATALOGUE, PLANS, SECRETS, WORK, BadToken
 from planmesh.streams import consumers, streams
 from planmesh.testing import MeshServer, mesh_server
 
@@ -45,7 +45,7 @@ FOR_ADMINISTRATORS = tuple(
             for stream in streams()
             for verb in ("STREAM.UPDATE", "STREAM.DELETE", "STREAM.MSG.DELETE", "STREAM.SNAPSHOT")
         ),
-        *(f"STREAM.PURGE.{stream.name}" for stream in streams() if stream.name != WORK),
+        *(f"STREAM.PURGE.{stream.name}" for stream in streams() if stream.name not in (WORK, SECRETS)),
         *(
             f"{verb}.{one.stream}.{one.name}"
             for one in consumers()
@@ -175,6 +175,20 @@ async def test_a_user_may_subscribe_only_to_what_its_row_says(server: MeshServer
         ("agent-echo", "work.agent.victim.s.p.step"),
         ("agent-echo", "$JS.API.CONSUMER.MSG.NEXT.WORK.agent-victim"),
         ("agent-echo", "$JS.API.DIRECT.GET.BLOBS"),
+        ("agent-echo", "reveal.victim"),
+        ("executor", "secrets.s.p.q.answer.ada.x"),
+        ("executor-agents", "$JS.API.STREAM.MSG.GET.SECRETS"),
+        ("gatekeeper", "secrets.s.p.q.answer.ada.x"),
+        ("operator-ada", "secrets.s.p.q.answer.victim.x"),
+        ("operator-ada", "secrets.s.p.q.review.ada.x"),
+        ("submitter-shop", "secrets.shop.p.q.reply.victim.x"),
+        ("submitter-shop", "secrets.shop.p.q.answer.shop.x"),
+        *(
+            (user, subject)
+            for user in ("agent-echo", "submitter-shop", "operator-ada", "gatekeeper", "auditor", "planner")
+            for subject in ("$JS.API.STREAM.MSG.GET.SECRETS", "$JS.API.STREAM.PURGE.SECRETS")
+        ),
+        *((user, "secrets.s.p.q.answer.x.x") for user in ("agent-echo", "auditor", "planner")),
         ("submitter-shop", "goals.victim.g"),
         ("submitter-shop", "commands.shop.p.cancel.shop"),
         ("submitter-shop", "commands.shop.p.reply.victim"),
@@ -295,6 +309,8 @@ VICTIMS = (
     "outcomes.victim.p",
     "blobs.sha256.abc",
     "poison.executor.RESULTS",
+    "secrets.s.p.q.answer.victim.x",
+    "reveal.victim",
     "results.victim",
     "claims.victim.s.p.step.1",
     "catalogue.victim",
@@ -317,6 +333,7 @@ PULL = b'{"batch":1,"no_wait":true}'
                 "claims.echo.s.p.step.1": b"{}",
                 "catalogue.echo": b"{}",
                 "blobs.echo.put": b"{}",
+                "reveal.echo": b"{}",
                 "$JS.API.CONSUMER.MSG.NEXT.WORK.agent-echo": PULL,
                 "progress.echo.s.p.step": b"{}",
             },
@@ -326,6 +343,7 @@ PULL = b'{"batch":1,"no_wait":true}'
             {
                 "goals.shop.g": b"{}",
                 "commands.s.p.reply.shop": b"{}",
+                "secrets.s.p.q.reply.shop.x": b"{}",
                 "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.submitter-shop": PULL,
                 "$JS.API.CONSUMER.MSG.NEXT.OUTCOMES.asked-shop": PULL,
             },
@@ -334,6 +352,7 @@ PULL = b'{"batch":1,"no_wait":true}'
             "operator-ada",
             {
                 "commands.s.p.cancel.ada": b"{}",
+                "secrets.s.p.q.answer.ada.x": b"{}",
                 "$JS.API.DIRECT.GET.PLANS.plans.s.p": b"",
                 "$JS.API.DIRECT.GET.BLOBS.blobs.sha256.abc": b"",
                 "inspect.STREAM.INFO.PLANS": b"",

@@ -122,7 +122,13 @@ class Judge:
         opened = step.opened
         if step.status is not StepStatus.WAITING or not isinstance(opened, AskOpened) or opened.round != event.round:
             raise Broken(f"{event.step} is answered, and does not ask that")
-        if misfit(output["value"], opened.answer, opened.options) or output["provided_by"] != event.by:
+        if opened.secret:
+            verb, actor, name = event.secret.split(".")
+            whose = actor == event.by.removeprefix("service:") and (verb == "reply") is event.by.startswith("service:")
+            fits = whose and bool(name) and output["value"] == {"secret": event.secret}
+        else:
+            fits = not event.secret and not misfit(output["value"], opened.answer, opened.options)
+        if not fits or output["provided_by"] != event.by:
             raise Broken(f"{event.step} is answered by {event.by} with {output!r}")
         if event.by == "planmesh":
             if opened.on_overdue != "default" or output["value"] != opened.default:

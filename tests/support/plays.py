@@ -92,6 +92,11 @@ def fitting(opened: AskOpened) -> Any:
     return opened.options[0] if opened.options else {"text": "so", "number": 7, "boolean": True}[opened.answer]
 
 
+def kept(value: Any) -> dict[str, Any]:
+    """What an answer says of a secret: it has been stored as *value*, or *value* is none, and is sent instead."""
+    return {"secret": f"kept-{value}"} if isinstance(value, str) else {"value": value}
+
+
 class Play:
     """One plan, played against `decide`. Every commit is checked against the promises as it is made."""
 
@@ -237,7 +242,8 @@ class Play:
     def answers(self, step: str, value: Any, by: str = "ada", digest: str | None = None) -> list[AnyEvent]:
         opened = self.state.steps[step].opened
         quoted = digest if digest is not None else opened.digest if opened is not None else "none"
-        return self.ask(asks.AnswerAsk(id=self.id(), step=step, digest=quoted, value=value, reason="so"), by)
+        given = kept(value) if isinstance(opened, AskOpened) and opened.secret else {"value": value}
+        return self.ask(asks.AnswerAsk(id=self.id(), step=step, digest=quoted, **given, reason="so"), by)
 
     def is_answered(self, step: str) -> list[AnyEvent]:
         """Somebody who is asked gives an answer that fits."""
@@ -250,7 +256,8 @@ class Play:
     def replies(self, step: str, space: str, decision: Any = "answer", value: Any = None) -> list[AnyEvent]:
         opened = self.state.steps[step].opened
         digest = opened.digest if opened is not None else "none"
-        reply = asks.Reply(id=self.id(), step=step, digest=digest, decision=decision, value=value)
+        given = kept(value) if isinstance(opened, AskOpened) and opened.secret else {"value": value}
+        reply = asks.Reply(id=self.id(), step=step, digest=digest, decision=decision, **given)
         return self.ask(reply, asks.actor_of("reply", space))
 
     def replies_late(self, step: str, space: str) -> list[AnyEvent]:
@@ -349,6 +356,7 @@ QUESTIONS: list[dict[str, Any]] = [
     {"type": "number", "default": 7, "on_overdue": "default"},
     {"type": "boolean", "reviewers": ("service:aide",), "max_retries": 0},
     {"options": ("yes", "no"), "escalate": (Escalation(after_s=60, to=("person:grace",)),), "max_retries": 1},
+    {"secret": True},
 ]
 ANSWERS: list[Any] = ["yes", "no", "maybe", 7, True, None]
 

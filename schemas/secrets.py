@@ -1,0 +1,70 @@
+"""Secrets that people enter: what one is, and which of them a step is given.
+
+The answer to an `ask` with `secret` is kept in the stream SECRETS and nowhere else. Everything that can be read (the
+log, the work, what an expression gives) has a handle in its place, which opens nothing. What a step is given is read
+from the document of its plan, never from a value that looks like a handle.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from planmesh.schemas.plan import Ask, Task
+from planmesh.schemas.state import Names, PlanState
+from planmesh.schemas.templates import only_path
+
+MAX_SECRET_CHARACTERS: Final = 16_384
+MAX_SECRET_BYTES: Final = 4 * MAX_SECRET_CHARACTERS
+
+PLAIN: Final = frozenset({"provided_by", "provided_at", "attempt"})
+"""What is not secret of the answer: any expression may read it."""
+
+
+def misfit(text: object) -> str:
+    """Why *text* cannot be the answer where a secret is asked for; empty if it can. Repeats nothing of it."""
+    if not isinstance(text, str) or not text.strip():
+        return "expected a text that is not empty"
+    if len(text) > MAX_SECRET_CHARACTERS:
+        return f"expected a text of at most {MAX_SECRET_CHARACTERS:,} characters; found one of {len(text):,}"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "expected a text that is valid Unicode"
+    return ""
+
+
+def shown(handle: str) -> dict[str, str]:
+    """What stands for the value in the answer."""
+    return {"secret": handle}
+
+
+def is_shown(value: object) -> bool:
+    """Whether *value* looks like what stands for a secret. For showing only: anybody can make such a value."""
+    return isinstance(value, dict) and value.keys() == {"secret"}
+
+
+class Kept(NamedTuple):
+    """Where a secret is: *handle* is ``<verb>.<actor>.<id>`` of the answer to the ask *step*."""
+
+    step: str
+    handle: str
+
+
+def whole(value: Any) -> str:
+    """The binding of which *value*, an input of a task, is the `value` and nothing else; empty if it is not."""
+    path = only_path(value) if isinstance(value, str) else None
+    return str(path[0]) if path is not None and len(path) == 2 and path[1] == "value" else ""
+
+
+def secret_inputs(state: PlanState, name: str) -> Mapping[str, Kept]:
+    """The inputs of a step that are secrets, by their names: those that its plan gives the whole answer to an ask with
+    `secret`, which has been answered."""
+    task = state.graph.steps.get(name)
+    if not state.has_secrets or not isinstance(task, Task):
+        return {}
+    found: dict[str, Kept] = {}
+    names = Names(state, step=name)
+    for key, value in task.inputs.items():
+        step = names.giver(binding) if (binding := whole(value)) else None
+        if step is not None and isinstance(state.graph.steps[step], Ask) and state.steps[step].secret:
+            found[key] = Kept(step, state.steps[step].secret)
+    return found
