@@ -129,6 +129,7 @@ def planning(state: PlanState, step: Draft | Run, event: events.StepDispatched, 
             agents=step.agents,
             max_steps=step.max_steps,
             strict=step.strict,
+            policy=state.plan.policy,
         )
     return RunWork(
         space=at.space,

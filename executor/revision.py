@@ -40,6 +40,8 @@ REQUEST_BYTES: Final = 7 * 1024 * 1024
 
 LOOSENS: Final = "loosens"
 """The code of what a planner may not do by itself, and a person may."""
+HELD: Final = "held"
+"""The code of what the plan's policy leaves to a person."""
 
 NOTHING: Final = "nothing_to_change"
 """The code of a revision that would be no other plan."""
@@ -135,7 +137,7 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
         if not problems and request.kind != "retry" and not difference(turn.state.plan, command.plan):
             problems = (Problem(code=NOTHING, message="nothing to change: the plan is like that already"),)
     if command.plan is None or problems:
-        for_a_person = all(problem.code == LOOSENS for problem in problems)
+        for_a_person = all(problem.code in (LOOSENS, HELD) for problem in problems)
         turn.record(
             events.RevisionRefused(
                 request=command.request,
@@ -283,6 +285,10 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
     ]
     if by_planner or request.bound:
         problems += _loosened(state, revised)
+    if by_planner and state.plan.policy.revisions == "hold":
+        message = "the plan's policy leaves it to a person to allow what the planner proposes"
+        hint = f"look at it, and allow it: planmesh revise {state.address.plan} --proposed"
+        problems.append(Problem(code=HELD, pointer="/policy/revisions", message=message, hint=hint))
     return tuple(problems)
 
 
@@ -405,7 +411,10 @@ def _is_decided(state: PlanState, gate: str) -> bool:
 
 
 def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
-    """What only a person may do: open a way around a gate, weaken one, or give a step more than it had."""
+    """What only a person may do: open a way around a gate, weaken one, give a step more than it had, or let the plan's
+    policy ask less of people."""
+    if revised.policy.is_looser_than(state.plan.policy):
+        yield Problem(code=LOOSENS, pointer="/policy", message="it lets the plan's policy ask less of people")
     kept = {step.name for step in revised.steps}
     graph = Graph.of(revised, {name: len(items) for name, items in state.items.items() if name in kept})
     undecided = [

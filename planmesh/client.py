@@ -358,6 +358,7 @@ class Client:
         goal: str = "",
         template: str | None = None,
         inputs: Mapping[str, Any] | None = None,
+        policy: Mapping[str, Any] | None = None,
         id: str | None = None,
         start: bool = True,
         traceparent: str | None = None,
@@ -370,6 +371,7 @@ class Client:
             goal: What it is for, in words.
             template: The name of a plan that the mesh keeps.
             inputs: Values for the plan's inputs.
+            policy: Of a goal in words: the policy of the plan that is made of it, such as ``{"revisions": "hold"}``.
             id: The goal's id, and the plan's: 1 to 64 of ``A-Z a-z 0-9 _ -``. The same id with the same content
                 is the same goal, so a caller that does not know whether it has published may do so again; of a goal
                 that was known already, only what happens from now on is heard. One that was refused may be submitted
@@ -391,6 +393,7 @@ class Client:
             plan=document,
             template=template,
             inputs=dict(inputs or {}),
+            policy=None if policy is None else dict(policy),
             start=start,
             traceparent=traceparent,
         )

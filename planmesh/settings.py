@@ -223,8 +223,15 @@ class Planner(BaseModel):
     destructive: Literal["gate", "draft", "allow"] = "gate"
     """What becomes of a model's plan in which a step that writes, uses the network or secrets, or cannot be undone does
     not stand behind a gate. ``gate``: the planner puts one before it. ``draft``: somebody has to start the plan."""
+    goals_may_allow: bool = False
+    """Whether a goal, or a plan, may say ``destructive: allow`` in its policy: a model's steps take no gate there."""
     reviewers: Annotated[tuple[str, ...], NoDecode] = ("role:operator",)
     """Who decides at the gates that the planner puts in, and at those that count as one of them."""
+
+    @property
+    def may_allow_harm(self) -> bool:
+        """Whether a plan may ask for no gates: where these settings ask for none, there is nothing to allow."""
+        return self.goals_may_allow or self.destructive == "allow"
 
     @field_validator("templates")
     @classmethod

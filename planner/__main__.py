@@ -50,6 +50,7 @@ async def _run(configured: settings.Settings) -> None:
             concurrency=configured.limits.concurrency,
             models=configured.model.choices,
             plans=configured.limits.plans,
+            may_allow_harm=configured.planner.may_allow_harm,
         )
         drafter = await stack.enter_async_context(
             Drafter(configured.model, configured.planner, limits=limits, directory=configured.directory)

@@ -86,6 +86,8 @@ def compile_plan(
             for inner in one.body:
                 _check_step(inner, agents, limits, directory, bodies[one.index].problems)
     check_reads(scope, bodies, problems)
+    if agents is not None and not limits.may_allow_harm:
+        refuse_harm(value.get("policy"), problems)
     check_defaults(scope.inputs, problems)
     inputs: dict[str, Any] = {}
     if draft.inputs is not None:
@@ -109,6 +111,18 @@ def compile_plan(
         )
         return problems.listed()
     return Compiled(plan, inputs)
+
+
+def refuse_harm(policy: object, problems: Problems) -> None:
+    """Add a problem for a policy that lets a model do harm, on a mesh that lets no policy do so."""
+    if isinstance(policy, dict) and policy.get("destructive") == "allow":
+        problems.add(
+            "not_allowed",
+            "this mesh lets no plan say that what a model writes of it may do harm without a gate",
+            "policy",
+            "destructive",
+            hint="leave it out; or have it allowed: PLANMESH_PLANNER__GOALS_MAY_ALLOW",
+        )
 
 
 # --- steps by themselves -----------------------------------------------------------------------------------

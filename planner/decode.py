@@ -17,7 +17,7 @@ from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.problems import Problems, listed, quoted, shown
 from planmesh.schemas.codec import describe
 from planmesh.schemas.goals import Goal
-from planmesh.schemas.plan import MAX_STEPS, BodyStep, Each, Parameter, Plan, Step, StepBase
+from planmesh.schemas.plan import MAX_STEPS, BodyStep, Each, Parameter, Plan, Policy, Step, StepBase
 
 Kinds: TypeAlias = Mapping[str, type[StepBase]]
 KINDS: Final[Kinds] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
@@ -80,6 +80,12 @@ def read_plan(value: dict[str, Any], problems: Problems, limits: Limits = LIMITS
             problems.add("invalid_value", said, *where.split("/")[1:])
         return draft
     return PlanDraft(plan, plan.inputs, tuple(_drafted(*numbered) for numbered in enumerate(plan.steps)))
+
+
+def read_policy(value: object, problems: Problems) -> Policy:
+    """The policy that a goal states; every problem with it is added."""
+    policy, complete = _read(Policy, value, problems, ("policy",))
+    return policy if complete else Policy()
 
 
 def _count(steps: object) -> int:
@@ -288,7 +294,9 @@ def _read(kind: Any, value: Any, problems: Problems, at: At) -> tuple[Any, bool]
         return msgspec.convert(value, kind), True
     except msgspec.ValidationError:
         code = "invalid_value" if _is_a(value, plain) else "wrong_type"
-        problems.add(code, f"expected {_expected(plain, notes)}; found {shown(value)}", *at)
+        choices = [choice for choice in get_args(plain) if isinstance(choice, str)] if isinstance(value, str) else []
+        hint = problems.nearest(value, choices) if choices else ""
+        problems.add(code, f"expected {_expected(plain, notes)}; found {shown(value)}", *at, hint=hint)
         return _UNREAD, False
 
 

@@ -47,6 +47,8 @@ class Limits:
     """Tasks in flight at once, of a plan that does not say."""
     plans: int = MAX_PLANS
     """How many plans may run for the steps of a plan, in all."""
+    may_allow_harm: bool = False
+    """Whether a plan may say in its policy that a step of a model's may do harm without a gate before it."""
     completed_bytes: int = MAX_COMPLETED_BYTES
     """The completed plan with the goal's inputs: one message of the log holds both, and the server takes 8 MiB."""
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 import structlog
@@ -32,7 +32,7 @@ from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.commands import ProposeRevision, ReportDraft
 from planmesh.schemas.goals import Origin, Problem, Try
-from planmesh.schemas.plan import Plan
+from planmesh.schemas.plan import Plan, Policy
 from planmesh.schemas.work import MAX_TOKENS, Call, DraftWork, Failure, PlannerWork
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Wish:
         context: Whatever helps, as JSON.
         max_steps: The most steps; None: what the settings say.
         is_part: It is for another plan to run, and nobody will be asked to start it.
+        policy: Of the plan; a model has no say in it.
         strict: Whether advice is to be followed (`planmesh.planner.advice`).
         model: Another model of the same endpoint.
     """
@@ -77,6 +78,7 @@ class Wish:
     context: Any = None
     max_steps: int | None = None
     is_part: bool = False
+    policy: Policy = field(default_factory=Policy)
     strict: bool = False
     model: str | None = None
 
@@ -204,7 +206,8 @@ class Drafter:
 
     def _check(self, document: dict[str, Any], wish: Wish, most: int) -> "_Accepted | list[Problem]":
         inputs = {name: {"type": _type_of(value)} for name, value in wish.inputs.items()}
-        whole = {**self._with_reviewers(document), "version": 1, "goal": wish.goal, "inputs": inputs}
+        policy = msgspec.to_builtins(wish.policy)
+        whole = {**self._with_reviewers(document), "version": 1, "goal": wish.goal, "inputs": inputs, "policy": policy}
         limits = replace(self._limits, steps=most)
         compiled = compile_plan(whole, wish.agents, wish.inputs, limits=limits, directory=self._directory)
         if isinstance(compiled, list):
@@ -215,14 +218,15 @@ class Drafter:
         refuse_widening(compiled.plan, wish.agents, problems)
         if problems:
             return problems.listed()
-        plan, gates = self._gated(compiled.plan, wish.agents, (), is_part=wish.is_part)
+        harm = self._harm(wish.policy)
+        plan, gates = self._gated(compiled.plan, wish.agents, (), harm, is_part=wish.is_part)
         if gates:
             document = msgspec.to_builtins(plan)
             again = compile_plan(document, wish.agents, wish.inputs, limits=self._limits, directory=self._directory)
             if isinstance(again, list):
                 return again
             compiled = again
-        is_gated = self._planner.destructive != "draft" or not ungated(
+        is_gated = harm != "draft" or not ungated(
             compiled.plan, wish.agents, self._planner.reviewers, limits=self._limits
         )
         return _Accepted(compiled, gates, is_gated)
@@ -235,7 +239,7 @@ class Drafter:
             answer = propose(asked, agents, reviewers=self.reviewers, limits=self._limits, directory=self._directory)
             return answer.plan if answer.plan is not None else list(answer.problems)
 
-        revised = proposed(self._with_reviewers(document))
+        revised = proposed({**self._with_reviewers(document), "policy": msgspec.to_builtins(work.current.policy)})
         if isinstance(revised, list):
             return revised
         # What a person has written stays as a person has written it.
@@ -245,17 +249,29 @@ class Drafter:
         refuse_widening(revised, agents, problems, theirs)
         if problems:
             return problems.listed()
-        plan, gates = self._gated(revised, agents, theirs)
+        plan, gates = self._gated(revised, agents, theirs, self._harm(work.current.policy))
         if not gates:
             return revised, ()
         again = proposed(msgspec.to_builtins(plan))
         return again if isinstance(again, list) else (again, gates)
 
+    def _harm(self, policy: Policy) -> Literal["gate", "draft", "allow"]:
+        """What becomes of a step that could do harm: what the plan says, as far as it may, or else the settings."""
+        if policy.destructive == "allow" and not self._planner.may_allow_harm:
+            return self._planner.destructive  # the plan is older than the settings
+        return policy.destructive or self._planner.destructive
+
     def _gated(
-        self, plan: Plan, agents: Agents, leave: Collection[str], *, is_part: bool = True
+        self,
+        plan: Plan,
+        agents: Agents,
+        leave: Collection[str],
+        harm: Literal["gate", "draft", "allow"],
+        *,
+        is_part: bool = True,
     ) -> tuple[Plan, tuple[str, ...]]:
         """Gates go in where nobody could be asked to start the plan instead."""
-        if self._planner.destructive == "allow" or (self._planner.destructive == "draft" and not is_part):
+        if harm == "allow" or (harm == "draft" and not is_part):
             return plan, ()
         return gated(plan, agents, self._planner.reviewers, leave, limits=self._limits)
 
@@ -451,6 +467,7 @@ async def draft_for_step(drafter: Drafter, work: DraftWork, agents: Agents) -> R
         context=context,
         max_steps=work.max_steps,
         is_part=True,
+        policy=work.policy,
         strict=work.strict,
         model=str(model)[:_MODEL_CHARACTERS] if model else None,
     )

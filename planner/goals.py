@@ -9,8 +9,8 @@ import msgspec
 
 from planmesh.directory import Directory
 from planmesh.planner.catalogue import described
-from planmesh.planner.compile import UNKNOWN_AGENT, Agents, Compiled, compile_plan
-from planmesh.planner.decode import read_goal
+from planmesh.planner.compile import UNKNOWN_AGENT, Agents, Compiled, compile_plan, refuse_harm
+from planmesh.planner.decode import read_goal, read_policy
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document, refuse_duplicates
 from planmesh.planner.drafting import Drafted
 from planmesh.planner.problems import Problems, quoted
@@ -24,7 +24,7 @@ from planmesh.schemas.expressions import KEYWORDS
 from planmesh.schemas.goals import Goal, Origin, Problem
 from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import digest
-from planmesh.schemas.plan import Identifier, Line, Text
+from planmesh.schemas.plan import Identifier, Line, Policy, Text
 from planmesh.schemas.tracing import caller
 
 NO_AGENTS: Final = "no_agents"
@@ -43,6 +43,7 @@ class InWords:
     goal_digest: str
     agents: Agents
     traceparent: str | None
+    policy: Policy
 
 
 def consider(
@@ -87,10 +88,11 @@ def consider(
     elif goal.plan is None:
         in_words = True
         _check_words(goal, agents, problems)
+    policy = _policy(goal, in_words, limits, problems)
     if problems and document is None:
         return _refusal(goal_digest, problems.listed(), goal.goal, None, traceparent)
     if in_words:
-        return InWords(goal, goal_digest, described(agents), traceparent)
+        return InWords(goal, goal_digest, described(agents), traceparent, policy)
     compiled = compile_plan(document, agents, goal.inputs, limits=limits, directory=directory)
     if isinstance(compiled, Compiled) and not problems:
         return CreatePlan(
@@ -134,12 +136,25 @@ def lacks_an_agent(command: CreatePlan | RefuseGoal | InWords) -> bool:
 
 
 def _digest(goal: Goal) -> str:
-    named = {} if goal.template is None else {"template": goal.template}
+    named: dict[str, Any] = {} if goal.template is None else {"template": goal.template}
+    named |= {} if goal.policy is None else {"policy": goal.policy}
     return digest({"goal": goal.goal, "plan": goal.plan, "inputs": goal.inputs, "start": goal.start, **named})
 
 
 def _origin(template: Template) -> Origin:
     return Origin(author="template", template=template.name, sha256=template.sha256)
+
+
+def _policy(goal: Goal, in_words: bool, limits: Limits, problems: Problems) -> Policy:
+    if goal.policy is None:
+        return Policy()
+    if not in_words:
+        said = "a goal with a plan, or with a template, leaves the policy to that"
+        problems.add("misplaced_policy", said, "policy", hint="say it in the plan: `policy`")
+    policy = read_policy(goal.policy, problems)
+    if not limits.may_allow_harm:
+        refuse_harm(goal.policy, problems)
+    return policy
 
 
 def _check_words(goal: Goal, agents: Agents, problems: Problems) -> None:

@@ -24,6 +24,7 @@ RULES: Final[Mapping[str, str]] = {
     "model_failed": "The model's endpoint takes the request, and gives an answer.",
     "cut_short": "A model's answer has an end.",
     "widened": "A model's plan permits a step what its agent declares, and no more.",
+    "not_allowed": "A plan allows only what the settings of the mesh let it allow.",
     # The form
     "unknown_version": "A document says a version that this planmesh reads, or none.",
     "unknown_kind": "A step is of one of the kinds that there are.",
@@ -82,6 +83,7 @@ RULES: Final[Mapping[str, str]] = {
     "option_unrouted": "Every option of an `ask` leads somewhere.",
     "secret_in_log": "A question for a secret says `secret = true`.",
     # The goal
+    "misplaced_policy": "A goal in words says what the policy of its plan is; a plan says it itself.",
     "nothing_wanted": "A goal says what is wanted: in words, by a plan, or by the name of a template.",
     "no_agents": "There is an agent that a model could use in a plan.",
     "unknown_template": "A template that a goal names is there.",

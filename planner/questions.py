@@ -113,7 +113,7 @@ class Questions:
         if not isinstance(found, InWords):
             return encode(found)
         async with self._by_a_model():
-            wish = Wish(goal=found.goal.goal, agents=found.agents, inputs=found.goal.inputs)
+            wish = Wish(goal=found.goal.goal, agents=found.agents, inputs=found.goal.inputs, policy=found.policy)
             return encode(drafted(found, await self._drafter.draft(wish), limits=self._limits))
 
     @asynccontextmanager

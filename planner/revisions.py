@@ -6,6 +6,7 @@ plan is.
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +38,8 @@ def propose(
     Args:
         reviewers: Who may decide at a gate for it to count, in a plan that runs in mode safe.
     """
+    if work.current.policy.destructive == "allow":
+        limits = replace(limits, may_allow_harm=True)  # it was allowed once: a revision need not take it back
     found = _revised(work, agents, limits, directory)
     if isinstance(found, Plan):
         found = [*beyond(found, work.mandate, work.parent, agents, reviewers, work.kept, limits=limits)] or found

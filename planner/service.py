@@ -179,7 +179,7 @@ class Planner:
         return (self._directory or Directory()).with_services(self._catalogue.services)
 
     async def _in_words(self, wanted: InWords) -> CreatePlan | RefuseGoal:
-        wish = Wish(goal=wanted.goal.goal, agents=wanted.agents, inputs=wanted.goal.inputs)
+        wish = Wish(goal=wanted.goal.goal, agents=wanted.agents, inputs=wanted.goal.inputs, policy=wanted.policy)
         return drafted(wanted, await self._drafter.draft(wish), limits=self._limits)
 
     async def work(self, message: Message) -> None:

@@ -25,6 +25,8 @@ class Goal(Document, frozen=True, kw_only=True):
     """In place of it, the name of a plan that the mesh keeps."""
     inputs: dict[str, Any] = {}
     """Values for the plan's inputs."""
+    policy: dict[str, Any] | None = None
+    """Of a goal in words: the policy of the plan that is made of it. A plan says it itself."""
     start: bool = True
     """Unless true, the plan stays a draft until someone starts it."""
     traceparent: Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?!\n)$")] | None = (

@@ -372,6 +372,23 @@ class Policy(Document, frozen=True, kw_only=True):
     on_failure: Literal["pause", "fail", "cancel"] = "pause"
     """What becomes of the plan when a step has failed for good. `pause`: other branches go on, then it waits for a
     person. `fail` and `cancel`: the rest is cancelled at once."""
+    revisions: Literal["apply", "hold"] = "apply"
+    """What becomes of a revision that the planner has worked out from an instruction. `apply`: it is carried out,
+    unless only a person may allow it. `hold`: a person has to allow it, whatever it changes."""
+    destructive: Literal["gate", "allow"] | None = None
+    """What becomes of a step that a model has written, that could do harm, and that no gate stands before. `gate`: one
+    is put there. `allow`: nothing; a plan may say so only where the settings of the planner let it. Unless given,
+    what these settings say."""
+
+    def is_looser_than(self, other: "Policy") -> bool:
+        """Whether this lets happen without a person what *other* does not."""
+        return (self.revisions == "apply" and other.revisions == "hold") or _STRICTNESS.index(
+            self.destructive
+        ) < _STRICTNESS.index(other.destructive)
+
+
+_STRICTNESS: Final = ("allow", None, "gate")
+"""Of `Policy.destructive`."""
 
 
 class Parameter(Document, frozen=True, kw_only=True):

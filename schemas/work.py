@@ -153,6 +153,7 @@ class DraftWork(PlannedStep, frozen=True, kw_only=True, tag="draft"):
     agents: tuple[str, ...] | None = None
     max_steps: int = 50
     strict: bool = False
+    policy: Policy = Policy()
 
 
 class RunWork(PlannedStep, frozen=True, kw_only=True, tag="run"):

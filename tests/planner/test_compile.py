@@ -107,7 +107,7 @@ def test_every_problem_comes_at_once_in_the_order_of_the_document() -> None:
             "/inputs/topic/type",
             "expected one of 'text', 'number', 'integer', 'boolean', 'object', 'list', 'date', 'timestamp' and 'any'; "
             "found the text 'txt'",
-            "",
+            "did you mean text?",
         ),
         ("unknown_field", "/inputs/n/defaultt", "there is no field 'defaultt' in a parameter", "did you mean default?"),
         ("invalid_value", "/concurrency", "expected a whole number from 1 to 10,000; found the number 0", ""),
