@@ -17,7 +17,7 @@ from planmesh.errors import PlanmeshError
 from planmesh.places import Spot, locate
 from planmesh.planner.advice import advise
 from planmesh.planner.compile import Compiled, compile_plan
-from planmesh.planner.document import Unreadable, read_document
+from planmesh.planner.document import Limits, Unreadable, read_document
 from planmesh.planner.language.recognise import SUFFIX, Script
 from planmesh.planner.language.source import Source, excerpt
 from planmesh.planner.problems import Problems
@@ -57,14 +57,21 @@ def values(text: str, pairs: Iterable[str]) -> dict[str, Any]:
 
 def values_of(types: Mapping[str, str], pairs: Iterable[str]) -> dict[str, Any]:
     """The same, where it is known of which type the inputs are. Raises: NotUnderstood."""
-    found: dict[str, Any] = {}
+    given = pairs_of(pairs, "--input")
+    texts = ("text", "date", "timestamp")
+    return {name: said if types.get(name) in texts else _value(said) for name, said in given.items()}
+
+
+def pairs_of(pairs: Iterable[str], option: str) -> dict[str, str]:
+    """What *option* gives as NAME=VALUE. Raises: NotUnderstood."""
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, said = pair.partition("=")
         if not equals or not name:
-            raise NotUnderstood(f"--input takes NAME=VALUE, not {pair[:80]!a}")
+            raise NotUnderstood(f"{option} takes NAME=VALUE, not {pair[:80]!a}")
         if name in found:
-            raise NotUnderstood(f"--input {name[:80]} is given twice")
-        found[name] = said if types.get(name) in ("text", "date", "timestamp") else _value(said)
+            raise NotUnderstood(f"{option} {name[:80]} is given twice")
+        found[name] = said
     return found
 
 
@@ -160,7 +167,8 @@ def _compile(session: Session, text: str, agents: Sequence[str], pairs: list[str
         sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
         known = {name: agent.description for name, agent in find(agents).items()}
     given = values(text, pairs) if pairs else None
-    return compile_plan(text, known, given, directory=session.settings.directory)
+    limits = Limits(may_allow_harm=session.settings.planner.may_allow_harm)
+    return compile_plan(text, known, given, limits=limits, directory=session.settings.directory)
 
 
 def validate(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 from rich.text import Text
 
-from planmesh.cli import COMPLETED, FAILED, document, graph
+from planmesh.cli import COMPLETED, FAILED, document, graph, render
 from planmesh.cli.follow import at_the_terminal, exit_code, how_to_answer, read_line, stands_still, went_wrong
 from planmesh.cli.forms import as_one
 from planmesh.cli.render import author, columns
@@ -30,6 +30,10 @@ async def plan(
     /,
     *,
     input: Inputs = (),
+    policy: Annotated[
+        tuple[str, ...],
+        Parameter(negative=(), help="What the plan's policy says, as NAME=VALUE: such as revisions=hold."),
+    ] = (),
     dry_run: Annotated[bool, Parameter(negative=(), help="Only show the plan: nothing is stored.")] = False,
     start: Annotated[bool, Parameter(negative=(), help="Start it without asking.")] = False,
     id: GoalId = None,
@@ -49,13 +53,13 @@ async def plan(
     if not goal.strip():
         raise NotUnderstood('say what is wanted, in words: planmesh plan "…"')
     values = document.values_of({}, input)
+    stated = document.pairs_of(policy, "--policy") if policy else None
     async with session.operator() as operator:
         if dry_run:
-            return await _look(session, operator, goal, values)
+            return await _look(session, operator, Goal(goal=goal, inputs=values, policy=stated))
         with busy(session, "The planner lets a model make a plan …"):
-            address, news = await publish(
-                session, Given(), values, goal=goal, id=id, start=False, operator=operator, patience_s=_MODEL_S
-            )
+            about: dict[str, Any] = {"goal": goal, "policy": stated, "id": id, "start": False}
+            address, news = await publish(session, Given(), values, **about, operator=operator, patience_s=_MODEL_S)
         state = await operator.state(address)
         if isinstance(news, Refused):
             return _refused(session, news, state)
@@ -73,9 +77,9 @@ async def plan(
         return await exit_code(operator, state)
 
 
-async def _look(session: Session, operator: Operator, goal: str, values: dict[str, Any]) -> int:
+async def _look(session: Session, operator: Operator, goal: Goal) -> int:
     with busy(session, "The planner lets a model make a plan …"):
-        answer = await operator.draft(Goal(goal=goal, inputs=values), timeout_s=_MODEL_S)
+        answer = await operator.draft(goal, timeout_s=_MODEL_S)
     if session.output != "table":
         print(as_one(answer, session.output))
         return COMPLETED if isinstance(answer, CreatePlan) else FAILED
@@ -149,6 +153,7 @@ def _show(session: Session, plan: Plan, origin: Origin | None) -> None:
     gates = [step.name for step in plan.steps if isinstance(step, Gate)]
     if gates:
         session.say(Text(f"  A person decides at {listed(gates)}.", style="magenta"))
+    session.say(*render.policy(plan))
     if origin is not None:
         session.say(Text(f"  {one_line(author(origin))}", style="dim"))
     session.say(Text())

@@ -124,7 +124,28 @@ def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
     lines.append(Text("  ").append(_SEPARATOR.join(asked), "dim"))
     if view.origin is not None:
         lines.append(Text("  ").append(one_line(author(view.origin)), "dim"))
-    return lines
+    return lines if view.document is None else [*lines, *policy(view.document)]
+
+
+def policy(plan: Plan) -> list[Text]:
+    """What the policy of a plan says that no other plan's does unless it is asked to."""
+    stated = plan.policy
+    said = [] if stated.on_failure == "pause" else [_ON_FAILURE[stated.on_failure]]
+    if stated.revisions == "hold":
+        said.append("what the planner proposes waits for a person (revise --proposed)")
+    if stated.destructive is not None:
+        said.append(_DESTRUCTIVE[stated.destructive])
+    return [Text("  ").append(f"policy: {_SEPARATOR.join(said)}", "dim")] if said else []
+
+
+_ON_FAILURE: Final = {
+    "fail": "the plan fails with the first step that has failed for good",
+    "cancel": "the plan is cancelled with the first step that has failed for good",
+}
+_DESTRUCTIVE: Final = {
+    "gate": "what a model writes that could do harm gets a gate",
+    "allow": "what a model writes may do harm without a gate",
+}
 
 
 def author(origin: Origin) -> str:

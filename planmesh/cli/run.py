@@ -179,6 +179,7 @@ async def publish(
     values: Mapping[str, Any],
     *,
     goal: str = "",
+    policy: Mapping[str, Any] | None = None,
     id: str | None = None,
     start: bool = True,
     operator: Operator | None = None,
@@ -198,7 +199,7 @@ async def publish(
     """
     async with session.client() as client:
         submitted = await client.submit(
-            given.text, goal=goal, template=given.template, inputs=values, id=id, start=start
+            given.text, goal=goal, template=given.template, inputs=values, policy=policy, id=id, start=start
         )
         return submitted.address, await _first_news(submitted, operator, patience_s)
 

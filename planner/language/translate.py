@@ -183,7 +183,7 @@ class _Translator:
             if isinstance(given.value, Entries):
                 places |= {entry.key: entry.value for entry in given.value.entries}
         elif given is not None and found is not MISSING:
-            hint = 'write policy = { on_failure: "fail" }'
+            hint = 'write policy = { on_failure: "fail", revisions: "hold" }'
             self._findings.add("wrong_value", "expected an object", given.value.span, hint)
         if on_failure is not None and (value := fields.constant(on_failure.value)) is not MISSING:
             policy["on_failure"], places["on_failure"] = value, on_failure.value

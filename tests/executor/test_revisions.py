@@ -4,13 +4,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from plays import AGENT, Play, gate, plan, task
 
 from planmesh.executor.revision import REQUEST_BYTES
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Branch, Case, Decide, Permissions, Plan, Task
+from planmesh.schemas.plan import Branch, Case, Decide, Permissions, Plan, Policy, Task
 
 
 def kinds(happened: list[Any]) -> list[str]:
@@ -487,3 +489,52 @@ def test_a_request_that_is_larger_than_a_planner_can_be_sent_is_refused() -> Non
 
     assert [refused.code for (refused,) in refusals] == ["too_large"] * 3
     assert not play.state.requests
+
+
+# --- the plan's policy --------------------------------------------------------------------------------------
+
+LAX, USUAL, STRICT = Policy(destructive="allow"), Policy(), Policy(revisions="hold", destructive="gate")
+
+
+@pytest.mark.parametrize(("by_planner", "held"), [(True, True), (False, False)])
+def test_what_the_planner_proposes_is_held_where_the_policy_says_so(by_planner: bool, held: bool) -> None:
+    play = Play(plan(task("a"), task("b", "a"), policy=STRICT))
+
+    happened = play.revises(plan(task("a"), task("c", "a"), policy=STRICT), by_planner=by_planner)
+
+    assert isinstance(happened[0], events.RevisionRefused if held else events.PlanRevised)
+    if isinstance(happened[0], events.RevisionRefused):
+        assert [problem.code for problem in happened[0].problems] == ["held"]
+        assert happened[0].plan is not None  # a person may allow it
+        assert "--proposed" in happened[0].problems[0].hint
+
+
+def test_a_gate_that_it_was_asked_at_asks_again() -> None:
+    play = Play(plan(gate("look"), task("b", "look"), policy=STRICT))
+
+    happened = play.redirects("look", plan(gate("look"), task("c", "look"), policy=STRICT), by_planner=True)
+
+    assert [type(event) for event in happened] == [events.RevisionRefused, events.GateOpened]
+    assert "leaves it to a person" in happened[1].because
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([LAX, USUAL, STRICT, Policy(revisions="hold"), Policy(destructive="gate")]),
+    st.sampled_from([LAX, USUAL, STRICT, Policy(revisions="hold"), Policy(destructive="gate")]),
+)
+def test_no_planner_lets_a_policy_ask_less_of_people_and_a_person_may(before: Policy, after: Policy) -> None:
+    def revised(*, by_planner: bool) -> Play:
+        play = Play(plan(task("a"), task("b", "a"), policy=before))
+        play.revises(plan(task("a"), task("c", "a"), policy=after), by_planner=by_planner)
+        return play
+
+    assert revised(by_planner=False).state.plan.policy == after
+    found = revised(by_planner=True)
+    assert not found.state.plan.policy.is_looser_than(before)
+    refused = found.of_type(events.RevisionRefused)
+    codes = {problem.code for event in refused for problem in event.problems}
+    assert codes == {
+        *(["loosens"] if after.is_looser_than(before) else []),
+        *(["held"] if before.revisions == "hold" else []),
+    }

@@ -11,10 +11,11 @@ from model_server import Answer, ModelServer, Request, Script, calls, fails, giv
 from planmesh import settings
 from planmesh.directory import Directory
 from planmesh.planner.compile import Compiled, compile_plan
+from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.drafting import Drafted, Drafter, Wish, draft_for_step
 from planmesh.planner.problems import RULES
 from planmesh.schemas.codec import encode
-from planmesh.schemas.plan import Gate, Permissions
+from planmesh.schemas.plan import Gate, Permissions, Policy
 from planmesh.schemas.work import AgentDescription, AgentParameter, DraftWork
 
 
@@ -60,13 +61,14 @@ async def drafter(
     *,
     directory: Directory | None = None,
     model: dict[str, Any] | None = None,
+    limits: Limits = LIMITS,
     **planner: Any,
 ) -> AsyncIterator[Drafter]:
     configured = settings.Model()
     if server is not None:
         given = {"name": "scripted", "base_url": server.base_url, "timeout_s": 30, "retries": 1, **(model or {})}
         configured = settings.Model(**given)
-    async with Drafter(configured, settings.Planner(**planner), directory=directory) as made:
+    async with Drafter(configured, settings.Planner(**planner), limits=limits, directory=directory) as made:
         yield made
 
 
@@ -76,12 +78,13 @@ async def draft(
     inputs: dict[str, Any] | None = None,
     agents: dict[str, AgentDescription] = AGENTS,
     context: Any = None,
+    policy: Policy | None = None,
     **options: Any,
 ) -> tuple[Drafted, ModelServer]:
     with model_server(*script) as server:
         async with drafter(server, **options) as made:
             inputs = {"path": "a.txt"} if inputs is None else inputs
-            wish = Wish(goal=goal, agents=agents, inputs=inputs, context=context)
+            wish = Wish(goal=goal, agents=agents, inputs=inputs, context=context, policy=policy or Policy())
             return await made.draft(wish), server
 
 
@@ -260,6 +263,40 @@ async def test_harm_can_be_allowed() -> None:
 
     assert names(drafted) == ["wipe"]
     assert not drafted.needs_start
+
+
+WIPE = {"name": "Wipe", "steps": [step("wipe", "wipe", inputs={})]}
+
+
+@pytest.mark.parametrize("settings", [{"destructive": "allow"}, {"destructive": "draft"}, {"goals_may_allow": True}])
+async def test_a_goal_may_be_stricter_than_the_settings(settings: dict[str, Any]) -> None:
+    drafted, _ = await draft(gives(WIPE), inputs={}, policy=Policy(destructive="gate"), **settings)
+
+    assert names(drafted) == ["approve-wipe", "wipe"]
+    assert not drafted.needs_start
+
+
+@pytest.mark.parametrize(("may", "steps"), [(True, ["wipe"]), (False, ["approve-wipe", "wipe"])])
+async def test_a_goal_may_be_less_strict_only_where_the_settings_let_it(may: bool, steps: list[str]) -> None:
+    limits = Limits(may_allow_harm=True)  # it was allowed when the goal was considered
+
+    drafted, _ = await draft(
+        gives(WIPE), inputs={}, policy=Policy(destructive="allow"), goals_may_allow=may, limits=limits
+    )
+
+    assert names(drafted) == steps
+    assert drafted.plan is not None
+    assert drafted.plan.plan.policy == Policy(destructive="allow")
+
+
+async def test_a_model_has_no_say_in_the_policy() -> None:
+    lax = {**WIPE, "policy": {"destructive": "allow", "revisions": "apply", "on_failure": "cancel"}}
+
+    drafted, _ = await draft(gives(lax), inputs={}, policy=Policy(revisions="hold"))
+
+    assert names(drafted) == ["approve-wipe", "wipe"]
+    assert drafted.plan is not None
+    assert drafted.plan.plan.policy == Policy(revisions="hold")
 
 
 @pytest.mark.parametrize(

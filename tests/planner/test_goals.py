@@ -11,12 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planmesh.planner.catalogue import undescribed
+from planmesh.planner.document import LIMITS, Limits
 from planmesh.planner.goals import InWords, consider, lacks_an_agent
 from planmesh.planner.problems import RULES
 from planmesh.planner.templates import Templates
 from planmesh.schemas import codec
+from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, RefuseGoal
-from planmesh.schemas.goals import Problem
+from planmesh.schemas.goals import Goal, Problem
+from planmesh.schemas.mandate import Mandate
+from planmesh.schemas.plan import Policy
 from planmesh.schemas.work import AgentDescription
 
 AGENTS = {"echo": undescribed("echo")}
@@ -321,3 +325,54 @@ def test_what_is_wrong_with_a_template_is_told_as_of_any_plan(tmp_path: Path) ->
 
     assert [problem.code for problem in found.problems] == ["invalid_value"]
     assert found.origin is not None
+
+
+# --- the policy ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("policy", "found"),
+    [
+        ({"revisions": "hold", "destructive": "gate"}, []),
+        ({"destructive": "allow"}, ["not_allowed"]),
+        ({"revisions": "holt"}, ["invalid_value"]),
+        ({"revision": "hold"}, ["unknown_field"]),
+    ],
+)
+def test_a_goal_in_words_says_what_the_policy_of_its_plan_is(policy: dict[str, Any], found: list[str]) -> None:
+    considered = consider(encode(Goal(goal="Say hi", policy=policy)), DESCRIBED)
+
+    assert [problem.code for problem in getattr(considered, "problems", ())] == found
+    if isinstance(considered, InWords):
+        assert considered.policy == Policy(revisions="hold", destructive="gate")
+        assert considered.goal_digest != digest_of_words()
+
+
+def digest_of_words() -> str:
+    considered = consider(encode(Goal(goal="Say hi")), DESCRIBED)
+    assert isinstance(considered, InWords)
+    return considered.goal_digest
+
+
+def test_a_plan_says_itself_what_its_policy_is_and_allows_no_more_than_the_mesh() -> None:
+    def found(document: dict[str, Any], limits: Limits = LIMITS, **goal: Any) -> list[str]:
+        considered = consider(encode(Goal(plan=document, **goal)), DESCRIBED, limits=limits)
+        return [problem.code for problem in getattr(considered, "problems", ())]
+
+    step = {"kind": "task", "name": "say", "agent": "echo", "inputs": {"text": "hi"}}
+    lax = {"name": "Say it", "policy": {"destructive": "allow"}, "steps": [step]}
+    strict = {**lax, "policy": {"destructive": "gate", "revisions": "hold"}}
+
+    assert found(lax) == ["not_allowed"]
+    assert found(lax, Limits(may_allow_harm=True)) == []
+    assert found(strict) == []
+    assert found(strict, policy={"revisions": "hold"}) == ["misplaced_policy"]
+
+
+def test_a_goal_may_have_as_many_plans_run_as_the_settings_say() -> None:
+    document = {"name": "Say it", "steps": [{"kind": "task", "name": "say", "agent": "echo", "inputs": {"text": "hi"}}]}
+
+    command = consider(encode(Goal(plan=document)), DESCRIBED, limits=Limits(plans=7))
+
+    assert isinstance(command, CreatePlan)
+    assert command.mandate == Mandate(plans=7)

@@ -22,7 +22,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft
 from planmesh.schemas.goals import Goal
-from planmesh.schemas.plan import Plan
+from planmesh.schemas.plan import Plan, Policy
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import AgentDescription, AgentParameter, DraftWork, PlannerWork, ToolDescription
 
@@ -236,6 +236,18 @@ async def test_what_a_model_adds_that_could_do_harm_stands_behind_a_gate(bench: 
     assert [step.name for step in command.plan.steps] == ["first", "second", "approve-third", "third"]
     assert command.origin is not None
     assert command.origin.gates == ("approve-third",)
+
+
+@with_echo
+async def test_a_model_that_changes_a_plan_changes_nothing_of_its_policy(bench: Bench) -> None:
+    lax = {"destructive": "allow", "revisions": "apply"}
+    strict = msgspec.structs.replace(CURRENT, policy=Policy(revisions="hold", destructive="gate"))
+    step = {"kind": "task", "name": "second", "agent": "echo", "inputs": {"text": "c"}, "after": []}
+    async with modelled(bench, gives({"name": "Greet", "policy": lax, "steps": [step]})):
+        command = await proposed(bench, msgspec.structs.replace(wanted(), current=strict))
+
+    assert command.plan is not None
+    assert command.plan.policy == strict.policy
 
 
 @with_echo

@@ -309,6 +309,62 @@ async def test_a_preview_of_a_redirection_in_words_can_be_done_exactly_so(mesh: 
     assert state.steps["agree"].attempt == 2
 
 
+async def test_where_the_policy_says_so_what_the_planner_proposes_waits_for_a_person(mesh: Mesh, tells: Any) -> None:
+    policy = ("revisions=hold", "destructive=gate")
+    drafted = await tells(drafts.plan("greet", input=("who=Ada",), policy=policy, id="held-1", session=mesh.session()))
+    said = await tells(revise.revise("held-1", instruction="use other words", session=mesh.session()))
+    shown = await tells(plans.show("held-1", from_log=True, session=mesh.session()))
+    allowed = await tells(revise.revise("held-1", proposed=True, session=mesh.session()))
+    told = await tells(plans.log("held-1", session=mesh.session()))
+
+    rules = "what the planner proposes waits for a person (revise --proposed) · what a model writes that could do harm"
+    assert rules in drafted.out
+    assert said.code == FAILED
+    assert "leaves it to a person to allow what the planner proposes" in said.err
+    assert "revise held-1 --proposed" in said.err
+    assert rules in shown.out
+    assert "greet" in shown.out
+    assert "bye" not in shown.out
+    assert allowed.code == COMPLETED
+    assert "bye" in allowed.out
+    assert "revision 2" in told.out
+
+
+async def test_at_a_gate_it_waits_for_a_person_as_well_and_the_gate_asks_again(mesh: Mesh, tells: Any) -> None:
+    file = mesh.directory / "held.json"
+    steps = [task("greet", "greet", who="Ada"), GATE]
+    file.write_text(json.dumps({"name": "Greet", "policy": {"revisions": "hold"}, "steps": steps}))
+    await tells(run.run(file, id="held-2", wait=False, session=mesh.session()))
+
+    said = await tells(revise.redirect("held-2", instruction="add a step", session=mesh.session()))
+    allowed = await tells(revise.revise("held-2", proposed=True, session=mesh.session()))
+    told = await tells(plans.log("held-2", session=mesh.session()))
+
+    assert (said.code, allowed.code) == (FAILED, COMPLETED)
+    assert "more" in allowed.out
+    assert "leaves it to a person to allow what the planner proposes" in told.out
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ("destructive=allow", "this mesh lets no plan say"),
+        ("revisions=holt", "did you mean hold?"),
+        ("revision=hold", "did you mean revisions?"),
+    ],
+)
+async def test_a_policy_that_cannot_be_is_refused_before_a_model_is_asked(
+    mesh: Mesh, tells: Any, policy: str, said: str
+) -> None:
+    asked = len(mesh.model.requests)
+
+    found = await tells(drafts.plan("greet and post it", policy=(policy,), session=mesh.session()))
+
+    assert found.code == FAILED
+    assert said in found.err
+    assert len(mesh.model.requests) == asked
+
+
 async def test_a_reviewer_redirects_a_plan_in_words_and_the_gate_asks_again(mesh: Mesh, tells: Any) -> None:
     file = mesh.directory / "gated.json"
     file.write_text(json.dumps({"name": "Greet", "steps": [task("greet", "greet", who="Ada"), GATE]}))
