@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH: Final = 512
 MAX_STEPS_KEPT: Final = 100_000
+RUNNING_KEPT: Final = 1_000
+"""Memory that a burst has taken, Python hardly gives back."""
 STILL_KEPT: Final = 200
 """A plan that waits for somebody may wait for days: it is read again when it goes on."""
 _PAUSE_S: Final = 0.05
@@ -120,8 +122,9 @@ class _ConsumerInfo(msgspec.Struct, frozen=True):
     delivered: _Sequences
 
 
-class _Kept:
-    """Plans that may go on: the ones used last, up to *max_steps* steps in all; of those that stand still, a few."""
+class Kept:
+    """Plans that may go on: the ones used last, up to *max_steps* steps in all, and not too many plans; of those that
+    stand still, a few."""
 
     def __init__(self, max_steps: int) -> None:
         self._max_steps = max_steps
@@ -146,8 +149,11 @@ class _Kept:
             self._still[state.address] = None
             if len(self._still) > STILL_KEPT:
                 self.drop(next(iter(self._still)))
-        while self._steps > self._max_steps and len(self._plans) > 1:
+        while self._too_many() and len(self._plans) > 1:
             self.drop(next(iter(self._plans)))
+
+    def _too_many(self) -> bool:
+        return self._steps > self._max_steps or len(self._plans) - len(self._still) > RUNNING_KEPT
 
     def drop(self, at: Address) -> None:
         found = self._plans.pop(at, None)
@@ -187,7 +193,7 @@ class Follower:
         self._connection = connection
         self._store = store
         self._collector = collector
-        self._kept = _Kept(max_steps_kept)
+        self._kept = Kept(max_steps_kept)
         self._commits: Subscription | None = None
         self._heard = 0
 

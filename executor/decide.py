@@ -60,7 +60,7 @@ MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays un
 _LOST_RACES: Final = 20
 
 # What was taken and is not decided yet. A server gives as fast as it is asked, and agents may say as much as they like.
-_MOST_HELD: Final = 5_000
+_MOST_HELD: Final = 1_000
 _MOST_HELD_BYTES: Final = 64 * 1024 * 1024
 _FULL_PAUSE_S: Final = 0.02
 _STUCK_S: Final = 1.0

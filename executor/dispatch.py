@@ -44,6 +44,11 @@ _LATE_S: Final = 60.0
 _SIGNALS: Final = 3
 _SIGNAL_PAUSE_S: Final = 0.5
 
+# What was taken and is not handed out yet. After an outage, the log may have any number of commits to give.
+_MOST_HELD: Final = 1_000
+_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
+_FULL_PAUSE_S: Final = 0.02
+
 log = structlog.get_logger()
 
 
@@ -75,12 +80,23 @@ class Dispatcher:
         self._clock = clock
         self._inline_inputs_bytes = inline_inputs_bytes
         self._tasks: set[asyncio.Task[None]] = set()
+        self._held: dict[int, int] = {}  # the size of each message that is not answered yet, by its sequence
+        self._held_bytes = 0
 
     async def take_commits(self, commits: Subscription) -> None:
         """Hand out what commits ask for, until the subscription is closed."""
         async for messages in commits:
             for message in messages:
                 self._take(message)
+                if len(self._held) > _MOST_HELD or self._held_bytes > _MOST_HELD_BYTES:
+                    await self._have_room()
+
+    async def _have_room(self) -> None:
+        """Wait until half of what was taken is handed out. Asked less often, the server keeps the rest."""
+        while not self._core.closed.is_set():
+            if len(self._held) <= _MOST_HELD // 2 and self._held_bytes <= _MOST_HELD_BYTES // 2:
+                return
+            await asyncio.sleep(_FULL_PAUSE_S)
 
     async def finish(self) -> None:
         while self._tasks:
@@ -90,8 +106,11 @@ class Dispatcher:
         try:
             address = subjects.read_plan_log(message.subject)
         except subjects.BadSubject as error:
-            _skip(message, str(error))
+            self._skip(message, str(error))
             return
+        if message.sequence not in self._held:
+            self._held[message.sequence] = len(message.data)
+            self._held_bytes += len(message.data)
         sent: list[asyncio.Future[Any]] = []
         commit: Commit | None = None
         late, whole = True, False
@@ -138,7 +157,7 @@ class Dispatcher:
                 self._plans.put(recorded)
             if commit is None or commit.address != address or recorded.state.number < commit.number:
                 # The log has been read past it, and it was not the next commit.
-                _skip(message, "it is no commit of this plan, or does not continue it")
+                self._skip(message, "it is no commit of this plan, or does not continue it")
                 return
             failures: list[Exception] = []
             for index, event in enumerate(commit.events):
@@ -151,11 +170,24 @@ class Dispatcher:
         except Exception as error:
             await self._give_back(message, error)
         else:
-            message.ack()
+            self._ack(message)
 
     async def _give_back(self, message: Message, error: BaseException) -> None:
         """It comes back until it can be handed out: what a line of the log asks for is asked nowhere else."""
+        self._let_go(message)
         await give_up(self._core, SERVICE, message, error, keep=True)
+
+    def _ack(self, message: Message) -> None:
+        self._let_go(message)
+        message.ack()
+
+    def _let_go(self, message: Message) -> None:
+        self._held_bytes -= self._held.pop(message.sequence, 0)
+
+    def _skip(self, message: Message, why: str) -> None:
+        """Junk in the log stays in the log; the decider and the auditor count it."""
+        log.error("log.junk", subject=message.subject, sequence=message.sequence, error=why)
+        self._ack(message)
 
     def _send_and_purge(
         self, state: PlanState, commit: Commit, index: int, event: AnyEvent
@@ -461,12 +493,6 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _skip(message: Message, why: str) -> None:
-    """Junk in the log stays in the log; the decider and the auditor count it."""
-    log.error("log.junk", subject=message.subject, sequence=message.sequence, error=why)
-    message.ack()
-
-
 def _gone(state: PlanState, name: str) -> StepState | None:
     """A step that was cancelled; None if a revision has brought it back since: what is there now is not to be lost."""
     step = state.steps.get(name)
@@ -512,7 +538,7 @@ def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[async
     """Ack *message* once everything that it asked for is stored. No task: most commits send one message."""
     left = len(sent)
     if left == 0:
-        message.ack()
+        dispatcher._ack(message)
         return
 
     def on_done(future: "asyncio.Future[Ack]") -> None:
@@ -525,7 +551,7 @@ def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[async
             return
         left -= 1
         if left == 0:
-            message.ack()
+            dispatcher._ack(message)
 
     for future in sent:
         future.add_done_callback(on_done)

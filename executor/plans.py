@@ -10,14 +10,16 @@ from planmesh.schemas.subjects import Address
 MAX_STEPS: Final = 50_000
 MAX_BYTES: Final = 128 * 1024 * 1024
 """Of the commits that the plans were read from: plans of a few steps may have inputs of megabytes."""
+_RUNNING_KEPT: Final = 1_000
+"""Reading a plan again costs no more than its step; and memory that a burst has taken, Python hardly gives back."""
 _ENDED_KEPT: Final = 200
 _STILL_KEPT: Final = 200
 """A plan that waits for somebody may wait for days: it is read again when it goes on."""
 
 
 class Plans:
-    """The plans used last, up to *max_steps* steps and *max_bytes* bytes in all. Those that have ended make room first,
-    then those that stand still.
+    """The plans used last, up to *max_steps* steps and *max_bytes* bytes in all, and not too many plans of each kind.
+    Those that have ended make room first, then those that stand still.
 
     Everything in here was stored in the log before it came here, so what is old is not wrong, only old.
     """
@@ -51,7 +53,7 @@ class Plans:
         self._count(recorded, 1)
         plans, most = self._of(recorded.state.status)
         plans[address] = recorded
-        if most is not None and len(plans) > most:
+        if len(plans) > most:
             self._drop(plans)
         while (self._steps > self._max_steps or self._bytes > self._max_bytes) and sum(map(len, self._all)) > 1:
             self._drop(self._ended or self._still or self._running)
@@ -62,13 +64,13 @@ class Plans:
             if found is not None:
                 self._count(found, -1)
 
-    def _of(self, status: PlanStatus) -> tuple[OrderedDict[Address, Recorded], int | None]:
+    def _of(self, status: PlanStatus) -> tuple[OrderedDict[Address, Recorded], int]:
         """Where plans in this status are kept, and how many of them at most."""
         if status in ENDED:
             return self._ended, _ENDED_KEPT
         if status in STANDING_STILL or status is PlanStatus.DRAFT:
             return self._still, _STILL_KEPT
-        return self._running, None
+        return self._running, _RUNNING_KEPT
 
     def _drop(self, plans: OrderedDict[Address, Recorded]) -> None:
         _, dropped = plans.popitem(last=False)

@@ -2,16 +2,19 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
+from patience import eventually
 from plays import gate, plan
 
 from planmesh import agent
+from planmesh.delivery import subscribe
 from planmesh.errors import Poison
 from planmesh.eventlog import EventLog
+from planmesh.executor import dispatch
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.dispatch import Dispatcher
 from planmesh.executor.news import latest
@@ -25,7 +28,8 @@ from planmesh.schemas.goals import Accepted, Completed
 from planmesh.schemas.payload import NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan, Task
 from planmesh.schemas.state import fold, open_gates
-from planmesh.schemas.subjects import OUTCOMES, PLANS, POISON, Address
+from planmesh.schemas.subjects import DISPATCH, OUTCOMES, PLANS, POISON, Address
+from planmesh.streams import PINNED_GROUP
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -257,3 +261,42 @@ async def test_the_end_of_a_plan_whose_result_is_gone_is_told_all_the_same(opene
 
         told = [codec.outcome.decode(one.data) for one in await core_outcomes(house)]
         assert told[-1].result == gone
+
+
+class Crowded(Dispatcher):
+    """Counts what it has in hand."""
+
+    in_hand = 0
+    most = 0
+    done = 0
+
+    async def _take_slowly(self, *arguments: Any) -> None:
+        self.in_hand += 1
+        self.most = max(self.most, self.in_hand)
+        await super()._take_slowly(*arguments)
+        self.in_hand -= 1
+        self.done += 1
+
+
+async def test_of_a_long_log_only_so_much_is_in_hand_at_once(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "_MOST_HELD", 8)
+    async with opened("work") as house:
+        decider = await house.executor(loops=frozenset({"decide"}))
+        addresses = [await house.create(plan(gate("g"))) for _ in range(50)]
+        for address in addresses:
+            await house.until(address, open_gates)
+        await decider.stop()
+        core, agents = await house.connected("executor"), await house.connected("executor-agents")
+        # To a clock that is an hour ahead each commit is old: the log is read before it is handed out.
+        dispatcher = Crowded(
+            core, agents, EventLog(core), BlobStore(core), Plans(), clock=lambda: datetime.now(UTC) + timedelta(hours=1)
+        )
+        async with await subscribe(core, PLANS, DISPATCH, group=PINNED_GROUP) as commits:
+            taking = asyncio.create_task(dispatcher.take_commits(commits))
+            await eventually(lambda: dispatcher.done >= len(addresses))
+        await taking
+        await dispatcher.finish()
+
+        assert 1 < dispatcher.most <= 9
+        assert dispatcher._held == {}
+        assert dispatcher._held_bytes == 0

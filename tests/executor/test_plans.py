@@ -57,6 +57,15 @@ def test_many_plans_that_stand_still_do_not_push_out_those_that_go_on_and_are_no
     assert kept(plans, "running", *names) == ["running", *names[-200:]]
 
 
+def test_of_many_plans_that_run_at_once_those_used_last_are_kept() -> None:
+    plans = Plans()
+    names = [f"running-{number}" for number in range(3_000)]
+    for name in names:
+        plans.put(recorded(name))
+
+    assert kept(plans, *names) == names[-1_000:]
+
+
 def test_a_plan_is_kept_as_what_it_has_become() -> None:
     plans = Plans(max_bytes=100)
     plans.put(recorded("a", size_bytes=40, status=PlanStatus.WAITING))
