@@ -165,6 +165,7 @@ def services() -> tuple[User, ...]:
                 *_read_leader(OUTCOMES),  # what has been told already
                 *_read_leader(SECRETS),  # nobody else may
                 subjects.purge_secrets(),
+                *_read_leader(WORK),  # what a step that was cancelled, and came back, has still to be taken back of
                 subjects.query("proposal"),  # what a preview takes from a planner
                 *_ANSWER,
                 *_pull(COMMANDS, DECIDE),

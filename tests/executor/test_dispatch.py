@@ -10,7 +10,7 @@ import pytest
 from patience import eventually
 from plays import gate, plan
 
-from planmesh import agent
+from planmesh import Context, agent
 from planmesh.delivery import subscribe
 from planmesh.errors import Poison
 from planmesh.eventlog import EventLog
@@ -96,6 +96,45 @@ async def test_a_step_that_came_back_is_not_taken_back_when_its_cancellation_is_
         await house.worker(work)
         state = await house.ended(address)
         assert (state.status, state.steps["w"].attempt) == ("completed", 2)
+
+
+@pytest.mark.parametrize("again", ["before", "after"])
+async def test_of_a_step_that_came_back_the_old_work_is_taken_back_and_the_new_is_not(opened: Any, again: str) -> None:
+    begun: list[str] = []
+
+    @agent(idempotent=True)
+    async def work(context: Context) -> str:
+        begun.append(context.key)
+        return "done"
+
+    both = plan(Task(name="w", agent="work", idempotent=True), Task(name="other", agent="work", idempotent=True))
+    one = plan(Task(name="other", agent="work", idempotent=True))
+    async with opened("work") as house:
+        await house.executor(loops=frozenset({"decide"}))
+        address = await house.create(both)
+        await house.until(address, lambda state: state.running == 2)
+        await revise(house, address, one, 1)
+        await revise(house, address, both, 2)
+        await house.until(address, lambda state: state.running == 2)
+        reader = await house.connected("executor")
+        lines = [line async for line in EventLog(reader).lines(address)]
+        cancelled, dispatched = (
+            Delivered(address, encode(line.commit), line.sequence)
+            for kind in (events.StepsCancelled, events.PlanRevised)
+            for line in [line for line in lines if any(isinstance(e, kind) for e in line.commit.events)][-1:]
+        )
+        # As by an executor that stood still once it had decided to hand out the first attempt.
+        (stale,) = [event for event in lines[0].commit.events if getattr(event, "step", "") == "w"]
+        first = fold(address, [(lines[0].commit, lines[0].hash)])
+        dispatcher = Dispatcher(reader, reader, EventLog(reader), BlobStore(reader), Plans())
+        await dispatcher._send_slowly(first, lines[0].commit, lines[0].commit.events.index(stale), stale)
+
+        for message in (dispatched, cancelled) if again == "before" else (cancelled, dispatched):
+            assert await handed_out(house, message) == "ack"
+
+        await house.worker(work)
+        await house.until(address, lambda state: state.steps["w"].status == "completed")
+        assert begun == [f"{address}.w.2"]
 
 
 def forged(address: Address, number: int, *happened: AnyEvent) -> bytes:

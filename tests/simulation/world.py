@@ -114,9 +114,10 @@ class World:
         self.deliver_later(stream, message)
         return Ack(stream.name, sequence, False)
 
-    def purge(self, stream: str, subject: str) -> None:
+    def purge(self, stream: str, subject: str, before: int | None) -> None:
         for message in self.streams[stream].messages:
-            message.done = message.done or message.subject == subject
+            if message.subject == subject and (before is None or message.sequence < before):
+                message.done = True
 
     def deliver_later(self, stream: Stream, message: Stored, delay_s: float = 0.0) -> None:
         delay_s += self.random.expovariate(500)
@@ -250,7 +251,8 @@ class SimulatedConnection:
     async def request(self, subject: str, payload: bytes = b"", **_options: Any) -> bytes:
         await self._world.pause()
         if subject == subjects.purge_work():
-            self._world.purge("WORK", msgspec.json.decode(payload)["filter"])
+            asked = msgspec.json.decode(payload)
+            self._world.purge("WORK", asked["filter"], asked.get("seq"))
         await self._world.pause()
         return b"{}"
 
@@ -273,6 +275,8 @@ class SimulatedConnection:
 
     def _found(self, stream: str, subject: str | None, leader: bool = False) -> list[Stored]:
         found = [one for one in self._world.streams[stream].messages if one.subject == subject]
+        if stream == "WORK":  # a queue, which keeps nothing that is done
+            found = [one for one in found if not one.done]
         if leader or stream != "PLANS" or not self._world.chance():
             return found
         # Whoever answers is a follower that lags behind the leader.

@@ -266,7 +266,8 @@ class People:
         return asks.AnswerAsk(id=self._id(), step=opened.step, digest=opened.digest, value=value)
 
     def _whims(self, state: PlanState) -> list[AnyCommand]:
-        anyone = self._draw.choice(sorted(state.graph.steps))
+        in_flight = [name for name, step in state.steps.items() if step.status is StepStatus.DISPATCHED]
+        anyone = self._draw.choice(in_flight if in_flight and self._draw.random() < 0.5 else sorted(state.graph.steps))
         document = msgspec.to_builtins(random_revision(self._draw, state.plan, state.superseded.keys()))
         cancel_running = self._draw.random() < 0.5
         whims: list[AnyCommand] = [
