@@ -1,7 +1,8 @@
 """Hurt a mesh, for as long as you like: ``python tests/chaos [--rounds N] [--seed S]``.
 
 A round takes some seconds, and prints one line: its number, which is its seed, what was done to the mesh, and how
-long it took. The first promise that is broken ends it, with the round to play again.
+long it took. The first promise that is broken ends it, with the round to play again. In the end it says which harms
+were done, and how often.
 """
 
 import argparse
@@ -9,7 +10,6 @@ import asyncio
 import logging
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import structlog
@@ -17,14 +17,15 @@ import structlog
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from rounds import rounds  # noqa: E402
+from rounds import Tally, rounds  # noqa: E402
 
 
 async def play(numbers: range, directory: Path) -> None:
-    started = time.perf_counter()
+    tally = Tally()
     async for told in rounds(numbers, directory):
         print(told, flush=True)
-    print(f"{len(numbers)} rounds, {time.perf_counter() - started:.0f} s: every promise held")
+        tally.add(told)
+    print(f"{tally}\nEvery promise held.")
 
 
 def main() -> None:

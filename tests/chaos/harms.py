@@ -25,10 +25,15 @@ HURT_S = 2.5
 Do = Callable[[Arena, random.Random], Awaitable[str]]
 
 
+class NeverCame(Exception):
+    """A harm that could not be done: its moment never came, or this machine does not let it be done."""
+
+
 class Harm(NamedTuple):
     """One thing that can be done.
 
     Attributes:
+        name: The same whichever mesh it is done to.
         is_trap: It waits for its moment by itself.
     """
 
@@ -44,11 +49,13 @@ class Point(NamedTuple):
         user: As whom.
         subject: A pattern.
         means: Where in its work it is.
+        often: Whether it comes so often that a trap may let some pass.
     """
 
     user: str
     subject: str
     means: str
+    often: bool = False
 
 
 POINTS = (
@@ -56,14 +63,14 @@ POINTS = (
     Point("planner-edge", r"\$JS\.ACK\.GOALS\.", "a plan is asked for, and its goal not acked"),
     Point("planner", r"commands\..*\.propose\.planner", "a revision is worked out"),
     Point("planner", r"\$JS\.ACK\.WORK\.planner\.", "a revision is proposed, and its request not acked"),
-    Point("executor", r"plans\.", "a command or a result is decided, and not committed"),
-    Point("executor", r"\$JS\.ACK\.COMMANDS\.", "a commit is stored, and its command not acked"),
+    Point("executor", r"plans\.", "a command or a result is decided, and not committed", often=True),
+    Point("executor", r"\$JS\.ACK\.COMMANDS\.", "a commit is stored, and its command not acked", often=True),
     Point("executor-agents", r"\$JS\.ACK\.RESULTS\.", "a commit is stored, and its result not acked"),
-    Point("executor", r"work\.agent\.", "a commit is stored, and its step not handed out"),
+    Point("executor", r"work\.agent\.", "a commit is stored, and its step not handed out", often=True),
     Point("executor", r"work\.timer\.", "a commit is stored, and its timer not set"),
     Point("executor", r"work\.planner\.", "a commit is stored, and the planner not asked"),
     Point("executor", r"outcomes\.", "a commit is stored, and the requester not told"),
-    Point("executor", r"\$JS\.ACK\.PLANS\.dispatch\.", "a step is handed out, and its commit not acked"),
+    Point("executor", r"\$JS\.ACK\.PLANS\.dispatch\.", "a step is handed out, and its commit not acked", often=True),
     Point("executor", r"commands\..*\.due\.executor", "a timer is due, and has not asked"),
     Point("executor", r"\$JS\.ACK\.WORK\.timers\.", "a timer has asked, and is not acked"),
     Point("executor", r"\$JS\.API\.STREAM\.PURGE\.", "a step is cancelled, and not taken back"),
@@ -73,7 +80,7 @@ POINTS = (
     Point("agent-agent", r"results\.", "a step has had its effect, and its result is not stored"),
     Point("agent-agent", r"\$JS\.ACK\.WORK\.agent-agent\.", "a result is stored, and its work not acked"),
     Point("gatekeeper", r"commands\..*\.notified\.gatekeeper", "a reviewer is told, and that is not said"),
-    Point("auditor", r"\$JS\.ACK\.PLANS\.auditor\.", "rows are written, and their commits not acked"),
+    Point("auditor", r"\$JS\.ACK\.PLANS\.auditor\.", "rows are written, and their commits not acked", often=True),
 )
 _HEARTBEAT = b"+WPI"
 FILLER_BYTES = 1024 * 1024
@@ -111,7 +118,7 @@ async def strike(arena: Arena, draw: random.Random, *, point: Point) -> str:
     wire, pattern = arena.wire, re.compile(point.subject)
     assert wire is not None  # there is none in a cluster, and no such harm
     deadly, arrives, pause_s = draw.random() < 0.6, draw.random() < 0.5, draw.uniform(0.5, 2.5)
-    skip = draw.choice([0, 0, 1, 3])
+    skip = draw.choice([0, 0, 1, 3]) if point.often else 0
     struck: asyncio.Future[Child | None] = asyncio.get_running_loop().create_future()
 
     async def trap(frame: Frame) -> bool:
@@ -144,9 +151,9 @@ async def strike(arena: Arena, draw: random.Random, *, point: Point) -> str:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(struck), HURT_S)
         await asyncio.sleep(0 if deadly or not struck.done() else pause_s)
-    said = "" if struck.done() else " (never came)"
-    how = f"{'kill' if deadly else f'pause {pause_s:.1f} s'}, {'sent' if arrives else 'unsent'}"
-    return f"[{point.means}: {how}]{said}"
+    if not struck.done():
+        raise NeverCame(f"[{point.means}] never came")
+    return f"[{point.means}: {'kill' if deadly else f'pause {pause_s:.1f} s'}, {'sent' if arrives else 'unsent'}]"
 
 
 # --- messages ----------------------------------------------------------------------------------------------
@@ -276,7 +283,7 @@ async def fill_stream(arena: Arena, draw: random.Random, *, stream: str) -> str:
 async def fill_disk(arena: Arena, draw: random.Random) -> str:
     """The disk is full. A server that has met that needs a new start once there is room."""
     if arena.disk is None:
-        return "fill the disk (it is not ours)"
+        raise NeverCame("fill the disk: it is not ours, for nobody here may mount one")
     ballast = arena.disk / "ballast"
     async with arena.held("server"):
         await asyncio.to_thread(_fill, ballast)
@@ -428,8 +435,37 @@ STREAMS = ("GOALS", "COMMANDS", "PLANS", "WORK", "RESULTS", "CLAIMS", "BLOBS", "
 USERS = ("planner", "executor", "executor-agents", "agent-agent", "gatekeeper", "auditor")
 
 
+PROMISED = (
+    *(
+        f"{do} {name}"
+        for do in ("kill", "pause")
+        for name in ("planner", "gatekeeper", "auditor", "executor", "worker")
+    ),
+    "pause worker beyond its lease",
+    "kill a server",
+    "pause a server",
+    "strike: a step has had its effect, and its result is not stored",
+    "strike: a command or a result is decided, and not committed",
+    "strike: a commit is stored, and its step not handed out",
+    "strike: a step is handed out, and its commit not acked",
+    "echo",
+    "shuffle",
+    "repeat",
+    "fill the disk",
+    "fill the store",
+    *(f"fill {stream}" for stream in STREAMS),
+    "lock the database",
+    "lose the database",
+    "restore the database",
+    "kill the leader",
+    "pause the leader",
+    "lose quorum",
+)
+"""What is done in any thirty rounds; more is done besides."""
+
+
 def harms_for(kind: Kind, draw: random.Random) -> list[Harm]:
-    """Everything that can be done to a mesh of this kind, in an order of chance."""
+    """Everything that can be done to a mesh of this kind, in an order of chance. Traps are twice in it."""
     names = ["planner", "gatekeeper", "auditor"]
     names += ["executor", *(f"executor-{number}" for number in range(2, kind.executors + 1))]
     names += ["worker", *(f"worker-{number}" for number in range(2, kind.workers + 1))]
@@ -437,21 +473,22 @@ def harms_for(kind: Kind, draw: random.Random) -> list[Harm]:
     found += [Harm(f"pause {name}", partial(pause, name=name)) for name in names]
     found.append(Harm("pause worker beyond its lease", partial(pause, name="worker", least_s=2.5)))
     if kind.is_cluster:
-        found += [
-            Harm(do.__name__, do)
-            for do in (kill_leader, kill_leader, pause_leader, lose_quorum, lose_quorum, kill_server, kill_all_servers)
-        ]
+        found += [Harm("kill the leader", kill_leader), Harm("lose quorum", lose_quorum)] * 2
+        found += [Harm("pause the leader", pause_leader), Harm("kill all servers", kill_all_servers)]
+        found.append(Harm("kill a server", kill_server))
     else:
-        found += [Harm(f"strike: {point.means}", partial(strike, point=point), True) for point in POINTS]
-        found += [Harm(do.__name__, do) for do in (echo, shuffle, repeat, kill_server, pause_server)]
+        found += [Harm(f"strike: {point.means}", partial(strike, point=point), True) for point in POINTS] * 2
+        found += [Harm("kill a server", kill_server), Harm("pause a server", pause_server)]
+        found += [Harm("echo", echo), Harm("shuffle", shuffle), Harm("repeat", repeat)]
         found += [Harm(f"cut {user}", partial(cut, user=user)) for user in USERS]
         found += [Harm(f"part {user}", partial(part, user=user)) for user in USERS]
         found += [Harm(f"fill {stream}", partial(fill_stream, stream=stream)) for stream in STREAMS]
-        found += [Harm(do.__name__, do) for do in (lock_database, lose_database, restore_database)]
+        found += [Harm("lock the database", lock_database), Harm("lose the database", lose_database)]
+        found.append(Harm("restore the database", restore_database))
     if kind.small_disk:
-        found += [Harm("fill_disk", fill_disk), Harm("fill_store", fill_store)] * 3
+        found += [Harm("fill the disk", fill_disk), Harm("fill the store", fill_store)] * 3
     draw.shuffle(found)
     return found
 
 
-__all__ = ["HURT_S", "Harm", "harms_for"]
+__all__ = ["HURT_S", "PROMISED", "Harm", "NeverCame", "harms_for"]

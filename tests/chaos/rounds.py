@@ -18,7 +18,7 @@ import msgspec
 from arena import Arena, Kind, running_arena
 from chance import People, random_plan
 from flows import insist
-from harms import HURT_S, Harm, harms_for
+from harms import HURT_S, PROMISED, Harm, NeverCame, harms_for
 from judge import Broken, Judge, judge_family
 from patience import eventually
 from promises import expect_tables
@@ -52,6 +52,14 @@ def kind_of(number: int) -> Kind:
     return KINDS[number // ROUNDS_A_MESH % len(KINDS)]
 
 
+class Done(NamedTuple):
+    """A harm as it was done; or, if it *came* not, why it was not."""
+
+    harm: str
+    said: str
+    came: bool = True
+
+
 class Told(NamedTuple):
     """What there is to say of a round."""
 
@@ -59,7 +67,7 @@ class Told(NamedTuple):
     kind: Kind
     plans: int
     commits: int
-    harms: list[str]
+    harms: list[Done]
     hurt_s: float
     mended_s: float
     took_s: float
@@ -67,8 +75,44 @@ class Told(NamedTuple):
     def __str__(self) -> str:
         return (
             f"round {self.number} ({self.kind.name}): {self.plans} plans, {self.commits} commits, "
-            f"{self.took_s:.1f} s ({self.hurt_s:.1f} hurt, {self.mended_s:.1f} to mend): {'; '.join(self.harms)}"
+            f"{self.took_s:.1f} s ({self.hurt_s:.1f} hurt, {self.mended_s:.1f} to mend): {_listed(self.harms)}"
         )
+
+
+def _listed(harms: list[Done]) -> str:
+    return "; ".join(done.said for done in harms)
+
+
+class Tally:
+    """Which harms have been done, how often, in which rounds."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self.commits = 0
+        self._took_s = 0.0
+        self._done: Counter[str] = Counter()
+        self._never: dict[str, str] = {}
+
+    def add(self, told: Told) -> None:
+        self.rounds += 1
+        self.commits += told.commits
+        self._took_s += told.took_s
+        for done in told.harms:
+            if done.came:
+                self._done[done.harm] += 1
+            else:
+                self._never[done.harm] = done.said
+
+    @property
+    def missing(self) -> list[str]:
+        """What was promised to be done, and was not, although it could be."""
+        return [harm for harm in PROMISED if not self._done[harm] and "not ours" not in self._never.get(harm, "")]
+
+    def __str__(self) -> str:
+        lines = [f"{self.rounds} rounds, {self.commits} commits, {self._took_s:.0f} s. Harms done:"]
+        lines += [f"{times:4} {harm}" for harm, times in sorted(self._done.items())]
+        lines += [f"   - {said}" for harm, said in sorted(self._never.items()) if not self._done[harm]]
+        return "\n".join(lines)
 
 
 async def rounds(numbers: range, directory: Path) -> AsyncIterator[Told]:
@@ -90,7 +134,7 @@ async def rounds(numbers: range, directory: Path) -> AsyncIterator[Told]:
                 except Exception as error:
                     with contextlib.suppress(Exception):
                         await round_.write_down(place)
-                    error.add_note(f"round {number} ({arena.kind.name}): {'; '.join(round_.happened)}")
+                    error.add_note(f"round {number} ({arena.kind.name}): {_listed(round_.happened)}")
                     error.add_note(f"python tests/chaos --seed {number} --rounds 1; its files: {place}")
                     raise
 
@@ -103,7 +147,7 @@ class Round:
     """
 
     def __init__(self, arena: Arena, number: int) -> None:
-        self.happened: list[str] = []
+        self.happened: list[Done] = []
         self._arena = arena
         self._number = number
         self._draw = random.Random(f"round {number}")
@@ -122,7 +166,7 @@ class Round:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             tended = [tasks.create_task(self._plan(index)) for index in range(self._draw.randint(4, 7))]
-            hurting = [tasks.create_task(self._hurt(harm)) for harm in self._harms()]
+            hurting = [tasks.create_task(self._hurt(*numbered)) for numbered in enumerate(self._harms())]
             await asyncio.gather(*hurting)
             hurt_s = time.perf_counter() - started
             await self._arena.heal()
@@ -145,11 +189,13 @@ class Round:
         block, index = divmod(self._number, ROUNDS_A_MESH)
         return harms_for(self._arena.kind, random.Random(f"harms {block}"))[index::ROUNDS_A_MESH]
 
-    async def _hurt(self, harm: Harm) -> None:
-        draw = random.Random(f"{self._number} {harm.name}")
+    async def _hurt(self, number: int, harm: Harm) -> None:
+        draw = random.Random(f"{self._number} {harm.name} {number}")
         await asyncio.sleep(draw.uniform(0.1, 1.0 if harm.is_trap else HURT_S))
         try:
-            self.happened.append(await harm.do(self._arena, draw))
+            self.happened.append(Done(harm.name, await harm.do(self._arena, draw)))
+        except NeverCame as why:
+            self.happened.append(Done(harm.name, str(why), came=False))
         except Exception as error:
             error.add_note(f"while doing harm: {harm.name}")
             raise

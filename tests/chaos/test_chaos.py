@@ -8,14 +8,18 @@ with ``--rounds``.
 from pathlib import Path
 
 import pytest
-from rounds import KINDS, ROUNDS_A_MESH, rounds
+from rounds import KINDS, ROUNDS_A_MESH, Tally, rounds
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", range(len(KINDS)), ids=[kind.name for kind in KINDS])
-async def test_whatever_is_done_to_a_mesh_the_promises_hold(block: int, tmp_path: Path) -> None:
-    first = block * ROUNDS_A_MESH
-    played = [told async for told in rounds(range(first, first + ROUNDS_A_MESH), tmp_path)]
+@pytest.mark.timeout(1_200)  # on two quiet cores, it takes a quarter of this
+async def test_whatever_is_done_to_a_mesh_the_promises_hold(tmp_path: Path) -> None:
+    tally = Tally()
 
-    assert sum(told.commits for told in played) > 100, [str(told) for told in played]
+    async for told in rounds(range(len(KINDS) * ROUNDS_A_MESH), tmp_path):  # raises Broken
+        print(told, flush=True)
+        tally.add(told)
+
+    print(tally)
+    assert tally.missing == []
+    assert tally.commits > 1_000
