@@ -177,7 +177,6 @@ def services() -> tuple[User, ...]:
                 *_inspect(WORK),
                 *_inspect(OUTCOMES),
                 *_inspect(BLOBS),
-                *_inspect(SECRETS),
                 _ACCOUNT_INFO,
             ),
             subscribe=("query.preview",),

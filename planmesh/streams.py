@@ -207,6 +207,7 @@ def _streams(replicas: int, secrets_kept_s: float) -> tuple[Stream, ...]:
             discard_new_per_subject=True,
             max_msg_size=MAX_SECRET_BYTES + _HEADERS_BYTES,
             max_age=int(secrets_kept_s * _SECOND_NS),
+            duplicate_window=int(min(secrets_kept_s, 120) * _SECOND_NS),  # the server takes none longer than the age
             deny_delete=True,
         ),
         _stream(GOALS, ["goals.*.*"], replicas, max_consumers=4, max_age=90 * _DAY_NS),

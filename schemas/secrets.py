@@ -37,11 +37,6 @@ def shown(handle: str) -> dict[str, str]:
     return {"secret": handle}
 
 
-def is_shown(value: object) -> bool:
-    """Whether *value* looks like what stands for a secret. For showing only: anybody can make such a value."""
-    return isinstance(value, dict) and value.keys() == {"secret"}
-
-
 class Kept(NamedTuple):
     """Where a secret is: *handle* is ``<verb>.<actor>.<id>`` of the answer to the ask *step*."""
 

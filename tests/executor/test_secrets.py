@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import eventually
 from plays import AGENT, HERE, Play, gate, plan, question, task
 
 from planmesh.connection import Connection
@@ -231,6 +232,18 @@ class Vault:
 async def vault(opened: Callable[..., Any]) -> AsyncIterator[Vault]:
     async with opened() as house:
         yield Vault(await house.connected("executor"), await house.connected("operator-tester"))
+
+
+async def test_a_secret_that_has_grown_too_old_is_gone(opened: Callable[..., Any]) -> None:
+    async with opened() as house:
+        await house.server.mesh.prepare(secrets_kept_s=0.2)
+        vault, play = Vault(await house.connected("executor"), await house.connected("operator-tester")), asked()
+        await vault.answers(play, "key", await vault.keeps("key", KEY))
+
+        async def is_gone() -> bool:
+            return await vault.tells("use") == Revealed(inputs={}, gone=("key",))
+
+        await eventually(is_gone)
 
 
 async def test_the_agent_of_an_open_attempt_is_told_what_the_plan_gives_its_step(vault: Vault) -> None:

@@ -249,6 +249,32 @@ async def test_a_secret_comes_from_a_pipe_and_never_from_the_command_line(world:
     await world.nowhere("hunter2-hunter2", address)
 
 
+async def test_at_a_terminal_it_is_typed_unseen(world: World) -> None:
+    secret = "typed-by-hand"
+    address = await world.asked("by-terminal")
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "PLANMESH_DATA_DIR": str(world.flow.mesh.data_dir), "TERM": "xterm"}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "planmesh.cli", "answer", address.plan, "key",
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # it has ended
+        while data := await asyncio.to_thread(os.read, ours, 4_096):
+            is_asked = b"nothing is shown" in seen
+            seen += data
+            if b"nothing is shown" in seen and not is_asked:
+                os.write(ours, f"{secret}\n".encode())
+    os.close(ours)
+
+    assert await process.wait() == 0, seen
+    assert b"answered with a secret" in seen
+    assert secret.encode() not in seen
+    await world.given("use", secret)
+    await world.finish(address)
+
+
 async def test_a_service_answers_with_a_secret(world: World) -> None:
     secret = "from the vault's hand"
     address = await world.asked("by-service")

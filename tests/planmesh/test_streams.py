@@ -136,3 +136,15 @@ def test_every_stream_says_how_much_it_may_take() -> None:
 
 def test_every_stream_says_how_many_consumers_it_may_have() -> None:
     assert all(stream.settings["max_consumers"] > 0 for stream in streams())
+
+
+async def test_a_secret_is_kept_for_as_long_as_the_settings_say(mesh_server: MeshServer) -> None:
+    assert await mesh_server.mesh.prepare(secrets_kept_s=3_600) == ("SECRETS",)
+    assert await mesh_server.mesh.prepare(secrets_kept_s=3_600) == ()
+
+    async with as_user(mesh_server, "admin") as admin:
+        info = json.loads(await admin.request("$JS.API.STREAM.INFO.SECRETS"))["config"]
+
+    assert info["max_age"] == 3_600 * 10**9
+    assert not info.get("allow_direct", False)
+    assert info["deny_delete"]
