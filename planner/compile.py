@@ -158,7 +158,7 @@ def _where_agents_come_from(agent: str, agents: Agents, problems: Problems) -> s
     add = "run its module with `planmesh up --agents MODULE`"
     if is_token(agent):
         add += f"; or, to run it elsewhere, add it with `planmesh agents add {agent}`"
-    return f"{near} If not, {add}" if near else add
+    return f"{near} If not, run its module: planmesh up --agents MODULE" if near else add
 
 
 def _check_agent_inputs(one: StepDraft, task: Task, agent: AgentDescription, problems: Problems) -> None:

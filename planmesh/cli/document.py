@@ -12,7 +12,7 @@ from planmesh.agents import find
 from planmesh.cli import COMPLETED
 from planmesh.cli.forms import as_rows
 from planmesh.cli.session import NotUnderstood, OfSession, Session
-from planmesh.cli.text import counted, defuse, one_line
+from planmesh.cli.text import counted, defuse, one_line, paragraph
 from planmesh.errors import PlanmeshError
 from planmesh.places import Spot, locate
 from planmesh.planner.advice import advise
@@ -96,7 +96,18 @@ def _types(text: str) -> dict[str, str]:
 # --- problems ----------------------------------------------------------------------------------------------
 
 
-def told(problems: Sequence[Problem], file: Path, text: str, *, sign: str = "✗", style: str = "red") -> list[Text]:
+_ENDLESS: Final = 10_000  # the width of what is no terminal: whoever reads it cuts lines as they like
+
+
+def told(
+    problems: Sequence[Problem],
+    file: Path,
+    text: str,
+    *,
+    sign: str = "✗",
+    style: str = "red",
+    width: int = _ENDLESS,
+) -> list[Text]:
     """Everything that is wrong with a document: where, what, and what to do. Of a script, with the line itself."""
     source = Source(text)
     spots = locate(text, {problem.pointer for problem in problems if not problem.line})
@@ -114,12 +125,14 @@ def told(problems: Sequence[Problem], file: Path, text: str, *, sign: str = "✗
         pointer = "" if problem.line else problem.pointer
         head.append(f"{one_line(pointer)}  " if pointer else "", "cyan").append(problem.code, "dim")
         lines.append(head)
-        lines.append(Text().append(f"  {sign} ", style).append(one_line(problem.message)))
+        message = paragraph(one_line(problem.message), width, "    ")
+        message[0] = Text(f"  {sign} ", style).append(message[0].plain[4:], "not dim")
+        lines += message
         if problem.line:
             shown, caret = excerpt(source.line(problem.line), problem.column)
             lines += [Text("      ").append(defuse(shown)), Text("      ").append(caret, style)]
         if problem.hint:
-            lines.append(Text().append("    ").append(one_line(problem.hint), "dim"))
+            lines += paragraph(one_line(problem.hint), width, "    ", "dim")
     return lines
 
 
@@ -150,12 +163,12 @@ def checked(
     document = Script(text) if file.suffix == SUFFIX else text
     compiled = _compile(session, document, agents, list(pairs))
     if with_advice:
-        advice = told(advise(document), file, text, sign="!", style="yellow")
+        advice = told(advise(document), file, text, sign="!", style="yellow", width=session.out.width)
         session.say(*advice, to=session.out if session.output == "table" else session.err)
     if isinstance(compiled, Compiled):
         return compiled.plan
     if session.output == "table":
-        session.say(*told(compiled, file, text))
+        session.say(*told(compiled, file, text, width=session.out.width))
     else:
         print(*as_rows(compiled, session.output), sep="\n")
     raise NoPlan(f"{file} is not a plan that can run: {counted(len(compiled), 'problem')}")

@@ -35,7 +35,7 @@ def fmt(
     text = document.read(file)
     formatted = format_script(text)
     if not isinstance(formatted, str):
-        session.say(*document.told(formatted, file, text), to=session.err)
+        session.say(*document.told(formatted, file, text, width=session.err.width), to=session.err)
         session.say(Text(f"planmesh: {file} is left as it is: {counted(len(formatted), 'problem')}"), to=session.err)
         return FAILED
     changes = formatted != text

@@ -231,7 +231,7 @@ def refused(session: Session, news: Refused, given: Given) -> int:
     count = counted(len(news.problems), "problem")
     session.say(Text(f"planmesh: {news.goal} was refused: {count}", style="red"), to=session.err)
     place = given.file or Path(f"template {given.template}" if given.template else "the goal")
-    session.say(*document.told(news.problems, place, given.text or ""), to=session.err)
+    session.say(*document.told(news.problems, place, given.text or "", width=session.err.width), to=session.err)
     return FAILED
 
 

@@ -76,5 +76,9 @@ async def show(
     else:
         from pathlib import Path
 
-        session.say(Text(), *document.told(found.problems, Path(found.file), found.text), to=session.err)
+        session.say(
+            Text(),
+            *document.told(found.problems, Path(found.file), found.text, width=session.err.width),
+            to=session.err,
+        )
     return code

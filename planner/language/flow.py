@@ -289,6 +289,7 @@ class Flow:
         elif kind == "check":
             self._check(path, step, draft, above)
         elif kind == "emit":
+            path.last.pop(draft.name)  # nothing waits for it, in whatever branch
             path.closed = f"the plan ends at {quoted(draft.document.get('outcome', ''))} above"
             path.ended = path.is_lost = True
         elif (self._is_ordered and writer.fallback is None) or kind in _WAITED_FOR:

@@ -405,8 +405,7 @@ def test_an_agent_that_the_mesh_does_not_have_is_named_with_the_nearest_one() ->
             "unknown_agent",
             "/steps/0/agent",
             "the mesh has no agent called 'ecko'",
-            "did you mean echo? If not, run its module with `planmesh up --agents MODULE`; or, to run it elsewhere, "
-            "add it with `planmesh agents add ecko`",
+            "did you mean echo? If not, run its module: planmesh up --agents MODULE",
         ),
         (
             "unknown_agent",

@@ -3,7 +3,7 @@
 import pytest
 from scripts import Attempts, compiled, played, problems, said
 
-from planmesh.schemas.events import PlanCompleted
+from planmesh.schemas.events import GateOpened, PlanCompleted
 from planmesh.schemas.plan import Task
 from planmesh.schemas.state import PlanStatus, StepStatus
 
@@ -349,3 +349,39 @@ def test_a_binding_of_a_step_with_a_fallback_is_its_own() -> None:
     )
     assert [code for _, _, code in said(text)] == ["name_taken"]
     assert said(do("u", "t = y") + do("a", "on error: fallback other", "-> y"))[0][2] == "read_before_bound"
+
+
+def test_an_emit_of_one_branch_does_not_wait_for_that_of_another_above_it() -> None:
+    text = """\
+check "Plenty?" stock > 100
+  on fail: goto "Order"
+do "Report" with worker
+emit "There is plenty"
+"Order":
+  do "Order more" with worker
+  emit "Ordered"
+"""
+    for stock, done in ((500, {"plenty", "report", "there-is-plenty"}), (5, {"plenty", "order-more", "ordered"})):
+        play = played(text, {"stock": stock})
+
+        assert play.state.status is PlanStatus.COMPLETED
+        assert {name for name, step in play.state.steps.items() if step.status == "completed"} == done
+
+
+def test_a_gate_in_a_branch_shows_what_comes_where_the_branches_meet() -> None:
+    text = """\
+do "Write" with worker
+  -> letter
+decide "Route" with rules
+  when urgent -> "Look"
+  otherwise -> "Go"
+"Look":
+  gate "Check it"
+"Go":
+  do "Note it" with worker
+do "Post" with mailer
+  text = letter.text
+"""
+    (opened,) = played(text, {"urgent": True}, {"write": {"text": "Hello"}}).of_type(GateOpened)
+
+    assert [(one.step, one.kind, one.inputs) for one in opened.releases] == [("post", "task", {"text": "Hello"})]

@@ -584,8 +584,7 @@ def test_the_planner_looks_at_agents_and_their_inputs() -> None:
             1,
             13,
             "unknown_agent",
-            "did you mean worker? If not, run its module with `planmesh up --agents MODULE`; or, to run it elsewhere, "
-            "add it with `planmesh agents add workr`",
+            "did you mean worker? If not, run its module: planmesh up --agents MODULE",
         ),
         (2, 1, "missing_input", "it takes text"),
         (3, 9, "unknown_input", "did you mean text?"),
