@@ -14,8 +14,10 @@ that does nothing and returns about 100 bytes; the client is one more process on
               steps dispatched again after they were completed; kill -9 of one of two workers with 50 steps in hand:
               seconds until each of its steps runs elsewhere. With --executors 2, another one stands by.
     memory    proportional set size of all processes, idle and after `many`: MB
-    waiting   10,000 plans of task -> gate -> task, all of which wait for somebody: MB above a mesh that has worked and
-              is idle, of each process; and seconds of processor time in 20 s, of all of them, before and meanwhile
+    waiting   10,000 plans of task -> gate -> task, all of which wait for somebody: MB (proportional set size) above a
+              mesh that has worked, and has been idle for as long as they have waited by then (400 s): of all processes
+              and of each, and of all as soon as the last plan waits; and seconds of processor time in 20 s, of all of
+              them, before and meanwhile
     language  without a mesh: a script of 1,000 steps, and of 10,000, compiled; a document of 10,000 steps in JSON
               validated; 1,000 steps formatted: milliseconds; an expression parsed, and evaluated: microseconds
 """
@@ -47,8 +49,11 @@ HERE = Path(__file__).parent
 Figures = dict[str, Any]
 WAITING = 10_000
 """Plans that wait."""
-SETTLE_S = 150
-"""The server forgets message ids after two minutes, and gives memory back then."""
+SETTLE_S = 400
+"""The server forgets message ids after two minutes. What it has no more use for it collects every two minutes, while it
+has nothing to do, and gives back in three portions: after 360 s, nothing more comes."""
+LINKS = 300
+"""Steps of the chain in whose middle an executor is killed: so many that it is killed long before the end."""
 
 
 def task(name: str, *after: str) -> Figures:
@@ -133,6 +138,15 @@ class Bench:
     async def pause(self) -> Figures:
         """While 50 steps of the plan run at once."""
         times, begun_after = [], 0
+        for _ in range(4):
+            took, begun = await self._pauses()
+            times += took
+            begun_after += begun
+        return {"ms": _percentiles(times, 2), "steps_begun_after": begun_after}
+
+    async def _pauses(self) -> tuple[list[float], int]:
+        """Of one plan, a few: it must not end meanwhile."""
+        times, begun_after = [], 0
         submitted = await self.client.submit(fan(5_000, 50))
         address = submitted.address
         heard: asyncio.Queue[Commit] = asyncio.Queue()
@@ -141,7 +155,7 @@ class Bench:
         )
         while len((await heard.get()).events) < 10:  # until it is well under way
             pass
-        for kind in [PausePlan, ResumePlan] * 20:
+        for kind in [PausePlan, ResumePlan] * 5:
             await asyncio.sleep(0.03)
             command = kind(id=new_command_id())
             subject = subjects.command(address, verb_of(command), self.operator.name)
@@ -158,7 +172,7 @@ class Bench:
                 begun_after += sum(isinstance(event, StepDispatched) for event in commit.events[paused:])
         await self.operator.connection.unlisten(interest)
         await self.operator.cancel(address)
-        return {"ms": _percentiles(times, 2), "steps_begun_after": begun_after}
+        return times, begun_after
 
     async def load(self) -> Figures:
         submitted = await self.client.submit(chain(2_000))  # as many commits as steps
@@ -178,7 +192,7 @@ class Bench:
         for _ in range(self.repeat):
             await self._all_ready()
             self.starts.write_text("")
-            submitted = await self.client.submit(chain())
+            submitted = await self.client.submit(chain(LINKS))
             pauses.append(await self._pause_after_kill(submitted.address))
             await submitted.result(60)
             twice += sum(len(begun) - 1 for begun in self._starts().values())
@@ -284,13 +298,14 @@ class Bench:
             async for outcome in one.outcomes():
                 if isinstance(outcome, Waiting):
                     break
-        took_s = time.perf_counter() - began
+        took_s, at_once = time.perf_counter() - began, pss_mb()
         await asyncio.sleep(SETTLE_S)
         waiting_cpu_s, waiting = await cpu_s(20), pss_mb()
         return {
             "plans_a_second": round(WAITING / took_s),
             "idle_mb": round(sum(idle.values())),
             "above_idle_mb": round(sum(waiting.values()) - sum(idle.values())),
+            "above_idle_at_once_mb": round(sum(at_once.values()) - sum(idle.values())),
             "processes": {name: round(size - idle.get(name, 0)) for name, size in waiting.items()},
             "cpu_s_in_20_s": {"idle": round(idle_cpu_s, 2), "waiting": round(waiting_cpu_s, 2)},
         }
