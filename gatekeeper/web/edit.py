@@ -174,7 +174,7 @@ def foreseen(state: PlanState, answer: PreviewAnswer) -> Foreseen:
     changes = tuple(one for one in (seen.whole, *(step.change for step in seen.steps)) if one is not None)
     return Foreseen(
         groups=tuple(_groups(seen)),
-        changes=changed(changes),
+        changes=changed(changes, after),
         asks_again=tuple(line(name) for name in seen.of("asks") if isinstance(after.graph.steps.get(name), Gate)),
         is_empty=not changes,
     )

@@ -11,7 +11,18 @@ from msgspec.structs import replace
 from planmesh.directory import Directory
 from planmesh.gatekeeper.web.desk import Case
 from planmesh.gatekeeper.web.sheet import Sheet, Verdict, asked, closed, fields, is_waiting
-from planmesh.gatekeeper.web.words import Shown, called, counted, duration, line, plain, value_of, who, with_people
+from planmesh.gatekeeper.web.words import (
+    Shown,
+    called,
+    counted,
+    duration,
+    line,
+    listed,
+    plain,
+    value_of,
+    who,
+    with_people,
+)
 from planmesh.schemas import events
 from planmesh.schemas.events import Barred, GateOpened, Release, Upstream
 from planmesh.schemas.four_eyes import barred, same
@@ -22,6 +33,7 @@ from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanState, StepState, StepStatus
 
 _MOST_LISTED: Final = 50
+_MOST_NAMED: Final = 6
 
 
 class Before(Struct, frozen=True, kw_only=True):
@@ -50,6 +62,7 @@ class Changed(Struct, frozen=True, kw_only=True):
     """What has become of a step since the gate asked before."""
 
     name: str
+    label: str
     kind: str
     fields: tuple[tuple[str, str, str], ...] = ()
 
@@ -71,6 +84,8 @@ class GatePage(Sheet, frozen=True, kw_only=True):
         lacking: Who has to approve yet, in words.
         own: Why the reader may reject, and not approve.
         barred: Who else may not approve, and why.
+        further: What stands behind the steps that an approval starts, as far as it is named.
+        reason: Of a rejection: why, and when.
         stuck: That too few of those who are asked may approve it.
     """
 
@@ -86,7 +101,9 @@ class GatePage(Sheet, frozen=True, kw_only=True):
     shown: tuple[Shown, ...]
     before: tuple[Before, ...]
     next: tuple[Next, ...]
+    further: tuple[str, ...]
     changes: tuple[Changed, ...]
+    reason: Approval | None
 
 
 def gate_page(
@@ -132,12 +149,14 @@ def gate_page(
         shown=_shown(opened, values),
         before=tuple(_before(state, one) for one in (opened.upstream if opened is not None else ())[:_MOST_LISTED]),
         next=tuple(_next(state, one, blobs) for one in (opened.releases if opened is not None else ())[:_MOST_LISTED]),
-        changes=changed(opened.changes if opened is not None else ()),
+        changes=changed(opened.changes if opened is not None else (), state),
+        further=_further(state, name, opened),
+        reason=_reason(case, step),
     )
 
 
 def _verdict(state: PlanState, step: StepState, directory: Directory) -> Verdict:
-    by = ", ".join(who(directory, one) for one in step.votes)
+    by = listed([who(directory, one) for one in step.votes])
     if is_waiting(state, step):
         return Verdict(how="open", title="Waiting for a decision", text="")
     if step.status is StepStatus.COMPLETED:
@@ -145,6 +164,22 @@ def _verdict(state: PlanState, step: StepState, directory: Directory) -> Verdict
     if step.status is StepStatus.REJECTED:
         return Verdict(how="rejected", title=f"Rejected by {by}", text="Nothing behind the gate starts.")
     return closed(state, step, directory, what="gate")
+
+
+def _reason(case: Case, step: StepState) -> Approval | None:
+    if step.status is not StepStatus.REJECTED:
+        return None
+    for at, event in reversed(case.facts):
+        if isinstance(event, events.GateRejected):
+            return Approval(by="", as_="", at=at, reason=plain(event.reason))
+    return None
+
+
+def _further(state: PlanState, name: str, opened: GateOpened | None) -> tuple[str, ...]:
+    """The steps behind the gate, but for those that it starts at once."""
+    first = {one.step for one in opened.releases} if opened is not None else set()
+    names = [one for one in state.graph.behind(name) if one not in first][:_MOST_NAMED]
+    return tuple(_label(state, one) or one for one in names)
 
 
 def _approvals(case: Case, step: StepState, directory: Directory) -> tuple[Approval, ...]:
@@ -268,11 +303,12 @@ def blob_in(value: object) -> Blob | None:
     return None
 
 
-def changed(changes: tuple[Change, ...]) -> tuple[Changed, ...]:
+def changed(changes: tuple[Change, ...], state: PlanState) -> tuple[Changed, ...]:
     """What a revision changes, to be read."""
     return tuple(
         Changed(
             name=change.step or "the plan itself",
+            label=_label(state, change.step),
             kind=change.kind,
             fields=tuple(row for one in change.fields for row in _rows(one.field, one.before, one.after)),
         )

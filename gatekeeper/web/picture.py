@@ -5,6 +5,7 @@ above, the order within a layer by the mean place of what is needed (one sweep o
 and Toda, 1981). Colours and fonts come from the style sheet.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import pairwise
@@ -23,6 +24,7 @@ _ALIKE: Final = 4
 _MOST_NAMES: Final = 20
 _WIDTH: Final = 156
 _HEIGHT: Final = 46
+_LINE: Final = 16
 _GAP_X: Final = 20
 _GAP_Y: Final = 42
 _MARGIN: Final = 8
@@ -109,21 +111,22 @@ def draw(state: PlanState, here: str) -> Picture:
     needs = {name: [need for need in found if need in near] for name, found in needs.items() if name in near}
     levels = _folded(_levels(needs), here)
     rows, chains = _rows(needs, levels)
+    tall = _HEIGHT + _LINE * any(len(_titled(boxes[name])) > 1 for name in needs)
     width = max(sum(_width(spot) + _GAP_X for spot in row) for row in rows) - _GAP_X + 2 * _MARGIN
-    height = len(rows) * (_HEIGHT + _GAP_Y) - _GAP_Y + 2 * _MARGIN
+    height = len(rows) * (tall + _GAP_Y) - _GAP_Y + 2 * _MARGIN
     nodes: dict[_Spot, _Node] = {}
     for level, row in enumerate(rows):
         left = (width - sum(_width(spot) + _GAP_X for spot in row) + _GAP_X) / 2
         for spot in row:
-            nodes[spot] = _Node(left + _width(spot) / 2, _MARGIN + level * (_HEIGHT + _GAP_Y))
+            nodes[spot] = _Node(left + _width(spot) / 2, _MARGIN + level * (tall + _GAP_Y))
             left += _width(spot) + _GAP_X
     look = "graph narrow" if width <= _NARROW else "graph"
     parts = [
         f'<svg class="{look}" width="{width:g}" height="{height:g}" viewBox="0 0 {width:g} {height:g}" role="img" '
         f'aria-label="{escape(_told(state, here, needs))}">'
     ]
-    parts += (_edge([nodes[spot] for spot in chain]) for chain in chains)
-    parts += (_drawn(boxes[name], nodes[name, ""]) for name in needs)
+    parts += (_edge([nodes[spot] for spot in chain], tall) for chain in chains)
+    parts += (_drawn(boxes[name], nodes[name, ""], tall) for name in needs)
     listed = tuple(
         Listed(boxes[name].title, boxes[name].note, tuple(boxes[need].title for need in needs[name]), name == here)
         for name in sorted(needs, key=lambda name: levels[name])
@@ -290,28 +293,38 @@ def _mean(places: Iterable[float]) -> float:
     return sum(found) / len(found) if found else 0.5
 
 
-def _edge(chain: list[_Node]) -> str:
+def _edge(chain: list[_Node], tall: int) -> str:
     path = ""
     for above, below in pairwise(chain):
-        y = above.y + _HEIGHT
+        y = above.y + tall
         start = f"M{above.x:g} {y:g}" if above is chain[0] else f"L{above.x:g} {y:g}"
         bend = _GAP_Y / 2
         path += f"{start}C{above.x:g} {y + bend:g} {below.x:g} {below.y - bend:g} {below.x:g} {below.y:g}"
     return f'<path class="edge" d="{path}"/>'
 
 
-def _drawn(box: _Box, node: _Node) -> str:
+def _titled(box: _Box) -> list[str]:
+    """What it is called, on two lines at most."""
+    width = _ROUND_CHARACTERS if box.is_round else _CHARACTERS
+    return textwrap.wrap(box.title, width, max_lines=2, placeholder="…") or [cut(box.title, width)]
+
+
+def _drawn(box: _Box, node: _Node, tall: int) -> str:
     x, y, middle = node.x - _WIDTH / 2, node.y, node.x
-    radius = _HEIGHT / 2 if box.is_round else 8
-    shape = f'width="{_WIDTH}" height="{_HEIGHT}" rx="{radius:g}"/>'
+    radius = tall / 2 if box.is_round else 8
+    shape = f'width="{_WIDTH}" height="{tall}" rx="{radius:g}"/>'
     behind = f'<rect x="{x + 5:g}" y="{y - 5:g}" {shape}' if box.is_stack else ""
-    title = cut(box.title, _ROUND_CHARACTERS if box.is_round else _CHARACTERS)
+    title = _titled(box)
+    first = y + (tall - _HEIGHT) / 2 + 20 - (len(title) - 1) * _LINE / 2
+    lines = "".join(
+        f'<text x="{middle:g}" y="{first + at * _LINE:g}">{escape(text)}</text>' for at, text in enumerate(title)
+    )
+    below = first + (len(title) - 1) * _LINE + 15
     names = ", ".join(box.names[:_MOST_NAMES]) + (" …" if len(box.names) > _MOST_NAMES else "")
     return (
         f'<g class="node {box.look}"><title>{escape(names)}: {escape(box.note)}</title>{behind}'
         f'<rect x="{x:g}" y="{y:g}" {shape}'
-        f'<text x="{middle:g}" y="{y + 20:g}">{escape(title)}</text>'
-        f'<text class="note" x="{middle:g}" y="{y + 35:g}">{escape(cut(box.note, _NOTE_CHARACTERS))}</text></g>'
+        f'{lines}<text class="note" x="{middle:g}" y="{below:g}">{escape(cut(box.note, _NOTE_CHARACTERS))}</text></g>'
     )
 
 

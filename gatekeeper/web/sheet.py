@@ -3,7 +3,7 @@
 Everything in it that comes from plans is text that strangers wrote (`planmesh.gatekeeper.web.words`).
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
@@ -37,6 +37,13 @@ class Escalated(Struct, frozen=True, kw_only=True):
     to: tuple[str, ...]
     at: datetime
     because: str
+
+
+class Escalates(Struct, frozen=True, kw_only=True):
+    """Who will be asked as well, and when, if nobody has answered by then."""
+
+    to: tuple[str, ...]
+    at: datetime
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -85,6 +92,7 @@ class Sheet(Struct, frozen=True, kw_only=True):
     overdue_at: datetime | None
     is_overdue: bool
     escalated: tuple[Escalated, ...]
+    escalates: tuple[Escalates, ...]
     reviewers: tuple[str, ...]
     again: Wanted | None
     pending: Wanted | None
@@ -147,6 +155,7 @@ def fields(
         "overdue_at": opened.overdue_at if opened is not None else None,
         "is_overdue": found.overdue,
         "escalated": _escalated(case.facts, directory),
+        "escalates": _escalates(found, directory) if is_open else (),
         "reviewers": tuple(with_people(directory, reviewer) for reviewer in reviewers or (OPERATORS,)),
         "again": again if is_open else None,
         "pending": pending if is_open else None,
@@ -164,6 +173,18 @@ def _escalated(facts: tuple[Fact, ...], directory: Directory) -> tuple[Escalated
         )
         for at, event in facts
         if isinstance(event, events.GateEscalated)
+    )
+
+
+def _escalates(step: StepState, directory: Directory) -> tuple[Escalates, ...]:
+    if step.opened is None or step.since is None:
+        return ()
+    return tuple(
+        Escalates(
+            to=tuple(with_people(directory, reviewer) for reviewer in one.to),
+            at=step.since + timedelta(seconds=one.after_s),
+        )
+        for one in step.opened.escalate[step.escalated :]
     )
 
 

@@ -4,7 +4,9 @@ Templates escape what they are given; `plain` has taken out what would hide or r
 """
 
 import json
+import re
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,6 +20,7 @@ TEXT_CHARACTERS: Final = 6_000
 _LINE_CHARACTERS: Final = 300
 _BRIEF_CHARACTERS: Final = 80
 _MOST_PEOPLE: Final = 6
+_COLUMNS: Final = re.compile(r"\S(  +|\t)\S")
 _KEPT: Final = frozenset("\n\t")
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
@@ -37,6 +40,11 @@ class Shown(Struct, frozen=True, kw_only=True):
     def is_short(self) -> bool:
         """Whether it needs no frame of its own."""
         return 0 < len(self.text) <= _BRIEF_CHARACTERS and "\n" not in self.text
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its lines are set under one another, and to break them would undo it."""
+        return sum(_COLUMNS.search(one) is not None for one in self.text.splitlines()) > 1
 
 
 def value_of(value: object, most: int = TEXT_CHARACTERS) -> Shown:
@@ -127,6 +135,11 @@ def with_people(directory: Directory, reviewer: str) -> str:
     named = ", ".join(line(directory.called(one)) for one in people[:_MOST_PEOPLE])
     more = len(people) - _MOST_PEOPLE
     return f"{said} ({named}{f' and {more} more' if more > 0 else ''})"
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``"""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def counted(count: int, what: str) -> str:
