@@ -35,6 +35,7 @@ from planmesh.gatekeeper.web.sheet import Sheet, asked, asking
 from planmesh.schemas import subjects
 from planmesh.schemas.commands import ReviewGate
 from planmesh.schemas.events import AskOpened, CommandRefused, GateOpened, RevisionRefused
+from planmesh.schemas.goals import Problem
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Ask, Gate
 from planmesh.schemas.state import PlanStatus
@@ -386,6 +387,8 @@ class Pages:
             case = await self._case(address, step, visitor)
             editor = partial(self._editor, request, case, step, visitor, document, reason=reason)
         match refused(answer.events, command.id):
+            case RevisionRefused(problems=(Problem(code="nothing_to_change"),)):
+                return editor(problem="This changes nothing: the steps are as they were. Nothing was sent.")
             case RevisionRefused(problems=problems):
                 return editor(status=400, wrong=wrongs(problems, document))
             case CommandRefused(code=code, reason=why):
@@ -394,7 +397,7 @@ class Pages:
             return editor(status=409, problem="The plan went on while this was worked out. Look again.")
         seen = foreseen(case.state, answer)
         has_seen = said.get("seen") == _digest(document)
-        if said.get("decision") != "send" or not has_seen or seen.is_empty:
+        if said.get("decision") != "send" or not has_seen:
             return editor(seen=seen)
         return await self._send(request, address, visitor, command, {})
 

@@ -65,13 +65,11 @@ class Foreseen(Struct, frozen=True, kw_only=True):
     """What would become of the plan.
 
     Attributes:
-        is_empty: Whether nothing would change.
     """
 
     groups: tuple[Group, ...]
     changes: tuple[Changed, ...]
     asks_again: tuple[str, ...]
-    is_empty: bool
 
 
 # --- the document ------------------------------------------------------------------------------------------
@@ -176,7 +174,6 @@ def foreseen(state: PlanState, answer: PreviewAnswer) -> Foreseen:
         groups=tuple(_groups(seen)),
         changes=changed(changes, after),
         asks_again=tuple(line(name) for name in seen.of("asks") if isinstance(after.graph.steps.get(name), Gate)),
-        is_empty=not changes,
     )
 
 

@@ -285,14 +285,14 @@ def _label(state: PlanState, name: str) -> str:
 def _input(value: object, blobs: Mapping[str, object]) -> Shown:
     blob = blob_in(value)
     if blob is None:
-        return value_of(value, 1_500)
-    return value_of(blobs.get(blob.sha256, Payload(blob=blob)), 1_500)
+        return value_of(value, 1_500, exactly=True)
+    return value_of(blobs.get(blob.sha256, Payload(blob=blob)), 1_500, exactly=True)
 
 
 def _later(state: PlanState, value: object, waits_for: tuple[str, ...]) -> Shown:
     steps = ", ".join(_label(state, name) or line(name) for name in waits_for)
     note = f"not known yet: {steps} {'has' if len(waits_for) == 1 else 'have'} to run first"
-    return replace(value_of(value, 1_500), note=note)
+    return replace(value_of(value, 1_500, exactly=True), note=note)
 
 
 def blob_in(value: object) -> Blob | None:

@@ -5,10 +5,11 @@ Templates escape what they are given; `plain` has taken out what would hide or r
 
 import json
 import re
+import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -20,6 +21,7 @@ TEXT_CHARACTERS: Final = 6_000
 _LINE_CHARACTERS: Final = 300
 _BRIEF_CHARACTERS: Final = 80
 _MOST_PEOPLE: Final = 6
+_AS_JSON: Final[Mapping[str, Any]] = {"indent": 2, "ensure_ascii": False, "default": str}
 _COLUMNS: Final = re.compile(r"\S(  +|\t)\S")
 _KEPT: Final = frozenset("\n\t")
 _HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -47,16 +49,34 @@ class Shown(Struct, frozen=True, kw_only=True):
         return sum(_COLUMNS.search(one) is not None for one in self.text.splitlines()) > 1
 
 
-def value_of(value: object, most: int = TEXT_CHARACTERS) -> Shown:
-    """A value of a plan, of which at most *most* characters are shown; one that was not fetched is named."""
+def value_of(value: object, most: int = TEXT_CHARACTERS, *, exactly: bool = False) -> Shown:
+    """A value of a plan, to be read; one that was not fetched is named.
+
+    Args:
+        most: How many characters are shown, at most.
+        exactly: Whether an object is shown as JSON, and not as the lines that it is read more easily as.
+    """
     if isinstance(value, Payload):
         if value.blob is not None:
             return Shown(text="", note=f"{value.blob.size_bytes:,} bytes, SHA-256 {value.blob.sha256[:12]}")
         value = value.value
-    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else (not exactly and _fields(value)) or json.dumps(value, **_AS_JSON)
     shown = plain(text, most)
     note = f"The first {most:,} of {len(text):,} characters." if len(text) > most else ""
     return Shown(text=shown, note=note)
+
+
+def _fields(value: object) -> str:
+    """An object that holds no others, as lines ``name: value``. Empty of anything else."""
+    if not isinstance(value, dict) or any(isinstance(one, dict | list) for one in value.values()):
+        return ""
+    return "\n".join(f"{line(str(name))}: {_field(one)}" for name, one in value.items())
+
+
+def _field(value: object) -> str:
+    """A text of several lines stands below its name, indented: none of it passes for another field."""
+    text = value if isinstance(value, str) else json.dumps(value, **_AS_JSON)
+    return f"\n{textwrap.indent(text, '  ', lambda _: True)}" if len(text.splitlines()) > 1 else text
 
 
 def plain(text: str, most: int = TEXT_CHARACTERS) -> str:

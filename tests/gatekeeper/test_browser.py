@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pages import signed_in
 from plays import gate, plan, task
 from reviews import Clerk, connected
 from whole import Whole, whole
@@ -24,6 +25,7 @@ playwright = pytest.importorskip("playwright.async_api", reason="playwright is n
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
 
 HERE = Address("tester", "pay")
+ESCALATION = {"after_s": 3600, "to": ["role:cfo"]}
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1200, "height": 900}
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -196,9 +198,49 @@ async def test_text_stands_out_enough_to_be_read(browser: Any, running: Whole, s
     await page.get_by_role("alert").wait_for()
     await page.wait_for_load_state("load")  # the style sheet is there as well
 
-    poor = await page.evaluate(CONTRAST)
+    assert await page.evaluate(CONTRAST) == []
 
-    assert poor == []
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_so_does_what_is_said_of_a_gate_that_is_asked_again(browser: Any, running: Whole, scheme: str) -> None:
+    rules = {"reviewers": ["team:finance"], "four_eyes": True, "quorum": 2, "escalate": [ESCALATION]}
+    pay = {"kind": "task", "name": "pay", "after": ["ok"], "agent": "agent", "inputs": {"total": 100}}
+    await running.create(HERE, {"name": "Pay", "steps": [{"kind": "gate", "name": "ok", **rules}, pay]})
+    page = await browser.new_page(color_scheme=scheme, extra_http_headers=signed_in("ada"))
+    where = running.url + running.path()
+
+    await page.goto(f"{where}/edit")
+    steps = page.get_by_label("The steps to come")
+    await steps.fill((await steps.input_value()).replace("100", "50"))
+    await page.get_by_role("button", name="See what it changes").click()
+    await page.get_by_text("somebody else than you has to approve").wait_for()
+    await page.wait_for_load_state("load")
+    assert await page.evaluate(CONTRAST) == []
+    await page.get_by_role("button", name="Send this change").click()
+    await page.get_by_text("so somebody else has to approve it").wait_for()
+    await page.wait_for_load_state("load")
+    assert await page.evaluate(CONTRAST) == []
+    assert await page.get_by_role("button", name="Approve").count() == 0
+    await page.get_by_label("Comment").fill("No")
+    await page.get_by_role("button", name="Reject").click()
+    await page.get_by_role("heading", name="Rejected by Ada Lovelace").wait_for()
+    await page.wait_for_load_state("load")
+
+    assert await page.evaluate(CONTRAST) == []
+
+
+async def test_on_paper_everything_is_there_but_what_is_to_be_pressed(browser: Any, running: Whole) -> None:
+    gate_ = {"kind": "gate", "name": "ok", "reviewers": ["team:finance"], "prompt": "Pay?"}
+    await running.create(HERE, {"name": "Pay", "steps": [gate_]})
+    page = await browser.new_page(color_scheme="dark")
+    await page.goto(running.url + running.link())
+    await page.emulate_media(media="print")
+
+    assert await page.get_by_role("heading", name="Your decision").is_visible()
+    assert await page.get_by_text("What has happened").is_visible()
+    assert await page.locator(".aslist ol").is_visible()  # what is folded on a screen
+    assert not await page.get_by_role("button", name="Approve").is_visible()
+    assert await page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
 CONTRAST = """() => {

@@ -111,7 +111,8 @@ async def test_nothing_is_sent_that_was_not_seen(site: Whole) -> None:
     again = await post(site, where, answer.text, "steps: []\n", "send")
     assert again.status_code == 400
     same = await edit(site, lambda text: text, decision="send", seen="x")
-    assert "This changes nothing" in same.text
+    assert "This changes nothing: the steps are as they were" in same.text
+    assert "Send this change" not in same.text
 
     assert await revisions(site) == []
 

@@ -226,6 +226,31 @@ async def revised(clerk: Clerk, by: str, plan: Plan) -> None:
     await clerk.ask(HERE, asks.ProposeRevision(id=clerk.id(), request=request, plan=plan), "planner")
 
 
+async def test_whoever_is_asked_later_is_named_beforehand(site: Site, clerk: Clerk) -> None:
+    await opened(clerk, escalate=(Escalation(after_s=3_600.0, to=("role:cfo",)),))
+
+    _, text = await site.read(site.link())
+
+    assert re.search(
+        r"The gate stays closed\. Waiting never opens it\.\s+From .* on, the cfo \(cleo\) may answer", text
+    )
+
+
+async def test_a_rejection_is_shown_with_its_reason_and_what_it_has_kept_from_starting(
+    site: Site, clerk: Clerk
+) -> None:
+    rest = (task("pay", "ok"), task("thank", "pay"), task("file", "thank"))
+    await clerk.create(HERE, plan(gate("ok", reviewers=("team:finance",)), *rest))
+    assert "And 2 more steps behind that: thank, file" in (await site.read(site.link()))[1]
+
+    _, text = await site.answer(site.link(), "reject", reason="Too dear")
+
+    verdict = text[text.index('id="verdict"') : text.index('id="asked"')]
+    assert "Rejected by Ada Lovelace" in verdict
+    assert "Too dear" in verdict
+    assert "What an approval would have started" in text
+
+
 async def test_an_escalated_gate_says_so_to_everybody_and_takes_the_answer_of_whom_it_names(
     site: Site, clerk: Clerk
 ) -> None:

@@ -50,6 +50,16 @@ def test_each_kind_of_step_says_what_it_is() -> None:
     assert picture.left_out == 0
 
 
+def test_a_long_name_takes_two_lines_and_no_more() -> None:
+    made = plan(gate("ok", label="Approve the payment"), task("long", "ok", label="A name of a step " * 9))
+
+    words = [one.text for one in ElementTree.fromstring(draw(state_of(made), "ok").svg).iter("text") if one.text]
+
+    assert words[:2] == ["Approve the", "payment"]
+    assert [one.endswith("…") for one in words[3:5]] == [False, True]
+    assert len(words) == 6
+
+
 def test_steps_that_are_alike_are_one_box_and_the_gate_is_marked_once() -> None:
     made = plan(
         gate("ok"), *(task(f"t{number}", "ok") for number in range(97)), task("end", *(f"t{n}" for n in range(97)))
