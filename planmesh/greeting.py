@@ -63,6 +63,8 @@ async def _greet(url: str) -> ServerInfo | None:
         return None
     try:
         line = await asyncio.wait_for(reader.readline(), _GREETING_S)
+        if not line.endswith(b"\n"):
+            return None  # it hung up before it had said so much: it may just be ending
         server = _decode_info(line.removeprefix(b"INFO "))
     except ConnectionError:
         return None
@@ -92,7 +94,8 @@ async def log_in(url: str, user: str, password: str) -> None:
         async with asyncio.timeout(_GREETING_S):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 4222)
             try:
-                if _decode_info((await reader.readline()).removeprefix(b"INFO ")).tls_required:
+                line = await reader.readline()
+                if not line.endswith(b"\n") or _decode_info(line.removeprefix(b"INFO ")).tls_required:
                     return
                 who = {"user": user, "pass": password, "verbose": False, "lang": "python3", "protocol": 1}
                 writer.write(b"CONNECT %s\r\nPING\r\n" % msgspec.json.encode(who))

@@ -12,6 +12,7 @@ from patience import eventually
 
 from planmesh.connection import Connection, StoredMessage, connect
 from planmesh.errors import Busy, Conflict, Poison, Unusable
+from planmesh.greeting import log_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -349,6 +350,26 @@ async def test_what_is_no_nats_server_is_said(unused_tcp_port: int) -> None:
             await connect(f"nats://127.0.0.1:{unused_tcp_port}", "service", "secret", name="test")
     with pytest.raises(Unusable, match="nats://host:port or tls://host:port, not http://"):
         await connect("http://127.0.0.1:1", "service", "secret", name="test")
+
+
+@pytest.mark.parametrize("half", [b"", b'INFO {"version":"2.12'])
+async def test_a_server_that_hangs_up_before_it_has_greeted_may_be_another_one_soon(
+    unused_tcp_port: int, half: bytes
+) -> None:
+    hung_up = 0
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal hung_up
+        hung_up += 1
+        writer.write(half)
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", unused_tcp_port):
+        ending = f"nats://127.0.0.1:{unused_tcp_port}"
+        await log_in(ending, "service", "secret")  # has nothing to say
+        with pytest.raises(Unusable, match="no NATS server at"):
+            await connect(ending, "service", "secret", name="test", wait_s=0.05)
+    assert hung_up > 2
 
 
 @pytest.mark.parametrize(
