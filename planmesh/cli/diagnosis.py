@@ -13,7 +13,7 @@ from msgspec import Struct
 from planmesh import access, streams
 from planmesh.access import User
 from planmesh.administration import Mesh, check
-from planmesh.cli.text import counted, listed, one_line, size
+from planmesh.cli.text import counted, duration, listed, one_line, size
 from planmesh.client import Operator, QueryRefused, find_credentials
 from planmesh.connection import connect
 from planmesh.errors import Busy, PlanmeshError, Unusable
@@ -123,6 +123,8 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
         yield finding
     asked = await _gates(operator, settings)
     yield _told(settings, asked)
+    if not settings.directory.is_empty:
+        yield _escalation(settings)
     yield _pages(settings, asked)
     position = await _position(operator)
     yield _auditor(position)
@@ -200,6 +202,20 @@ def _told(settings: Settings, asked: str) -> Finding:
             advice="built-in ones are used instead; `planmesh reviewers notice` shows what a notice looks like",
         )
     return Finding(what="notices", level="ok", found="people are told of gates; `planmesh reviewers list` says where")
+
+
+def _escalation(settings: Settings) -> Finding:
+    """What becomes of a gate that says nothing of it, once nobody has decided in time."""
+    after = f"after {duration(settings.gate_sla_s)}"
+    to = settings.directory.escalate_to
+    if to is None:
+        return Finding(
+            what="overdue gates",
+            level="bad",
+            found=f"a gate that says nothing is overdue {after}, and then nobody else is asked",
+            advice="set escalate_to in [directory] to a person, a role or a team",
+        )
+    return Finding(what="overdue gates", level="ok", found=f"{after}, {to} is asked as well")
 
 
 def _pages(settings: Settings, asked: str) -> Finding:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 from flows import Flow, insist, plan, running_flow, task
+from patience import eventually
 from promises import expect_promises
 from receivers import WebReceiver, web_receiver
 
@@ -102,6 +103,28 @@ async def test_people_hear_of_a_gate_although_the_gatekeeper_was_killed(flow: Fl
                 break
     assert [(one.notice, one.delivered) for one in sent] == [("opened", True)]
     assert any("told" in json.dumps(body) for _, body in chat.posts)
+
+
+async def test_a_gate_becomes_overdue_and_is_escalated_although_everything_was_killed(
+    flow: Flow, chat: WebReceiver
+) -> None:
+    await flow.ready()
+    gate = {"kind": "gate", "name": "ask", "sla_s": 2, "escalate": [{"after_s": 3, "to": ["person:boss"]}]}
+    submitted = await flow.client.submit(plan(gate, task("behind", "ask")), id="late")
+    address = submitted.address
+    await flow.until(address, lambda state: state.steps["ask"].opened)
+
+    for victim in ("gatekeeper", "executor", "planner", "auditor", "nats-server"):
+        kill(flow, victim)
+
+    state = await flow.until(address, lambda state: state.steps["ask"].overdue and state.steps["ask"].also)
+    assert (state.steps["ask"].status, state.steps["behind"].status) == ("waiting", "pending")
+    assert state.steps["ask"].also == ("person:boss",)
+    # The latest news counts: a reminder that the escalation has overtaken is not sent any more.
+    await eventually(lambda: any("Others are asked as well: ask" in subject for subject in chat.subjects), 30)
+    await flow.approve(address)
+    assert (await flow.until(address, lambda state: state.ended_at)).status == "completed"
+    await expect_promises(flow.operator, address)
 
 
 async def test_a_step_that_may_run_only_once_waits_for_a_person_when_its_worker_is_killed(flow: Flow) -> None:

@@ -7,6 +7,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from pages import HERE, NASTY, Site, signed_in
 from patience import eventually
@@ -409,6 +410,24 @@ async def test_whoever_is_not_asked_learns_nothing(site: Site, clerk: Clerk) -> 
     escalated = await site.http.get(site.path(), headers=signed_in("cleo"))
     assert escalated.status_code == 200
     assert 'name="form"' not in escalated.text
+
+
+async def test_a_storm_of_visits_by_bots_changes_nothing_and_leaves_room_for_an_answer(
+    site: Site, clerk: Clerk
+) -> None:
+    await opened(clerk)
+    before = await site.events()
+    form = await site.form(site.link())
+    forged, good, nothing = site.path() + "?link=x", site.link(), site.path(step="none")
+    limits = httpx.Limits(max_connections=400)
+    async with httpx.AsyncClient(base_url=site.url, limits=limits, timeout=60) as bots:
+        storm = [bots.request(("GET", "HEAD")[n % 2], (forged, good, nothing)[n % 3]) for n in range(400)]
+        answers = await asyncio.gather(*storm)
+
+    assert {answer.status_code for answer in answers} <= {200, 401, 403, 404, 503}
+    assert await site.events() == before
+    assert (await site.post(site.link(), form=form, decision="approve")).status_code == 303
+    assert any(isinstance(event, GateApproved) for event in await site.events())
 
 
 @pytest.mark.parametrize(
