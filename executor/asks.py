@@ -9,7 +9,7 @@ from planmesh.schemas.commands import AnswerAsk, Reply, ReviewGate, verb_of
 from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, PlanRevised
 from planmesh.schemas.payload import Payload, digest
 from planmesh.schemas.plan import OPERATORS, SERVICE, Ask
-from planmesh.schemas.secrets import shown
+from planmesh.schemas.secrets import recipients, shown
 
 
 def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
@@ -23,11 +23,12 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
         NeedsBlob: What the prompt shows has to be fetched first.
     """
     prompt = prompt_of(turn, ask)
+    given = recipients(turn.state, ask.name)
     turn.record(
         AskOpened(
             step=ask.name,
             round=turn.state.steps[ask.name].attempt + 1,
-            digest=digest([ask.name, prompt, ask.type, ask.options, *(["secret"] if ask.secret else [])]),
+            digest=digest([ask.name, prompt, ask.type, ask.options, *(["secret", given] if ask.secret else [])]),
             reviewers=ask.reviewers or (OPERATORS, f"{SERVICE}{turn.state.requester}"),
             prompt=prompt,
             answer=ask.type,
@@ -40,6 +41,7 @@ def open_ask(turn: Turn, ask: Ask, because: str = "") -> None:
             escalate=escalations(turn, ask),
             because=because,
             secret=ask.secret,
+            recipients=given,
         )
     )
 

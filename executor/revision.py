@@ -17,12 +17,13 @@ from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import ProposeRevision, RedirectPlan, RevisePlan
-from planmesh.schemas.events import RevisionRequested
+from planmesh.schemas.events import AskOpened, RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.mandate import exceeding
 from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
 from planmesh.schemas.revision import abridged, difference
+from planmesh.schemas.secrets import recipients
 from planmesh.schemas.state import (
     ENDED,
     SATISFIED,
@@ -240,7 +241,9 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan, origin: Or
     for name in open_asks(turn.state):
         ask = turn.state.graph.steps[name]
         assert isinstance(ask, Ask)  # `open_asks` lists nothing else
-        if before.graph.steps.get(name) != ask:
+        opened = turn.state.steps[name].opened
+        gives_to_others = isinstance(opened, AskOpened) and opened.recipients != recipients(turn.state, name)
+        if before.graph.steps.get(name) != ask or gives_to_others:
             try:
                 open_ask_again(turn, ask, event)
             except ExpressionError as error:

@@ -423,6 +423,13 @@ class GateRejected(Event, frozen=True, kw_only=True, tag="gate.rejected"):
 # --- asks --------------------------------------------------------------------------------------------------
 
 
+class Recipient(Struct, frozen=True, kw_only=True):
+    """A step that is given a secret."""
+
+    step: str
+    agent: str
+
+
 class AskOpened(Event, frozen=True, kw_only=True, tag="ask.opened"):
     """pending | waiting -> waiting: asks, or asks again because the question has changed"""
 
@@ -446,6 +453,8 @@ class AskOpened(Event, frozen=True, kw_only=True, tag="ask.opened"):
     """Why it asks again."""
     secret: bool = False
     """Whether the answer is a secret, which is stored elsewhere before it is given."""
+    recipients: tuple[Recipient, ...] = ()
+    """Of a secret: the steps that the plan gives it to."""
 
 
 class AnswerInvalid(Event, frozen=True, kw_only=True, tag="ask.answer_invalid"):

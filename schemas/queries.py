@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from msgspec import Meta, Raw, Struct
 
 from planmesh.schemas.answers import AnswerType
-from planmesh.schemas.events import AskOpened, Barred, Cause, GateOpened, Release, Upstream
+from planmesh.schemas.events import AskOpened, Barred, Cause, GateOpened, Recipient, Release, Upstream
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Document, Escalation, Parameter, Permissions, Plan, Share
@@ -271,6 +271,8 @@ class GateRow(Row, frozen=True, kw_only=True):
     max_retries: int = 0
     secret: bool = False
     """Of an ask: whether the answer is a secret, which is not sent with it."""
+    recipients: tuple[Recipient, ...] = ()
+    """The steps that a secret is given to."""
     cut: tuple[str, ...] = ()
 
 

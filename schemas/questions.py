@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 from msgspec import Struct
 
 from planmesh.schemas.answers import AnswerType
-from planmesh.schemas.events import Release
+from planmesh.schemas.events import Recipient, Release
 from planmesh.schemas.payload import Payload
 
 
@@ -38,6 +38,8 @@ class Questioned(QuestionBase, frozen=True, kw_only=True, tag="asked"):
     default: Any = None
     secret: bool = False
     """Of an ask: whether the answer is a secret. Then the reply names one that was stored before."""
+    recipients: tuple[Recipient, ...] = ()
+    """The steps that a secret is given to."""
     overdue_at: datetime | None = None
     because: str = ""
     """Why it asks again, or as well."""

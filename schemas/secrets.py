@@ -5,10 +5,11 @@ log, the work, what an expression gives) has a handle in its place, which opens 
 from the document of its plan, never from a value that looks like a handle.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from planmesh.schemas.plan import Ask, Task
+from planmesh.schemas.events import Recipient
+from planmesh.schemas.plan import Ask, Each, Plan, Step, Task
 from planmesh.schemas.state import Names, PlanState
 from planmesh.schemas.templates import only_path
 
@@ -48,6 +49,28 @@ def whole(value: Any) -> str:
     """The binding of which *value*, an input of a task, is the `value` and nothing else; empty if it is not."""
     path = only_path(value) if isinstance(value, str) else None
     return str(path[0]) if path is not None and len(path) == 2 and path[1] == "value" else ""
+
+
+def recipients(state: PlanState, name: str) -> tuple[Recipient, ...]:
+    """The steps that the plan gives the answer to an ask to, if that takes a secret. Those in the body of an `each` are
+    named as there, unless the ask is of an item itself."""
+    ask, item = state.graph.steps[name], state.graph.items.get(name)
+    if not isinstance(ask, Ask) or not ask.secret:
+        return ()
+    binding, found = ask.bound_as, _tasks(state.plan)
+    if item is not None:
+        binding = next(bound for bound, steps in item.bindings.items() if name in steps)
+        found = (state.graph.steps[step] for step in item.steps)
+    return tuple(
+        Recipient(step=step.name, agent=step.agent)
+        for step in found
+        if isinstance(step, Task) and any(whole(value) == binding for value in step.inputs.values())
+    )
+
+
+def _tasks(plan: Plan) -> Iterator[Step]:
+    for step in plan.steps:
+        yield from step.steps if isinstance(step, Each) else (step,)
 
 
 def secret_inputs(state: PlanState, name: str) -> Mapping[str, Kept]:

@@ -49,6 +49,7 @@ class AskPage(Sheet, frozen=True, kw_only=True):
         attempt: Which answer the next one is.
         attempts: After how many it is escalated.
         takes_default: Whether the default is the answer where nobody answers in time.
+        recipients: The steps that a secret is given to.
     """
 
     field: Field
@@ -61,6 +62,7 @@ class AskPage(Sheet, frozen=True, kw_only=True):
     takes_default: bool
     answered: Answered | None
     behind: int
+    recipients: tuple[str, ...]
 
 
 def ask_page(
@@ -81,6 +83,7 @@ def ask_page(
     if opened is not None and default in opened.options and "value" not in said:
         value = str(opened.options.index(default) + 1)  # as the form says it
     field = _field(opened)
+    recipients = opened.recipients if opened is not None else ()
     return AskPage(
         **fields(case, name, directory, person, level, verdict=_verdict(state, step, directory), why_not=""),
         field=field,
@@ -93,6 +96,7 @@ def ask_page(
         takes_default=opened is not None and opened.on_overdue == "default",
         answered=_answered(case, directory),
         behind=len(state.graph.behind(name)),
+        recipients=tuple(f"{line(one.step)} (by agent {line(one.agent)})" for one in recipients),
     )
 
 

@@ -194,8 +194,11 @@ def _votes(gate: GateRow, me: str) -> list[Text]:
 
 
 def _takes(ask: GateRow, width: int) -> list[Text]:
-    takes = "a secret, which nobody but the step that is given it can read" if ask.secret else ""
+    takes = "a secret, which nobody is shown" if ask.secret else ""
     lines = paragraph(f"It takes {takes or expected(ask.answer, ask.options)}", width, "  ")
+    if ask.secret:
+        who = listed([f"{one.step} ({one.agent})" for one in ask.recipients])
+        lines += paragraph(f"It is given to {who}" if who else "It is given to no step", width, "  ")
     if ask.default is not None:
         lines += paragraph(f"Default: {value(ask.default, _INPUT_CHARACTERS)}", width, "  ", "dim")
     if ask.invalid:

@@ -18,7 +18,7 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnswerAsk
-from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, CommandRefused
+from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, CommandRefused, Recipient
 from planmesh.schemas.plan import Ask, Branch, Decide, Each
 from planmesh.schemas.secrets import MAX_SECRET_CHARACTERS, Kept, misfit, secret_inputs
 from planmesh.schemas.state import Names, open_asks
@@ -113,6 +113,45 @@ def test_an_answer_to_the_question_before_it_was_a_secret_is_stale() -> None:
     assert isinstance(refused, CommandRefused)
     assert refused.code == "stale"
     assert "hunter2" not in refused.reason
+
+
+def test_whoever_is_asked_is_told_which_steps_are_given_it() -> None:
+    use, other = (
+        task("use", "key", inputs={"key": "{key.value}"}),
+        task("other", "key", inputs={"by": "{key.provided_by}"}),
+    )
+    of_items = Each(name="all", after=("key",), items="[1]", steps=(task("inner", inputs={"key": "{key.value}"}),))
+
+    opened = Play(plan(secret(), use, other, of_items)).state.steps["key"].opened
+
+    assert isinstance(opened, AskOpened)
+    assert opened.recipients == (Recipient(step="use", agent=AGENT), Recipient(step="inner", agent=AGENT))
+
+
+def test_one_of_an_item_is_given_to_steps_of_the_item() -> None:
+    body = (secret("pin"), task("use", "pin", inputs={"pin": "{pin.value}"}))
+
+    opened = Play(plan(Each(name="all", items="[1, 2]", steps=body))).state.steps["pin_2"].opened
+
+    assert isinstance(opened, AskOpened)
+    assert opened.recipients == (Recipient(step="use_2", agent=AGENT),)
+
+
+def test_an_answer_counts_only_for_the_steps_that_were_shown() -> None:
+    play = asked()
+    before = play.state.steps["key"].opened
+    assert before is not None
+    more = task("more", "key", inputs={"k": "{key.value}"})
+
+    play.revises(plan(secret(), task("use", "key", inputs={"key": "{key.value}"}), more))
+
+    now = play.state.steps["key"].opened
+    assert isinstance(now, AskOpened)
+    assert now.round == 2
+    assert [one.step for one in now.recipients] == ["use", "more"]
+    refused = play.ask(AnswerAsk(id="a", step="key", digest=before.digest, secret="x"))[-1]
+    assert isinstance(refused, CommandRefused)
+    assert refused.code == "stale"
 
 
 def test_a_gate_shows_the_name_and_not_the_secret() -> None:

@@ -210,6 +210,7 @@ async def test_a_secret_is_entered_unseen_and_never_shown_again(site: Site, cler
     text = (await site.read(site.link()))[1]
     assert '<input id="value" name="secret" type="password" autocomplete="off"' in text
     assert "--file FILE" in text
+    assert "ship (by agent" in text
 
     status, text = await site.answer(site.link(), "answer", secret=KEY, reason="as always")
 

@@ -116,7 +116,9 @@ def test_a_command_is_sent_by_whom_its_verb_names(verb: str) -> None:
     [
         ("goal", {"submitter-{space}"}, {"planner-edge"}),
         ("plan_log", {"executor"}, {"executor", "gatekeeper", "auditor", "operator-{operator}", "submitter-{space}"}),
-        ("agent_work", {"executor"}, {"agent-{agent}"}),
+        ("agent_work", {"executor"}, {"agent-{agent}", "executor"}),
+        ("secret", {"gatekeeper", "operator-{operator}", "submitter-{space}"}, {"executor"}),
+        ("reveal", {"agent-{agent}"}, {"executor-agents"}),
         ("blob", {"executor"}, {"executor", "gatekeeper", "auditor", "operator-{operator}"}),
         ("put_blob", {"agent-{agent}"}, {"executor-agents"}),
         ("claim", {"agent-{agent}"}, set()),
