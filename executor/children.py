@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from planmesh.executor.failures import failed
+from planmesh.executor.released import released_by
 from planmesh.executor.turn import Turn
 from planmesh.schemas import events
 from planmesh.schemas.commands import (
@@ -143,7 +144,12 @@ def planning(state: PlanState, step: Draft | Run, event: events.StepDispatched, 
         mode=step.mode,
         permissions=step.permissions,
         policy=state.plan.policy,
-        mandate=msgspec.structs.replace(state.mandate, plans=event.plans, authors=_authors(state, step)),
+        mandate=msgspec.structs.replace(
+            state.mandate,
+            plans=event.plans,
+            authors=_authors(state, step),
+            gates=released_by(state, step.name),
+        ),
         traceparent=attempt_traceparent(at, created.goal_digest, created.traceparent, event.step, event.attempt),
     )
 
@@ -153,13 +159,7 @@ def _authors(state: PlanState, step: Run) -> dict[str, str]:
     those who have revised what its own plan comes of."""
     if not state.authors:
         return state.mandate.authors
-    before = dict.fromkeys((step.name,))
-    queue = list(before)
-    for name in queue:
-        for need in state.graph.needs[name]:
-            if need not in before:
-                before[need] = None
-                queue.append(need)
+    before = [step.name, *state.graph.before(step.name)]
     # The nearest counts for whoever has revised several.
     own = {
         state.authors[name]: f"step {name} of plan {state.address.plan}"

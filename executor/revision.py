@@ -12,6 +12,7 @@ import msgspec
 from planmesh.executor.asks import open_ask_again
 from planmesh.executor.failures import fail_now
 from planmesh.executor.gates import open_gate, open_gate_again
+from planmesh.executor.released import asking_again, mistaken
 from planmesh.executor.reviewers import OPERATOR, Standing, is_open, may_answer
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
@@ -132,19 +133,21 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
     request = turn.state.requests.get(command.request)
     if request is None or turn.state.status in ENDED:
         return
-    problems = command.problems
-    if command.plan is not None and not problems:
-        problems = refusals(turn.state, request, command.plan, by_planner=command.by_planner)
-        if not problems and request.kind != "retry" and not difference(turn.state.plan, command.plan):
+    problems, revised = command.problems, command.plan
+    if revised is not None and not problems:
+        mistakes = tuple(mistaken(turn.state, revised))
+        revised = asking_again(turn.state, revised)
+        problems = mistakes or refusals(turn.state, request, revised, by_planner=command.by_planner)
+        if not problems and request.kind != "retry" and not difference(turn.state.plan, revised):
             problems = (Problem(code=NOTHING, message="nothing to change: the plan is like that already"),)
-    if command.plan is None or problems:
+    if revised is None or problems:
         for_a_person = all(problem.code in (LOOSENS, HELD) for problem in problems)
         turn.record(
             events.RevisionRefused(
                 request=command.request,
                 by=request.by,
                 problems=problems,
-                plan=command.plan if for_a_person else None,
+                plan=revised if for_a_person else None,
                 origin=command.origin,
             )
         )
@@ -153,7 +156,7 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
             why = "; ".join(problem.message for problem in problems[:3])
             open_gate(turn, gate, because=f"the redirection by {request.by} cannot be: {why}"[:1_000])
         return
-    _carry_out(turn, request, command.plan, command.origin)
+    _carry_out(turn, request, revised, command.origin)
 
 
 def wanted(state: PlanState, event: RevisionRequested) -> PlannerWork:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Each, Permissions, Plan, Run, Task
+from planmesh.schemas.plan import Each, Gate, Permissions, Plan, Run, Task
 
 if TYPE_CHECKING:
     from planmesh.schemas.work import Parent
@@ -30,6 +30,8 @@ class Mandate(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How many plans may run for its steps, and for those of these plans, in all."""
     authors: dict[str, str] = {}
     """Who was the last to revise a step that it comes of, with that step; four eyes are two others'."""
+    gates: tuple[Gate, ...] = ()
+    """The gates that have let it go as it is: they ask again about whatever a revision makes of it."""
 
     def handed_down(self, permissions: Permissions | None, *, safe: bool) -> "Mandate":
         """The mandate of a plan that runs for a step which permits *permissions* at most: within this one."""

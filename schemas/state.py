@@ -232,14 +232,22 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
 
     def behind(self, name: str) -> list[str]:
         """Every step that can only run after *name*, nearest first."""
-        seen = dict.fromkeys(self.successors[name])
-        queue = list(seen)
-        for near in queue:
-            for far in self.successors[near]:
-                if far not in seen:
-                    seen[far] = None
-                    queue.append(far)
-        return queue
+        return _reached(self.successors, name)
+
+    def before(self, name: str) -> list[str]:
+        """Every step that *name* can only run after, nearest first."""
+        return _reached(self.needs, name)
+
+
+def _reached(edges: Mapping[str, tuple[str, ...]], name: str) -> list[str]:
+    seen = dict.fromkeys(edges[name])
+    queue = list(seen)
+    for near in queue:
+        for far in edges[near]:
+            if far not in seen:
+                seen[far] = None
+                queue.append(far)
+    return queue
 
 
 _NO_GRAPH: Final = Graph(steps={}, needs={}, successors={}, bindings={}, items={})

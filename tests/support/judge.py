@@ -179,6 +179,24 @@ class Judge:
             if approved is not ANYTHING and not self._is_approved(approved, name):
                 raise Broken(f"{name} starts behind gate {above}, which was opened for something else")
 
+        for gate in self.state.mandate.gates:
+            if not self._is_asked_again(name, gate):
+                raise Broken(f"{name} starts, and gate {gate.name}, which let the plan go, was not asked about it")
+
+    def _is_asked_again(self, name: str, gate: Gate) -> bool:
+        """Whether *name* is as it was when *gate* let the plan go, or people whom it asks have been asked again."""
+        graph, created = self.state.graph, self.state.created
+        assert created is not None
+        named = graph.items[name].each if name in graph.items else name
+        if _is_still({step.name: step for step in created.plan.steps}.get(named), graph.steps[named]):
+            return True
+        return any(
+            isinstance(above := graph.steps.get(other), Gate)
+            and (above.reviewers, above.quorum, above.four_eyes) == (gate.reviewers, gate.quorum, gate.four_eyes)
+            and self._approved.get(other, ANYTHING) is not ANYTHING
+            for other in self._above(name)
+        )
+
     def _has_a_gate_of_its_own(self, name: str, above: str) -> bool:
         """Whether a gate behind the `each` that gate *above* is in, which asks for items, has let exactly *name* go."""
         graph = self.state.graph

@@ -1,0 +1,110 @@
+"""Gates above a plan that runs for a step: what they let go with it, and how they ask again if it is revised. Pure.
+
+Whoever approves a gate approves what stands behind it, and so the plan of a `run` step as it is. Where that plan is
+revised, what is another thing waits, in its own plan, for a gate that asks the same people.
+"""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+import msgspec
+
+from planmesh.schemas.goals import Problem
+from planmesh.schemas.plan import Each, Gate, Plan, Step
+from planmesh.schemas.state import PlanState, StepStatus, may_change
+
+_NAME: Final = "approve-revision"
+_ASKED: Final = (
+    "reviewers",
+    "quorum",
+    "shares",
+    "escalate",
+    "four_eyes",
+    "require_reason",
+    "sla_s",
+    "level",
+)
+"""What a gate says of whom it asks, and how."""
+
+
+def released_by(state: PlanState, name: str) -> tuple[Gate, ...]:
+    """The gates that have let step *name* go, in its plan and in those above it; of several that ask alike, one."""
+    found: dict[object, Gate] = {_asked(gate): gate for gate in state.mandate.gates}
+    for above in state.graph.before(name):
+        gate = state.graph.steps[above]
+        if isinstance(gate, Gate) and state.steps[above].status is StepStatus.COMPLETED:
+            said = f"{gate.name} of plan {state.address.plan}"
+            about = {field: getattr(gate, field) for field in _ASKED}
+            found.setdefault(_asked(gate), Gate(name=gate.name, label=said, **about))
+    return tuple(found.values())
+
+
+def asking_again(state: PlanState, revised: Plan) -> Plan:
+    """*revised*, in which every step that has not been released as it is waits for the gates that have released the
+    plan."""
+    gates = _gates(state)
+    if not gates or state.created is None:
+        return revised
+    released = {step.name: step for step in state.created.plan.steps}
+    steps: list[Step] = []
+    is_asked = False
+    for step in revised.steps:
+        if step.name in gates:
+            is_asked = True
+            continue
+        rest = tuple(need for need in step.after if need not in gates)
+        is_news = msgspec.structs.replace(step, after=rest) != released.get(step.name)
+        if is_news and (step.name not in state.steps or may_change(state, step.name)):
+            # In the order of the steps, as the planner has it: so it is the same the next time.
+            step = msgspec.structs.replace(step, after=(*gates, *rest))
+            is_asked = True
+        steps.append(step)
+    return msgspec.structs.replace(revised, steps=(*gates.values(), *steps)) if is_asked else revised
+
+
+def mistaken(state: PlanState, revised: Plan) -> Iterator[Problem]:
+    """A problem for each step that is called like a gate which asks again, and is not that gate."""
+    gates = _gates(state)
+    bindings = {gate.bound_as: gate for gate in gates.values()}
+    for index, step in enumerate(revised.steps):
+        gate = gates.get(step.name)
+        if gate is not None and isinstance(step, Gate) and _unordered(step) == _unordered(gate):
+            continue
+        inner = step.steps if isinstance(step, Each) else ()
+        for one in (step, *inner):
+            if (taken := gates.get(one.name) or bindings.get(one.bound_as)) is not None:
+                yield Problem(
+                    code="released",
+                    pointer=f"/steps/{index}",
+                    message=f"step {one.name} is called like the gate at which {taken.label} asks again",
+                    hint=f"leave {taken.name} out, or as it is, and call others otherwise",
+                )
+
+
+def _gates(state: PlanState) -> dict[str, Gate]:
+    """The gates that ask again in the plan, by names that nothing in the plan as it was created has."""
+    created, above = state.created, state.mandate.gates
+    if not above or created is None:
+        return {}
+    taken = {name.replace("_", "-") for name in created.inputs}
+    for step in created.plan.steps:
+        for one in (step, *(step.steps if isinstance(step, Each) else ())):
+            taken |= {one.name, one.bound_as.replace("_", "-")}
+    free = (
+        name for name in (_NAME if number == 1 else f"{_NAME}-{number}" for number in count(1)) if name not in taken
+    )
+    gates: dict[str, Gate] = {}
+    # One behind the other: what one says is known when the next is asked, and does not make its votes stale.
+    for gate, name in zip(above, free, strict=False):
+        prompt = f"Gate {gate.label} let this plan run. What comes next has been revised since."
+        gates[name] = msgspec.structs.replace(gate, name=name, after=tuple(gates)[-1:], prompt=prompt)
+    return gates
+
+
+def _unordered(gate: Gate) -> Gate:
+    return msgspec.structs.replace(gate, after=())
+
+
+def _asked(gate: Gate) -> object:
+    return tuple(getattr(gate, field) for field in _ASKED)
