@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planmesh.agents import Context, Rejected, agent
-    from planmesh.client import Client, Operator
+    from planmesh.client import Client
     from planmesh.context import ToolError
+    from planmesh.operator import Operator
     from planmesh.schemas.plan import Permissions
     from planmesh.tools import tool
 
@@ -19,7 +20,7 @@ __all__ = ["Client", "Context", "Operator", "Permissions", "Rejected", "ToolErro
 _WHERE = {
     "Client": "client",
     "Context": "context",
-    "Operator": "client",
+    "Operator": "operator",
     "Permissions": "schemas.plan",
     "Rejected": "agents",
     "ToolError": "context",

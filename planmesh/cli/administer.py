@@ -16,10 +16,10 @@ from planmesh.cli.forms import as_one, as_rows
 from planmesh.cli.render import columns
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.text import ago, clock, defuse, one_line, size
-from planmesh.client import Operator
 from planmesh.credentials import Credentials
 from planmesh.errors import Poison
 from planmesh.inspection import ConsumerInfo, agents_of, consumer_info
+from planmesh.operator import Operator
 from planmesh.poison import SetAside
 from planmesh.schemas import subjects
 from planmesh.schemas.subjects import WORK

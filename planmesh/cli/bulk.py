@@ -21,12 +21,13 @@ from planmesh.cli.sending import check
 from planmesh.cli.session import NotUnderstood, Session
 from planmesh.cli.text import counted, listed, one_line
 from planmesh.cli.where import Where, read_where
-from planmesh.client import Operator, Refused, RevisionRefused
 from planmesh.errors import Busy, PlanmeshError
+from planmesh.operator import Operator
 from planmesh.schemas.commands import VERBS, AnyCommand, verb_of
 from planmesh.schemas.queries import PlanRow, PlansQuery
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Refused, RevisionRefused
 
 _AT_ONCE: Final = 16
 _PAGE: Final = 1_000

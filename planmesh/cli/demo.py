@@ -14,12 +14,13 @@ from planmesh.cli.run import Given, followed, leave, private_mesh, publish, refu
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.text import duration, paragraph
-from planmesh.client import Operator, new_command_id
+from planmesh.operator import Operator
 from planmesh.schemas.commands import CastVote
 from planmesh.schemas.goals import Refused
 from planmesh.schemas.queries import GateRow
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address
+from planmesh.steering import new_command_id
 
 AGENTS: Final = "planmesh.demo.agents"
 _PLAN: Final = "audit.yaml"

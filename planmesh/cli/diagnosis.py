@@ -14,11 +14,12 @@ from planmesh import access, streams
 from planmesh.access import User
 from planmesh.administration import Mesh, check
 from planmesh.cli.text import counted, duration, listed, one_line, size
-from planmesh.client import Operator, QueryRefused, find_credentials
 from planmesh.connection import connect
+from planmesh.entry import find_credentials
 from planmesh.errors import Busy, PlanmeshError, Unusable
 from planmesh.inspection import ConsumerInfo, StreamInfo, agents_of, consumer_info, stream_info
 from planmesh.model import NoModel, check_model
+from planmesh.operator import Operator, QueryRefused
 from planmesh.schemas import subjects
 from planmesh.schemas.queries import GatesQuery, PositionAnswer
 from planmesh.schemas.subjects import DISPATCH, PLANS, POISON, TIMERS, WORK

@@ -15,11 +15,12 @@ from planmesh.cli.run import Given, GoalId, Inputs, Wait, followed, leave, publi
 from planmesh.cli.session import NotUnderstood, OfSession, Session, busy
 from planmesh.cli.text import counted, listed, one_line, value, whole
 from planmesh.cli.view import of_state
-from planmesh.client import Operator, new_command_id
+from planmesh.operator import Operator
 from planmesh.schemas.commands import CreatePlan, StartPlan
 from planmesh.schemas.goals import Goal, Origin, Problem, Refused
 from planmesh.schemas.plan import Gate, Permissions, Plan, Task
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus
+from planmesh.steering import new_command_id
 
 _MODEL_S: Final = 900.0
 _PROBLEMS: Final = 3

@@ -19,14 +19,15 @@ from planmesh.cli.session import NotUnderstood, Session, now
 from planmesh.cli.standing import account
 from planmesh.cli.text import value
 from planmesh.cli.view import gate_row, of_state
-from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
+from planmesh.operator import Operator
 from planmesh.schemas import secrets
 from planmesh.schemas.answers import misfit, typed
 from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow
 from planmesh.schemas.state import ENDED, STANDING_STILL, PlanState, PlanStatus, open_asks, open_gates
 from planmesh.schemas.subjects import Address
+from planmesh.steering import new_command_id
 
 Ask = Callable[[Operator, PlanState, GateRow], Awaitable[CastVote | AnswerAsk | None]]
 """Puts a gate to somebody. Gives the vote to send; or None, if they leave the gate open."""

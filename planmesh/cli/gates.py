@@ -18,8 +18,8 @@ from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.steer import CommandId, PlanId, StepName, Why, found
 from planmesh.cli.view import gate_row
-from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
+from planmesh.operator import Operator
 from planmesh.schemas.answers import misfit, typed
 from planmesh.schemas.commands import AnswerAsk, CastVote
 from planmesh.schemas.queries import GateRow, GatesQuery
@@ -27,6 +27,7 @@ from planmesh.schemas.secrets import MAX_SECRET_BYTES
 from planmesh.schemas.secrets import misfit as misfit_of_secret
 from planmesh.schemas.state import ENDED, StepStatus
 from planmesh.schemas.subjects import Address
+from planmesh.steering import new_command_id
 
 app = App(name="gates", help="See what waits for a person, and decide it.", help_format="plaintext")
 

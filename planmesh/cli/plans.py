@@ -19,9 +19,9 @@ from planmesh.cli.steer import PlanId
 from planmesh.cli.text import clock, defuse, duration, listed, one_line, paragraph, size, value
 from planmesh.cli.view import PlanView, of_answers, of_state
 from planmesh.cli.where import moment
-from planmesh.client import Operator
 from planmesh.errors import Busy, Unusable
 from planmesh.inspection import consumer_info
+from planmesh.operator import Operator
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.payload import NOTHING, Payload

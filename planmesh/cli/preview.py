@@ -22,12 +22,12 @@ from planmesh.cli.sending import Source, check, not_revised, refusal
 from planmesh.cli.session import NotUnderstood, Session, busy
 from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.text import one_line, whole
-from planmesh.client import Operator
 from planmesh.errors import Unusable
 from planmesh.executor.plan import Decision, decide
 from planmesh.executor.revision import wanted
 from planmesh.frontier import Frontier
 from planmesh.frontier import frontier as compared
+from planmesh.operator import Operator
 from planmesh.schemas import codec
 from planmesh.schemas.commands import AnyCommand, Asked, ProposeRevision, RedirectPlan, verb_of
 from planmesh.schemas.events import CommandRefused, RevisionRefused, RevisionRequested

@@ -16,8 +16,8 @@ from planmesh.cli.sending import Source, send
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
 from planmesh.cli.steer import CommandId, PlanId, Why, found
 from planmesh.cli.text import clock, one_line
-from planmesh.client import Operator, new_command_id
 from planmesh.errors import PlanmeshError
+from planmesh.operator import Operator
 from planmesh.planner.secrets import find_secret
 from planmesh.schemas.commands import AnyCommand, RedirectPlan, RevisePlan
 from planmesh.schemas.events import PlanCreated, PlanRevised, RevisionRefused, RevisionRequested
@@ -26,6 +26,7 @@ from planmesh.schemas.revision import Change
 from planmesh.schemas.revision import difference as between
 from planmesh.schemas.state import PlanState, open_gates
 from planmesh.schemas.subjects import Address
+from planmesh.steering import new_command_id
 
 _Instruction = Annotated[str, Parameter(help="What to change, in words, for the planner to work out.")]
 _Base = Annotated[

@@ -18,8 +18,9 @@ from planmesh.cli.standing import account
 from planmesh.cli.steer import PlanId
 from planmesh.cli.text import counted
 from planmesh.cli.view import PlanView, of_state
-from planmesh.client import Operator, Submitted
+from planmesh.client import Submitted
 from planmesh.errors import Busy
+from planmesh.operator import Operator
 from planmesh.schemas.goals import Accepted, Outcome, Refused
 from planmesh.schemas.state import PlanState
 from planmesh.schemas.subjects import Address

@@ -13,13 +13,14 @@ from planmesh.cli.forms import as_one
 from planmesh.cli.history import Entry, entries
 from planmesh.cli.session import NotUnderstood, Session
 from planmesh.cli.text import one_line, whole
-from planmesh.client import Operator, Refused, RevisionRefused
+from planmesh.operator import Operator
 from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.commands import VERBS, AnyCommand, verb_of
 from planmesh.schemas.events import CommandRefused, Commit, PlanRevised
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Refused, RevisionRefused
 
 _OF_COURSE: Final = frozenset({"plan.resumed", "plan.waiting"})  # they follow from the rest
 _ABOUT_A_STEP: Final = frozenset({"pause", "resume", "cancel", "retry", "skip", "resolve"})

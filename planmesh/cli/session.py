@@ -21,7 +21,8 @@ from planmesh.cli.text import as_ascii
 from planmesh.errors import PlanmeshError
 
 if TYPE_CHECKING:
-    from planmesh.client import Client, Operator
+    from planmesh.client import Client
+    from planmesh.operator import Operator
     from planmesh.settings import Settings
     from planmesh.supervision import LocalMesh
 
@@ -66,7 +67,7 @@ class Session:
 
     def operator(self) -> "AbstractAsyncContextManager[Operator]":
         """Connect, to look and to steer. Raises: Unusable."""
-        from planmesh.client import Operator
+        from planmesh.operator import Operator
 
         own = self.private
         return Operator.connect(**self._where(self.user if own is None else own.operator))

@@ -13,7 +13,6 @@ from planmesh.cli.preview import NO_LOOK, Looking, show
 from planmesh.cli.sending import send
 from planmesh.cli.session import NotUnderstood, OfSession, Session
 from planmesh.cli.where import Where, failed_steps, unknown_steps
-from planmesh.client import new_command_id
 from planmesh.planner.document import Unreadable, read_document
 from planmesh.planner.problems import Problems
 from planmesh.planner.secrets import find_secret
@@ -32,6 +31,7 @@ from planmesh.schemas.commands import (
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Task
 from planmesh.schemas.state import PlanState, PlanStatus, StepState
+from planmesh.steering import new_command_id
 
 PlanId = Annotated[str, Parameter(help="Its id; or SPACE.ID, where several spaces have a plan with this id.")]
 StepName = Annotated[str, Parameter(help="The step's name.")]

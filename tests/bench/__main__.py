@@ -37,12 +37,14 @@ from typing import Any
 import psutil
 
 from planmesh import supervision
-from planmesh.client import Client, Operator, Submitted, new_command_id
+from planmesh.client import Client, Submitted
+from planmesh.operator import Operator
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.commands import CastVote, PausePlan, ResumePlan, verb_of
 from planmesh.schemas.events import Commit, GateOpened, PlanPaused, StepCompleted, StepDispatched
 from planmesh.schemas.goals import Waiting
 from planmesh.schemas.subjects import Address
+from planmesh.steering import new_command_id
 from planmesh.supervision import LocalMesh, local_mesh
 
 HERE = Path(__file__).parent

@@ -25,7 +25,8 @@ from typing import Any
 import httpx
 import psutil
 
-from planmesh.client import Client, Operator
+from planmesh.client import Client
+from planmesh.operator import Operator
 from planmesh.schemas.events import GateOpened
 from planmesh.schemas.queries import GatesQuery
 from planmesh.schemas.subjects import Address

@@ -23,11 +23,12 @@ from wire import Link, Wire
 from planmesh import access, supervision
 from planmesh.access import HOME
 from planmesh.administration import Mesh
-from planmesh.client import Client, Operator
+from planmesh.client import Client
 from planmesh.connection import Connection, connect
 from planmesh.credentials import Connection as Pointer
 from planmesh.credentials import write_connection
 from planmesh.errors import Busy, Unusable
+from planmesh.operator import Operator
 from planmesh.schemas.subjects import AGENTS, CORE, EDGE
 from planmesh.streams import DEFAULT_MAX_BYTES
 from planmesh.supervision import Child, LocalMesh, local_mesh

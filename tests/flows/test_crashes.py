@@ -13,11 +13,11 @@ from patience import eventually
 from promises import expect_promises
 from receivers import WebReceiver, web_receiver
 
-from planmesh.client import new_command_id
 from planmesh.schemas.commands import ResolveStep
 from planmesh.schemas.events import NoticeSent, StepDispatched
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import StepStatus
+from planmesh.steering import new_command_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

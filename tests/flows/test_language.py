@@ -7,12 +7,11 @@ import pytest
 from flows import Flow
 from promises import expect_promises
 
-from planmesh.client import new_command_id
 from planmesh.schemas.commands import AnswerAsk
 from planmesh.schemas.events import AskOpened
 from planmesh.schemas.state import PlanState, PlanStatus, StepStatus, open_asks
 from planmesh.schemas.subjects import Address
-from planmesh.steering import Refused
+from planmesh.steering import Refused, new_command_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

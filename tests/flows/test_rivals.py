@@ -11,7 +11,7 @@ import pytest
 from flows import plan, running_flow, task
 from promises import expect_log, expect_promises
 
-from planmesh.client import Client, Operator
+from planmesh.client import Client
 from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
 from planmesh.errors import Conflict
@@ -19,6 +19,7 @@ from planmesh.eventlog import EventLog, Recorded
 from planmesh.executor.blobs import BlobStore
 from planmesh.executor.decide import Decider
 from planmesh.executor.plans import Plans
+from planmesh.operator import Operator
 from planmesh.planner.service import plan_goals
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode

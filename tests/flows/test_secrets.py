@@ -23,11 +23,12 @@ from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSett
 from patience import eventually
 from receivers import WebReceiver, web_receiver
 
-from planmesh.client import Client, Refused
+from planmesh.client import Client
 from planmesh.connection import Connection
 from planmesh.schemas.questions import Questioned
 from planmesh.schemas.state import PlanStatus, StepStatus, open_asks
 from planmesh.schemas.subjects import SECRETS, Address
+from planmesh.steering import Refused
 from planmesh.streams import streams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,7 +8,7 @@ from patience import eventually
 from promises import expect_promises
 
 from planmesh.cli.preview import foresee
-from planmesh.client import PlanFailed, Refused, RevisionRefused, new_command_id
+from planmesh.client import PlanFailed
 from planmesh.errors import PlanmeshError
 from planmesh.frontier import frontier
 from planmesh.schemas.commands import AnyCommand, CancelPlan, RetryStep, RevisePlan, SkipStep
@@ -16,6 +16,7 @@ from planmesh.schemas.events import PlanRevised, StepDispatched
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import PlanStatus, StepStatus, open_gates
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Refused, RevisionRefused, new_command_id
 
 pytestmark = [pytest.mark.xdist_group("flows"), pytest.mark.asyncio(loop_scope="session")]
 

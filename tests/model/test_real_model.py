@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from planmesh.client import Client, Operator
+from planmesh.client import Client
+from planmesh.operator import Operator
 from planmesh.schemas.plan import Task
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus
 from planmesh.supervision import local_mesh

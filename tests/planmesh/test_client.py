@@ -12,21 +12,13 @@ import msgspec
 import pytest
 
 from planmesh.agents import Context, agent, find
-from planmesh.client import (
-    Client,
-    Operator,
-    PlanCancelled,
-    PlanFailed,
-    PlanRefused,
-    QueryRefused,
-    Refused,
-    find_credentials,
-    new_command_id,
-)
+from planmesh.client import Client, PlanCancelled, PlanFailed, PlanRefused
 from planmesh.connection import Connection, connect
 from planmesh.credentials import Credentials, write_credentials
+from planmesh.entry import find_credentials
 from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.executor.service import steer, work
+from planmesh.operator import Operator, QueryRefused
 from planmesh.planner.document import Limits
 from planmesh.planner.service import plan_goals
 from planmesh.schemas import goals, subjects
@@ -37,6 +29,7 @@ from planmesh.schemas.payload import canonical
 from planmesh.schemas.questions import NotTaken, Questioned, Settled
 from planmesh.schemas.state import PlanStatus
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Refused, new_command_id
 from planmesh.testing import MeshServer
 
 
@@ -243,6 +236,13 @@ async def test_new_ids_differ(client: Client) -> None:
     first, second = await client.submit(ECHO), await client.submit(ECHO)
 
     assert first.address != second.address
+
+
+@pytest.mark.parametrize(
+    "text", ['script "Tidy up"\n', "steps: []\nname: 'Tidy up'\n", '{"name": "Tidy up", "steps": []}']
+)
+async def test_a_new_id_tells_people_which_plan_it_is(client: Client, text: str) -> None:
+    assert (await client.submit(text)).address.plan.startswith("tidy-up-")
 
 
 async def test_news_that_nobody_acked_come_again(client: Client, mesh: Running) -> None:

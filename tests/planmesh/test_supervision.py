@@ -16,9 +16,10 @@ from flows import insist
 from patience import eventually
 
 from planmesh import supervision
-from planmesh.client import Client, Operator
+from planmesh.client import Client
 from planmesh.connection import connect
 from planmesh.errors import Busy, Unusable
+from planmesh.operator import Operator
 from planmesh.schemas.state import PlanStatus
 from planmesh.supervision import Children, Service, find_agents, local_mesh, people
 

@@ -10,14 +10,16 @@ from typing import Any, TypeVar
 
 from patience import eventually
 
-from planmesh.client import Answer, Client, Operator, new_command_id
+from planmesh.client import Client
 from planmesh.connection import Connection, connect
 from planmesh.credentials import Credentials
 from planmesh.errors import Busy
+from planmesh.operator import Operator
 from planmesh.schemas.commands import AnyCommand, CastVote
 from planmesh.schemas.events import Commit
 from planmesh.schemas.state import PlanState, open_gates
 from planmesh.schemas.subjects import Address
+from planmesh.steering import Answer, new_command_id
 from planmesh.supervision import LocalMesh, local_mesh
 
 TESTS = Path(__file__).parent.parent

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from planmesh.cli.view import gate_row
-from planmesh.client import Operator, QueryRefused
 from planmesh.errors import Busy
 from planmesh.eventlog import Recorded, read_line
+from planmesh.operator import Operator, QueryRefused
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.events import AnyEvent, Commit, StepCompleted, StepDispatched

@@ -8,10 +8,11 @@ import pytest
 
 from planmesh.cli import COMPLETED, FAILED, administer
 from planmesh.cli.session import NotUnderstood, Session
-from planmesh.client import Client, Operator
+from planmesh.client import Client
 from planmesh.connection import Connection, connect
 from planmesh.delivery import set_aside, subscribe
 from planmesh.errors import Poison, Unusable
+from planmesh.operator import Operator
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.subjects import GOALS, PLANNER, PLANS, Address, BadToken

@@ -19,10 +19,11 @@ from planmesh.auditor.service import audit
 from planmesh.cli import COMPLETED, FAILED, mesh
 from planmesh.cli.administer import add_submitter
 from planmesh.cli.session import NotUnderstood, Session
-from planmesh.client import Client, Operator
+from planmesh.client import Client
 from planmesh.connection import connect
 from planmesh.embedded import server_binary
 from planmesh.errors import Unusable
+from planmesh.operator import Operator
 from planmesh.schemas import subjects
 from planmesh.testing import MeshServer
 

@@ -19,8 +19,8 @@ import yaml
 from planmesh import administration
 from planmesh.cli import COMPLETED, FAILED, INTERRUPTED, WAITING, gates, plans, run, steer
 from planmesh.cli.session import NotUnderstood, Output, Session
-from planmesh.client import QueryRefused
 from planmesh.errors import PlanmeshError
+from planmesh.operator import QueryRefused
 from planmesh.schemas.events import GENESIS
 from planmesh.supervision import local_mesh
 
