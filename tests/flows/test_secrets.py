@@ -25,6 +25,7 @@ from receivers import WebReceiver, web_receiver
 
 from planmesh.client import Client
 from planmesh.connection import Connection
+from planmesh.schemas.commands import AnswerAsk
 from planmesh.schemas.questions import Questioned
 from planmesh.schemas.state import PlanStatus, StepStatus, open_asks
 from planmesh.schemas.subjects import SECRETS, Address
@@ -219,13 +220,12 @@ async def test_a_secret_that_is_entered_on_the_page_reaches_the_agent_and_nothin
     await world.finish(address)
 
     await world.given("again", KEY)
+    # What is looked through has what there is of the plan; and each of these has the secret where it may be.
+    await eventually(lambda: any(b"by-page" in span for span in world.spans), 30)
+    await eventually(lambda: any("by-page" in json.dumps(body) for body in world.notices.posts), 30)
     await world.nowhere(KEY, address)
     assert await world.stored(SECRETS) == []
-    # What was looked through is what it is in.
     assert {on.split(".")[0] for _, on, data in world.heard if has(data, KEY)} == {"secrets", "_INBOX", "_R_"}
-    assert any(b"by-page" in span for span in world.spans)
-    print(world.notices.posts[:3])
-    assert any("by-page" in json.dumps(body) for body in world.notices.posts)
 
 
 async def test_a_secret_comes_from_a_pipe_and_never_from_the_command_line(world: World, tmp_path: Path) -> None:
@@ -381,3 +381,25 @@ async def test_a_step_whose_secret_is_gone_fails_and_says_what_can_be_done(world
             await world.flow.operator.approve(address, "go-on", opened.digest)
     await world.given("again", "entered-once-more")
     await world.flow.until(address, lambda state: state.status is PlanStatus.COMPLETED)
+
+
+@pytest.mark.parametrize("victim", ["executor", "worker", "gatekeeper"])
+async def test_a_secret_arrives_and_is_taken_away_whoever_is_killed(world: World, victim: str) -> None:
+    secret = f"entered-while-{victim}-dies"
+    address = await world.asked(f"killed-{victim}")
+    state = await world.flow.operator.state(address)
+    opened = state.steps["key"].opened
+    assert opened is not None
+    kept = await world.flow.operator.keep_secret(address, "key", secret)
+
+    world.flow.mesh.children[victim].kill()
+    await world.flow.command(address, AnswerAsk(id="once", step="key", digest=opened.digest, secret=kept))
+    await world.given("use", secret)
+    await world.flow.until(address, lambda state: state.steps["go-on"].opened)
+    await world.flow.ready()
+    world.flow.mesh.children[victim].kill()
+    await world.finish(address)
+
+    await world.given("again", secret)
+    await world.flow.ready()
+    await world.nowhere(secret, address)
