@@ -5,7 +5,7 @@ seen once the default stands there.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +24,10 @@ _SECRET: Final = re.compile(
     r"|(?:api|access|account|private|secret|service|signing|ssh|encryption|licen[cs]e|recovery)[ _-]?key)s?\b"
 )
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_COMPARED: Final = re.compile(
+    r"(?<![A-Za-z0-9_.\"])([A-Za-z_][A-Za-z0-9_]{0,62}) {0,4}(?:[=!<>]=|[<>]|(?:not )?in\b) {0,4}(?=[\"0-9\[])"
+    r"|(?<=[\"0-9\]]) {0,4}(?:[=!<>]=|[<>]) {0,4}([A-Za-z_][A-Za-z0-9_]{0,62})(?![A-Za-z0-9_.\[(])"
+)
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -70,8 +74,10 @@ def _advice(value: dict[str, Any], hints: Mapping[str, str], limits: Limits) -> 
     problems = Problems()
     steps = list(_steps(plan, value))
     plans = {step.bound_as for _, step, _ in steps if isinstance(step, Draft)}
+    asks = {step.bound_as for _, step, _ in steps if isinstance(step, Ask)}
     routes = _Routes(step for _, step, _ in steps)
     for at, step, written in steps:
+        _look_at_conditions(step, asks, problems, at)
         match step:
             case Draft():
                 _look_at_plan(step, written, problems, at)
@@ -110,6 +116,20 @@ def _look_at_agent(step: Agent, written: Mapping[str, Any], problems: Problems, 
     if "max_iterations" not in step.inputs:
         said = "this agent does not say how often it may go round; 10 times it is"
         problems.add("agent_without_limit", said, *at)
+
+
+def _look_at_conditions(step: Step, asks: Collection[str], problems: Problems, at: tuple[str | int, ...]) -> None:
+    """An answer is an object, and equal to no text."""
+    places: list[tuple[str | int, ...]] = [(*at, "condition")]
+    if isinstance(step, Decide):
+        places = [(*at, "cases", number, "when") for number in range(len(step.cases))]
+    for place, condition in zip(places, _conditions(step), strict=False):
+        for found in _COMPARED.finditer(condition):
+            if (name := found[1] or found[2]) in asks:
+                said = (
+                    f"{quoted(name)} is all that is known of an answer, and equal to nothing that it is compared with"
+                )
+                problems.add("answer_compared", said, *place, hint=f"read what was answered: {name}.value")
 
 
 def _look_at_ask(step: Ask, routes: "_Routes", problems: Problems, at: tuple[str | int, ...]) -> None:

@@ -79,6 +79,7 @@ RULES: Final[Mapping[str, str]] = {
     "run_of_other": "What is run is the plan of a `plan` step.",
     "agent_without_tools": "An `agent` names the tools that it may use.",
     "agent_without_limit": "An `agent` says how often it may go round.",
+    "answer_compared": "What is compared with something is the value of an answer.",
     "answer_unread": "The answer to an `ask` is read.",
     "option_unrouted": "Every option of an `ask` leads somewhere.",
     "secret_in_log": "A question for a secret says `secret = true`.",

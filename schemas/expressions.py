@@ -159,7 +159,12 @@ def _parse(text: str) -> Expression:
     parser = _Parser(text, 0)
     expression = parser.whole()
     if parser.kind is not _END:
-        parser.fail("unexpected", f"expected an operator or the end, found {parser.found()}", _after_value(parser.kind))
+        hint = "values have no methods: functions stand before them, as in upper(name)" if parser.kind == "(" else ""
+        parser.fail(
+            "unexpected",
+            f"expected an operator or the end, found {parser.found()}",
+            hint or _after_value(parser.kind),
+        )
     return expression
 
 
@@ -546,7 +551,7 @@ class _Parser:
             self.fail(
                 "unknown_function",
                 f"there is no function {name}",
-                nearest(name, FUNCTIONS) or f"there are {', '.join(FUNCTIONS)}",
+                _other_function(name),
             )
         arguments = self.items(")")
         function = FUNCTIONS[name]
@@ -719,6 +724,28 @@ class _Parser:
             self.at = escape
             self.fail("bad_text", "\\u is followed by four hexadecimal digits")
         return int(unit, 16)
+
+
+_OTHER_FUNCTIONS: Final = {
+    **dict.fromkeys(("len", "length", "size"), "count"),
+    **dict.fromkeys(("tolower", "lowercase", "downcase"), "lower"),
+    **dict.fromkeys(("toupper", "uppercase", "upcase"), "upper"),
+    **dict.fromkeys(("includes", "has"), "contains"),
+    **dict.fromkeys(("strip",), "trim"),
+    **dict.fromkeys(("concat", "implode"), "join"),
+    **dict.fromkeys(("explode",), "split"),
+    **dict.fromkeys(("pluck",), "map"),
+}
+"""What other languages call the functions."""
+
+
+def _other_function(name: str) -> str:
+    meant = _OTHER_FUNCTIONS.get(name.lower())
+    if name.lower() in ("str", "string", "text", "format"):
+        return "a value becomes a text in one, as in {x}"
+    if meant is not None:
+        return f"did you mean {meant}?"
+    return nearest(name, FUNCTIONS) or f"there are {', '.join(FUNCTIONS)}"
 
 
 def _after_value(kind: str) -> str:

@@ -180,7 +180,7 @@ def _compile(session: Session, text: str, agents: Sequence[str], pairs: list[str
         sys.path.insert(0, "")  # the modules of agents are looked for where the command was typed
         known = {name: agent.description for name, agent in find(agents).items()}
     given = values(text, pairs) if pairs else None
-    limits = Limits(may_allow_harm=session.settings.planner.may_allow_harm)
+    limits = Limits(may_allow_harm=session.settings.planner.may_allow_harm, models=session.settings.model.choices)
     return compile_plan(text, known, given, limits=limits, directory=session.settings.directory)
 
 

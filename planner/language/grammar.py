@@ -43,6 +43,25 @@ _WORD: Final = re.compile(r"[A-Za-z_](?:[A-Za-z0-9_]|-(?!>))*")
 _QUOTED: Final = re.compile(r'"[^"]*"')
 _FOUND: Final = re.compile(r"[A-Za-z0-9_]+|->|\"[^\"]*\"|.", re.DOTALL)
 
+# Words that begin a line in other languages, and what says the same here.
+_ELSEWHERE: Final = {
+    **dict.fromkeys(
+        ("if", "elif", "switch", "case", "match"), 'write decide "Label" with rules, and when … -> "Branch"'
+    ),
+    "else": 'write otherwise -> "Branch", in a decide',
+    **dict.fromkeys(
+        ("for", "foreach", "while", "loop", "map"), "write each item in list, with the steps indented below it"
+    ),
+    "parallel": "steps run at the same time anyway, unless one reads the other or stands behind a gate",
+    **dict.fromkeys(("return", "end", "stop", "exit"), 'write emit "Label", which ends the plan'),
+    **dict.fromkeys(("set", "var", "const"), "write let name = value"),
+    **dict.fromkeys(("step", "task", "call", "tool"), 'write do "Label" with AGENT'),
+    **dict.fromkeys(("approve", "approval", "wait"), 'write gate "Label", which a person opens'),
+    **dict.fromkeys(("assert", "validate", "ensure"), 'write check "Label" condition'),
+    **dict.fromkeys(("try", "catch", "except", "retry"), "write on error: retry 3, below the step"),
+    **dict.fromkeys(("inputs", "parameters"), "write input, and the names and their types indented below it"),
+}
+
 # What is expected where the grammar wants one of these; of several, the first that is listed here.
 _EXPECTED: Final = {
     "TEXT": "a text in double quotes",
@@ -240,7 +259,7 @@ class LineReader:
         label = _QUOTED.search(line)
         if kind in _OTHERS or not (kind in STEPS or (label is not None and word is not None)):
             return BrokenPart(self._line)
-        if kind == "let":
+        if kind == "let" or kind.lower() in _ELSEWHERE:
             return BrokenPart(self._line)
         named = None
         if label is not None and kind not in ("run", "each"):
@@ -283,7 +302,9 @@ class LineReader:
             return
         rest = line[word.end() :].lstrip(" \t")
         hint = self._findings.nearest(word[0], (*STEPS, *_OTHERS), f"there are {', '.join(STEPS)}")
-        if rest.startswith("=="):
+        if (other := _ELSEWHERE.get(word[0].lower())) is not None:
+            hint = other
+        elif rest.startswith("=="):
             hint = f"to give it a value, write {word[0]} = …"
         elif not rest.startswith('"') and not hint.startswith("did"):
             hint = "a field is `name = value`, a comment begins with --"
@@ -303,6 +324,14 @@ def _hint(kind: str, expected: set[str], line: str, at: int) -> str:
         return "a binding has a line of its own"
     if "<END-OF-FILE>" in expected and "=" in rest:
         return "each field has a line of its own"
+    if kind == "emit" and "<END-OF-FILE>" in expected:
+        return "what it gives stands below it: result = …"
+    if "<END-OF-FILE>" in expected:
+        return "leave out what follows"
+    if kind == "let":
+        return "write let name = value"
+    if kind == "each" and "NUMBER" in expected:
+        return "say how many items at once, such as parallel 5; without it, all"
     if kind == "run" and rest.startswith('"'):
         return "what is run is the binding of a plan step, without quotes"
     if "TEXT" in expected and kind in STEPS and rest[:1] not in ("", '"'):

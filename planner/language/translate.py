@@ -55,6 +55,18 @@ _OF_ORDER: Final = frozenset(
 )
 
 
+_OTHER_TYPES: Final = {
+    **dict.fromkeys(("string", "str", "char", "varchar", "line"), "text"),
+    **dict.fromkeys(("float", "double", "decimal", "real", "num"), "number"),
+    **dict.fromkeys(("int", "long"), "integer"),
+    **dict.fromkeys(("bool", "flag", "truth"), "boolean"),
+    **dict.fromkeys(("array", "tuple", "set", "sequence"), "list"),
+    **dict.fromkeys(("dict", "map", "json", "record", "struct"), "object"),
+    **dict.fromkeys(("datetime", "time", "instant"), "timestamp"),
+}
+"""What other languages call the types."""
+
+
 @dataclass(frozen=True, slots=True)
 class Translation:
     """What was made of a script.
@@ -227,7 +239,10 @@ class _Translator:
             inner = inner[5:-1]
         if kind in TYPES and inner in TYPES:
             return kind
-        hint = self._findings.nearest(inner if kind == "list" else kind, TYPES, f"there are {', '.join(TYPES)}")
+        wrong = inner if kind == "list" else kind
+        hint = self._findings.nearest(wrong, TYPES, f"there are {', '.join(TYPES)}")
+        if (meant := _OTHER_TYPES.get(wrong.partition("<")[0].lower())) is not None:
+            hint = f"did you mean {meant}?"
         self._findings.add("unknown_type", f"there is no type {quoted(written)}", word.span, hint)
         return "any"
 

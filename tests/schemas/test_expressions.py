@@ -882,3 +882,19 @@ def test_levels_bind_in_the_order_that_the_documentation_gives() -> None:
 def test_an_expression_shows_as_the_call_that_made_it() -> None:
     assert repr(parse("a + 1")) == "parse('a + 1')"
     assert isinstance(parse("a"), Expression)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("len(x)", "did you mean count?"),
+        ("toLower(x)", "did you mean lower?"),
+        ("str(x)", "a value becomes a text in one, as in {x}"),
+        ("x.trim()", "values have no methods: functions stand before them, as in upper(name)"),
+    ],
+)
+def test_what_other_languages_write_is_told_how_it_is_written_here(text: str, hint: str) -> None:
+    with pytest.raises(ExpressionError) as raised:
+        parse(text)
+
+    assert raised.value.hint == hint

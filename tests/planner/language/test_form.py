@@ -98,7 +98,7 @@ def test_windows_line_ends_and_a_byte_order_mark_change_nothing() -> None:
         ("ask", 4, "expected a text in double quotes, found the end of the line", 'a label follows, as in ask "Label"'),
         ('do "x"', 7, "expected with, found the end of the line", "say who does it: with AGENT"),
         ('do "x" with', 12, "expected the name of an agent or tool, found the end of the line", ""),
-        ('do "x" with y z', 15, "expected the end of the line, found 'z'", ""),
+        ('do "x" with y z', 15, "expected the end of the line, found 'z'", "leave out what follows"),
         ('do "x" with y a = 1', 15, "expected the end of the line, found 'a'", "each field has a line of its own"),
         ('do "x" with y -> z', 15, "expected the end of the line, found ->", "a binding has a line of its own"),
         ('run "x"', 5, "expected a name, found '\"x\"'", "what is run is the binding of a plan step, without quotes"),
@@ -133,6 +133,10 @@ def test_a_line_that_cannot_be_read_says_what_was_expected(line: str, column: in
         ('dispatch "x" with y', "no line begins with 'dispatch'", "there are do, plan, run"),
         ("topic == 1", "no line begins with 'topic'", "to give it a value, write topic = …"),
         ("hello world", "no line begins with 'hello'", "a field is `name = value`, a comment begins with --"),
+        ('if x.ok -> "It"', "no line begins with 'if'", 'write decide "Label" with rules, and when … -> "Branch"'),
+        ("for x in xs", "no line begins with 'for'", "write each item in list, with the steps indented below it"),
+        ("return x", "no line begins with 'return'", 'write emit "Label", which ends the plan'),
+        ('task "It" with x', "no line begins with 'task'", 'write do "Label" with AGENT'),
     ],
 )
 def test_a_word_that_begins_no_line_is_named_with_the_nearest_one(line: str, message: str, hint: str) -> None:
@@ -321,3 +325,28 @@ def test_a_value_that_cannot_be_read_is_said_where_it_goes_wrong(
 
 def test_in_a_long_text_places_are_those_of_the_source() -> None:
     assert said(f'{DO}  a = """\n    one\n    two {{x +}} three\n    """\n') == [(4, 13, "bad_expression")]
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message", "hint"),
+    [
+        ("let y : number = 3", 5, "expected something else, found 'y'", "write let name = value"),
+        ('emit "Done" x', 13, "expected the end of the line, found 'x'", "what it gives stands below it: result = …"),
+        ("each x in xs parallel many", 23, "expected a number, found 'many'", "say how many items at once, such as"),
+        ("  on error: retry 3 times", 21, "expected the end of the line, found 'times'", "leave out what follows"),
+    ],
+)
+def test_what_is_nearly_a_line_is_told_how_it_is_written(line: str, column: int, message: str, hint: str) -> None:
+    (one,) = [found for found in problems(f"{DO}{line}\n") if found.code == "syntax"]
+
+    assert (one.line, one.column, one.message) == (2, column, message)
+    assert one.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("type", "meant"), [("string", "text"), ("int", "integer"), ("list<str>", "text"), ("array<x>", "list")]
+)
+def test_the_types_of_other_languages_are_known_by_their_names(type: str, meant: str) -> None:
+    (one,) = problems(f"input\n  x : {type}\n{DO}  a = x\n")
+
+    assert (one.code, one.hint) == ("unknown_type", f"did you mean {meant}?")
