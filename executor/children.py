@@ -206,7 +206,14 @@ def moved(turn: Turn, command: ReportChild) -> None:
         return
     # One that was refused has run nothing.
     plans_left = step.plans if command.status == "refused" else min(command.plans_left, step.plans)
-    if command.status == "completed" or (command.status == "draft" and run.mode == "draft"):
+    done = command.status == "completed" or (command.status == "draft" and run.mode == "draft")
+    if done and turn.alone:
+        message = f"plan {command.child} is {command.status}, and {turn.alone}"
+        failure = Failure(code="too_large", message=message[:4_000], retryable=False)
+        left = plans_left if ended else 0
+        turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure, plans_left=left))
+        failed(turn, command.step)
+    elif done:
         output: dict[str, object] = {"plan": command.child, "status": command.status}
         if command.status == "completed":
             shown = command.result.value

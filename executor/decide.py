@@ -386,8 +386,6 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
         case ReportDraft(document=dict()) as report:
             failure = Failure(code="bad_output", message=problem.message, retryable=False)
             what = msgspec.structs.replace(report, document=None, failure=failure)
-        case ReportChild(status="completed" | "draft") as report:
-            what = msgspec.structs.replace(report, status="failed", result=NOTHING, reason=problem.message)
         case ReportResult(AttemptCompleted() as done):
             message = f"what follows from its output cannot be recorded: {error}"
             what = ReportResult(done.failed(Failure(code="bad_output", message=message, retryable=False)))

@@ -152,7 +152,8 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
             )
         )
         gate = turn.state.graph.steps.get(request.step)
-        if request.kind == "redirect" and isinstance(gate, Gate) and is_open(turn.state, request.step):
+        goes_back = request.kind == "redirect" and not turn.alone
+        if goes_back and isinstance(gate, Gate) and is_open(turn.state, request.step):
             why = "; ".join(problem.message for problem in problems[:3])
             open_gate(turn, gate, because=f"the redirection by {request.by} cannot be: {why}"[:1_000])
         return

@@ -111,7 +111,9 @@ class _Story:
         self.bugs: list[BaseException] = []
 
     async def run(self) -> int:
-        self.world = World(self.seed, hurt=self.random.choice([0.0, 0.1, 0.3]))
+        # Now and then, what follows from some commands and results is more than the log takes.
+        narrow = {"commit_bytes": self.random.randint(800, 4_000)} if self.random.random() < 0.2 else {}
+        self.world = World(self.seed, hurt=self.random.choice([0.0, 0.1, 0.3]), **narrow)
         self.connection = SimulatedConnection(self.world)
         self.reader = EventLog(self.connection)  # type: ignore[arg-type]
         self.executors = [_Executor(self.world) for _ in range(self.random.choice([1, 1, 2, 4]))]
@@ -147,6 +149,7 @@ class _Story:
 
     def _heal(self) -> None:
         self.world.hurt = 0.0
+        self.world.commit_bytes = 8 * 1024 * 1024
         self.world.deaths.clear()
 
     # --- agents, planner, people -----------------------------------------------------------------------

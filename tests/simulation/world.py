@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from planmesh.connection import Ack, StoredMessage
-from planmesh.errors import Busy, Conflict
+from planmesh.errors import Busy, Conflict, Poison
 from planmesh.schemas import subjects
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,11 +75,13 @@ class World:
     Args:
         seed: Everything that happens is drawn from it.
         hurt: How likely each harm is, from 0 to 1.
+        commit_bytes: The largest commit that the log takes of a plan that it has.
     """
 
-    def __init__(self, seed: int, hurt: float = 0.15) -> None:
+    def __init__(self, seed: int, hurt: float = 0.15, commit_bytes: int = 8 * 1024 * 1024) -> None:
         self.random = random.Random(seed)
         self.hurt = hurt
+        self.commit_bytes = commit_bytes
         self.loop = asyncio.get_running_loop()
         names = ("PLANS", "COMMANDS", "RESULTS", "WORK", "OUTCOMES", "BLOBS", "POISON")
         self.streams = {name: Stream(name) for name in names}
@@ -235,6 +237,8 @@ class SimulatedConnection:
         timeout_s: float = 5.0,
     ) -> Ack:
         world = self._world
+        if len(payload) > world.commit_bytes and subject in world.streams["PLANS"].last:
+            raise Poison(f"a message for {subject} has {len(payload):,} bytes")
         await world.pause()
         if world.chance(0.3):
             raise _busy("nobody answered", ambiguous=True)  # it never arrived

@@ -239,7 +239,8 @@ class People:
             if isinstance(opened, GateOpened):
                 decision: Any = "reject" if whims and self._draw.random() < 0.1 else "approve"
                 yield asks.CastVote(id=self._id(), step=name, digest=opened.digest, decision=decision)
-            elif isinstance(opened, AskOpened) and opened.on_overdue != "default":  # that, its timer answers
+            elif isinstance(opened, AskOpened) and (opened.on_overdue != "default" or state.steps[name].overdue):
+                # The other ones, their timers answer.
                 yield self._answer(opened, whims)
         for name in state.troubled:
             step = state.steps[name]
