@@ -19,7 +19,17 @@ from planmesh.schemas.events import AnyEvent, Commit, GateOpened
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, Payload, blob_of, canonical
 from planmesh.schemas.plan import Ask, Gate, Permissions, Task
-from planmesh.schemas.state import Names, PlanState, StepState, StepStatus, evolve, open_asks, open_gates, sealed
+from planmesh.schemas.state import (
+    Names,
+    PlanState,
+    StepState,
+    StepStatus,
+    evolve,
+    open_asks,
+    open_gates,
+    overdue,
+    sealed,
+)
 from planmesh.schemas.templates import Template, compile_template
 
 Row = dict[str, Any]
@@ -220,6 +230,7 @@ def plan_now(state: PlanState) -> Row:
         "running": state.running,
         "gates": open_gates(state),
         "asks": open_asks(state),
+        "overdue": overdue(state),
         "troubled": state.troubled,
         "held": state.held,
         "held_steps": state.held_steps,

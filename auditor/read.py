@@ -137,6 +137,7 @@ def _plan(row: Row[Any]) -> queries.PlanRow:
         running=row.running,
         gates=tuple(row.gates),
         asks=tuple(row.asks),
+        overdue=tuple(row.overdue),
         troubled=tuple(row.troubled),
         held=row.held,
         held_steps=tuple(row.held_steps),

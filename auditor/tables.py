@@ -11,7 +11,7 @@ from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, MetaData, S
 from sqlalchemy.types import TypeEngine
 from sqlmodel import Field, Index, SQLModel, UniqueConstraint
 
-VERSION: Final = 4
+VERSION: Final = 5
 """Of these tables. Other tables are not understood, and have to be made again from the log."""
 
 
@@ -77,6 +77,8 @@ class Plan(_Row, table=True):
     """Gates that are open."""
     asks: list[str] = Field(sa_type=_Json)
     """Asks that are open."""
+    overdue: list[str] = Field(sa_type=_Json)
+    """Those of them that nobody has answered in time."""
     troubled: list[str] = Field(sa_type=_Json)
     held: bool
     held_steps: list[str] = Field(sa_type=_Json)

@@ -131,6 +131,8 @@ class PlanRow(Row, frozen=True, kw_only=True):
     """Gates that are open."""
     asks: tuple[str, ...] = ()
     """Asks that are open."""
+    overdue: tuple[str, ...] = ()
+    """Those gates and asks that nobody has answered in time."""
     troubled: tuple[str, ...] = ()
     """Steps that failed, were rejected, or whose outcome is unknown."""
     held: bool = False

@@ -1119,6 +1119,11 @@ def open_asks(state: PlanState) -> list[str]:
     return [name for name in state.waiting if isinstance(state.graph.steps[name], Ask)]
 
 
+def overdue(state: PlanState) -> list[str]:
+    """Those gates and asks that nobody has answered in time."""
+    return [name for name in state.waiting if state.steps[name].overdue]
+
+
 def pending_retries(state: PlanState) -> list[str]:
     return [name for name in state.waiting if isinstance(state.graph.steps[name], Task)]
 

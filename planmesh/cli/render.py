@@ -60,7 +60,7 @@ def status(row: PlanRow, steps: Collection[StepRow] = ()) -> Text:
     if row.status is PlanStatus.WAITING:
         runs = [step.step for step in steps if step.status is StepStatus.DISPATCHED and step.child]
         if row.gates or row.asks:
-            word = "waiting for a person"
+            word = f"waiting for a person{', overdue' if row.overdue else ''}"
         elif runs:
             word = f"waiting for what {listed(runs)} runs"
         elif any(step.retry_at is not None for step in steps):
@@ -69,10 +69,14 @@ def status(row: PlanRow, steps: Collection[StepRow] = ()) -> Text:
         word = f"completed: {one_line(row.outcome, 60)}"
     elif row.status is PlanStatus.PAUSED:
         word = f"paused by {row.by}" if row.held else f"paused at {listed(row.troubled or row.held_steps)}"
+    if row.overdue and row.status not in ENDED and row.status is not PlanStatus.WAITING:
+        word += f", {listed(row.overdue)} overdue"
     return Text(f"{look.sign} {word}", style=_style(row))
 
 
 def _style(row: PlanRow) -> str:
+    if row.status is PlanStatus.WAITING and row.overdue:
+        return "red"
     if row.status is PlanStatus.WAITING and not (row.gates or row.asks):
         return "blue"
     by_a_person = row.status is PlanStatus.PAUSED and (row.held or not row.troubled)

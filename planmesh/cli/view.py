@@ -13,7 +13,7 @@ from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Gate, Permissions, Plan, Task
 from planmesh.schemas.queries import GateRow, PlanAnswer, PlanRow, StepRow, asked
-from planmesh.schemas.state import SATISFIED, Graph, PlanState, StepState, StepStatus, open_asks, open_gates
+from planmesh.schemas.state import SATISFIED, Graph, PlanState, StepState, StepStatus, open_asks, open_gates, overdue
 
 
 class PlanView(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,6 +77,7 @@ def of_state(state: PlanState, sequence: int = 0) -> PlanView:
         running=state.running,
         gates=tuple(open_gates(state)),
         asks=tuple(open_asks(state)),
+        overdue=tuple(overdue(state)),
         troubled=state.troubled,
         held=state.held,
         held_steps=state.held_steps,

@@ -11,6 +11,8 @@ from auditor_tables import Audited, moved
 from plays import START, Play, gate, plan, task
 
 from planmesh.auditor.read import Refused
+from planmesh.cli.render import status
+from planmesh.cli.view import of_state
 from planmesh.errors import Busy
 from planmesh.schemas import commands as asks
 from planmesh.schemas import queries, subjects, tracing
@@ -122,6 +124,19 @@ def test_open_gates_say_what_their_reviewers_must_know(tables_in: Tables) -> Non
     assert [step.step for step in found.upstream] == ["build"]
     assert [step.step for step in found.releases] == ["ship"]
     assert found.overdue_at > found.since
+
+
+def test_a_plan_says_which_of_its_gates_are_overdue(tables_in: Tables) -> None:
+    play = waiting()
+    play.is_due("release", purpose="sla")
+    audited = tables_in()
+    audited.add(*play.log)
+
+    (row,) = audited.ask(queries.PlansQuery()).plans
+
+    assert (row.gates, row.overdue) == (("release",), ("release",))
+    assert status(row).plain.endswith("waiting for a person, overdue")
+    assert of_state(play.state).plan.overdue == ("release",)
 
 
 def test_gates_come_in_pages_the_longest_open_first(tables_in: Tables) -> None:
