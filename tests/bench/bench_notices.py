@@ -8,10 +8,12 @@ Prints one JSON line. Parts, all of them unless some are named:
                   theirs. Once as 100 gates that go to all ten, once as 1,000 gates of ten people with a channel each
     inbox         1,000 open gates: the page of somebody who is asked in all of them, and the list of an operator:
                   milliseconds
+    decide        an approval is posted to a page -> the step behind the gate has started: milliseconds
 """
 
 import asyncio
 import json
+import os
 import socket
 import statistics
 import sys
@@ -27,12 +29,13 @@ import psutil
 
 from planmesh.client import Client
 from planmesh.operator import Operator
-from planmesh.schemas.events import GateOpened
+from planmesh.schemas.events import GateOpened, StepCompleted
 from planmesh.schemas.queries import GatesQuery
 from planmesh.schemas.subjects import Address
 from planmesh.supervision import LocalMesh, local_mesh
 
 Figures = dict[str, Any]
+HERE = Path(__file__).parent
 SECRET = "s" * 32
 LISTED = GatesQuery(limit=1_000, brief=True)
 REPORT = "One line of a report that somebody has to read.\n" * 160
@@ -84,7 +87,10 @@ class Receiver:
 
 @asynccontextmanager
 async def mesh_with(
-    *receivers: Receiver, people: Sequence[str] = (), environment: Mapping[str, str] = {}
+    *receivers: Receiver,
+    people: Sequence[str] = (),
+    environment: Mapping[str, str] = {},
+    agents: Sequence[str] = (),
 ) -> AsyncIterator[tuple[LocalMesh, Client, Operator]]:
     """A mesh that tells all of *receivers* of everything; or each of *people* by one of them."""
     async with AsyncExitStack() as stack:
@@ -96,6 +102,7 @@ async def mesh_with(
         urls = [f"json://{receiver.at}/x" for receiver in receivers]
         of_each = {person: {"channels": [url]} for person, url in zip(people, urls, strict=False)}
         environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH")))),
             "PLANMESH_LOG_LEVEL": "warning",
             **({"PLANMESH_DIRECTORY": json.dumps({"people": of_each})} if people else {}),
             **({} if people else {"PLANMESH_NOTIFY_URLS": " ".join(urls)}),
@@ -103,7 +110,11 @@ async def mesh_with(
         }
         mesh = await stack.enter_async_context(
             local_mesh(
-                Path(directory) / "mesh", sync_interval="2m", log_dir=Path(directory) / "logs", environment=environment
+                Path(directory) / "mesh",
+                agents=agents,
+                sync_interval="2m",
+                log_dir=Path(directory) / "logs",
+                environment=environment,
             )
         )
         client = await stack.enter_async_context(Client.connect(data_dir=mesh.data_dir))
@@ -211,6 +222,43 @@ async def inbox(gates: int = 1_000, times: int = 100) -> Figures:
         }
 
 
+async def decide(times: int = 60) -> Figures:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pages = {"PLANMESH_WEB_PORT": str(port), "PLANMESH_SIGN_IN__SECRET": SECRET}
+    headers = {"X-Forwarded-Email": "ada", "X-Planmesh-Proxy-Secret": SECRET, "Sec-Fetch-Site": "same-origin"}
+    gate = {"kind": "gate", "name": "ask", "reviewers": ["person:ada"]}
+    step = {"kind": "task", "name": "next", "after": ["ask"], "agent": "noop"}
+    async with (
+        mesh_with(Receiver(), people=["ada"], environment=pages, agents=["bench_agents"]) as (_, client, operator),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30) as http,
+    ):
+        found = []
+        for _ in range(times):
+            address = (await client.submit({"name": "one", "steps": [gate, step]})).address
+            where = f"/gates/{address.space}/{address.plan}/ask"
+            await until_done(operator, address, 0)
+            page = (await http.get(where)).raise_for_status()
+            token = page.text.partition('name="form" value="')[2].partition('"')[0]
+            begun = time.time()
+            answer = await http.post(where, data={"form": token, "decision": "approve"}, headers={"Origin": "null"})
+            assert answer.status_code == 303, answer.status_code
+            output = await until_done(operator, address, 1)
+            found.append(output["started_ns"] / 1e6 - begun * 1_000)
+        return {"started_ms": percentiles(found[10:])}
+
+
+async def until_done(operator: Operator, address: Address, count: int) -> Any:
+    """What the latest of *count* steps has given, once they are completed; of none: once the plan's gate is open."""
+    async with asyncio.timeout(30):
+        while True:
+            events = [event async for line in operator.lines(address) for event in line.commit.events]
+            given = [event.output.value for event in events if isinstance(event, StepCompleted)]
+            if any(isinstance(event, GateOpened) for event in events) and len(given) >= count:
+                return given[-1] if given else None
+            await asyncio.sleep(0.005)
+
+
 async def timed(act: Callable[[], Awaitable[None]], times: int) -> Figures:
     """Milliseconds that *act* takes, after it has been done a few times."""
     found = []
@@ -219,11 +267,15 @@ async def timed(act: Callable[[], Awaitable[None]], times: int) -> Figures:
         await act()
         if number >= 5:
             found.append((time.perf_counter() - begun) * 1_000)
-    found.sort()
-    return {"p50": round(statistics.median(found), 1), "p99": round(found[int(0.99 * (times - 1))], 1)}
+    return percentiles(found)
 
 
-PARTS = {part.__name__: part for part in (one_by_one, thousand, dead_channel, inbox)}
+def percentiles(found: Sequence[float]) -> Figures:
+    ordered = sorted(found)
+    return {"p50": round(statistics.median(ordered), 1), "p99": round(ordered[int(0.99 * (len(ordered) - 1))], 1)}
+
+
+PARTS = {part.__name__: part for part in (one_by_one, thousand, dead_channel, inbox, decide)}
 
 
 async def measured(names: Sequence[str]) -> Figures:
