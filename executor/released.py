@@ -12,7 +12,7 @@ import msgspec
 
 from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import Each, Gate, Plan, Step
-from planmesh.schemas.state import PlanState, StepStatus, may_change
+from planmesh.schemas.state import Graph, PlanState, StepStatus, may_change
 
 _NAME: Final = "approve-revision"
 _ASKED: Final = (
@@ -60,7 +60,35 @@ def asking_again(state: PlanState, revised: Plan) -> Plan:
             step = msgspec.structs.replace(step, after=(*gates, *rest))
             is_asked = True
         steps.append(step)
-    return msgspec.structs.replace(revised, steps=(*gates.values(), *steps)) if is_asked else revised
+    if not is_asked:
+        return revised
+    whole = msgspec.structs.replace(revised, steps=(*gates.values(), *steps))
+    first, *others = (
+        gate if name not in state.steps or may_change(state, name) else state.graph.steps[name]
+        for name, gate in gates.items()
+    )
+    if first is gates[first.name]:
+        first = msgspec.structs.replace(first, after=_known_before(state, whole, first.name))
+    return msgspec.structs.replace(revised, steps=(first, *others, *steps))
+
+
+def _known_before(state: PlanState, revised: Plan, gate: str) -> tuple[str, ...]:
+    """What *gate* waits for, so that whoever is asked sees all that the steps right behind it will do: what these need.
+    Nothing, where all of it may not be taken: then the gate would not be asked."""
+    graph = Graph.of(revised)
+    behind = {gate, *graph.behind(gate)}
+    needs = dict.fromkeys(need for name in graph.successors[gate] for need in graph.needs[name] if need not in behind)
+    certain = {name for name, needed in graph.needs.items() if not needed}
+    certain |= {
+        name for name, step in state.steps.items() if step.status is StepStatus.COMPLETED and name in graph.steps
+    }
+    queue = list(certain)
+    for name in queue:
+        for other in graph.successors[name]:
+            if other not in certain and graph.steps[other].branch is None:
+                certain.add(other)
+                queue.append(other)
+    return tuple(needs) if certain & needs.keys() else ()
 
 
 def mistaken(state: PlanState, revised: Plan) -> Iterator[Problem]:

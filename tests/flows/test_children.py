@@ -6,7 +6,7 @@ import pytest
 from flows import Flow, plan, task
 from promises import expect_promises
 
-from planmesh.client import PlanCancelled
+from planmesh.client import PlanCancelled, RevisionRefused
 from planmesh.schemas.commands import CancelPlan, PausePlan, ResumePlan
 from planmesh.schemas.state import PlanState, PlanStatus, open_gates
 from planmesh.schemas.subjects import Address
@@ -96,6 +96,43 @@ async def test_in_mode_safe_what_reaches_out_stands_behind_a_gate(flow: Flow) ->
     assert "no gate stands before it" in failure.message
     await flow.approve(await child_of(flow, allowed.address))
     assert (await ended(flow, allowed.address)).status is PlanStatus.COMPLETED
+
+
+async def test_nor_does_anybody_revise_it_to_do_more(flow: Flow) -> None:
+    first = task("first", agent="hold", permissions={"read": ["/data"]})
+    reads = {"read": ["/data"]}
+    submitted = await flow.client.submit(parent(plan(first, task("a", "first", permissions={})), permissions=reads))
+    child = await child_of(flow, submitted.address)
+    await flow.until_begun(child, "first")
+
+    wide = task("a", "first", permissions={"read": ["/data", "/etc"]})
+    with pytest.raises(RevisionRefused, match=r"step a is permitted read /etc; step execute of plan") as refused:
+        await flow.operator.revise(child, {"steps": [first, wide]})
+    await flow.operator.revise(child, {"steps": [first, {**wide, "permissions": reads}]})
+
+    assert [problem.code for problem in refused.value.problems] == ["exceeds_permissions"]
+    flow.let_go(child, "first")
+    assert (await ended(flow, child)).status is PlanStatus.COMPLETED
+
+
+async def test_a_gate_that_has_let_it_go_asks_again_in_it_about_what_is_revised(flow: Flow) -> None:
+    first = task("first", agent="hold")
+    steps = parent(plan(first, task("a", "first", inputs={"value": 1})))["steps"]
+    gated = [steps[0], {"kind": "gate", "name": "look", "after": ["mission"]}, {**steps[1], "after": ["look"]}]
+    submitted = await flow.client.submit(plan(*gated))
+    await flow.approve(submitted.address)
+    child = await child_of(flow, submitted.address)
+    await flow.until_begun(child, "first")
+
+    await flow.operator.revise(child, {"steps": [first, task("a", "first", inputs={"value": 2})]})
+    flow.let_go(child, "first")
+    waiting = await flow.until(child, lambda state: state.status is PlanStatus.WAITING)
+    assert open_gates(waiting) == ["approve-revision"]
+    assert waiting.steps["a"].attempt == 0
+    await flow.approve(child)
+
+    assert (await ended(flow, child)).steps["a"].output.value == 2
+    assert (await ended(flow, submitted.address)).status is PlanStatus.COMPLETED
 
 
 async def test_pause_resume_and_cancel_reach_the_plan_that_runs(flow: Flow) -> None:
