@@ -63,13 +63,16 @@ def asking_again(state: PlanState, revised: Plan) -> Plan:
     if not is_asked:
         return revised
     whole = msgspec.structs.replace(revised, steps=(*gates.values(), *steps))
-    first, *others = (
-        gate if name not in state.steps or may_change(state, name) else state.graph.steps[name]
-        for name, gate in gates.items()
-    )
-    if first is gates[first.name]:
-        first = msgspec.structs.replace(first, after=_known_before(state, whole, first.name))
-    return msgspec.structs.replace(revised, steps=(first, *others, *steps))
+    there = {step.name for step in whole.steps}
+    asking: list[Step] = []
+    for name, gate in gates.items():
+        if name in state.steps and not may_change(state, name):
+            # What it has waited for is settled; a revision that leaves some of it out is refused for that.
+            gate = msgspec.structs.replace(gate, after=tuple(need for need in state.graph.needs[name] if need in there))
+        elif not gate.after:
+            gate = msgspec.structs.replace(gate, after=_known_before(state, whole, name))
+        asking.append(gate)
+    return msgspec.structs.replace(revised, steps=(*asking, *steps))
 
 
 def _known_before(state: PlanState, revised: Plan, gate: str) -> tuple[str, ...]:
