@@ -20,7 +20,9 @@ from planmesh.schemas.subjects import PLANS
 from planmesh.supervision import Child
 
 HURT_S = 2.5
-"""Harms begin within this time, and traps wait so long for their moment."""
+"""Harms begin within this time."""
+TRAP_S = 3.5
+"""Traps, which begin in the first second, wait so long for their moment."""
 
 Do = Callable[[Arena, random.Random], Awaitable[str]]
 
@@ -149,7 +151,7 @@ async def strike(arena: Arena, draw: random.Random, *, point: Point) -> str:
 
     async with wire.meddling(trap):
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.shield(struck), HURT_S)
+            await asyncio.wait_for(asyncio.shield(struck), TRAP_S)
         await asyncio.sleep(0 if deadly or not struck.done() else pause_s)
     if not struck.done():
         raise NeverCame(f"[{point.means}] never came")
