@@ -82,7 +82,7 @@ def _check_text(
     else:
         said = f"{quoted(name)} is a secret: it can be read only as the whole of an input of a task"
         fields = ", ".join(f"{name}.{field}" for field in sorted(PLAIN))
-        hint = f"give a task an input that is {{{name}.value}} and nothing else; anybody may read {fields}"
+        hint = f"give a task (a `do`) an input that is {{{name}.value}} and nothing else; anybody may read {fields}"
     problems.add(_CODE, said, *at, hint=hint)
 
 

@@ -88,8 +88,8 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
         case events.PlanStarted():
             return Told("started", event.by, one_line(event.reason))
         case events.PlanWaiting():
-            at = listed((*event.gates, *event.retries, *(f"plan {plan}" for plan in event.plans)))
-            return Told(f"waiting at {at}", style=_PERSON if event.gates else "")
+            at = listed((*event.gates, *event.asks, *event.retries, *(f"plan {plan}" for plan in event.plans)))
+            return Told(f"waiting at {at}", style=_PERSON if event.gates or event.asks else "")
         case events.PlanPaused():
             return Told("paused", event.by, one_line(event.reason), _PERSON if event.held else _BAD)
         case events.PlanResumed():

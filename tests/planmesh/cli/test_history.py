@@ -4,7 +4,7 @@ import typing
 
 import msgspec
 import pytest
-from plays import TOLD, Play, plan, task
+from plays import TOLD, Play, plan, question, task
 
 from planmesh.cli.history import Entry, entries, line, table, tell
 from planmesh.schemas import commands as asks
@@ -44,6 +44,17 @@ def test_a_plan_is_told_from_its_beginning_to_its_end(asked: Play) -> None:
         "deploy completed in 0.5 s (attempt 2) by agent",
         "done completed",
         "plan completed: Released",
+    ]
+
+
+def test_a_secret_is_told_by_who_entered_it() -> None:
+    play = Play(plan(question("key", secret=True), task("use", "key", inputs={"key": "{key.value}"})))
+    play.answers("key", "1")
+
+    assert [entry.sentence for entry in told(play)][2:5] == [
+        "key asked of role:operator and service:space",
+        "plan waiting at key",
+        "key answered with a secret by ada: so",
     ]
 
 
