@@ -6,10 +6,11 @@ import pytest
 from flows import Flow, plan, task
 from promises import expect_promises
 
-from planmesh.client import PlanCancelled, RevisionRefused
+from planmesh.client import PlanCancelled
 from planmesh.schemas.commands import CancelPlan, PausePlan, ResumePlan
 from planmesh.schemas.state import PlanState, PlanStatus, open_gates
 from planmesh.schemas.subjects import Address
+from planmesh.steering import RevisionRefused
 
 pytestmark = [pytest.mark.xdist_group("flows"), pytest.mark.asyncio(loop_scope="session")]
 
