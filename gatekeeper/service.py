@@ -214,7 +214,7 @@ class Gatekeeper:
             raise
         except Exception as error:
             with contextlib.suppress(Unusable):  # the connection is gone for good, which ends `run`
-                await give_up(self._core, SERVICE, message, error)
+                await self._give_up(message, error)
         else:
             with contextlib.suppress(Unusable):
                 message.ack()
@@ -231,10 +231,21 @@ class Gatekeeper:
             return ()
         gates = [name for name in gates_of(commit) if name in reviews.rounds]
         news = happened(address, commit)
+        message.data = b""
         return [
             *(self._tell(channel, address, gate) for gate in gates for channel in self._whom(reviews.rounds[gate])),
             *(bulletin.tell(news) for bulletin in self._bulletins if news),
         ]
+
+    async def _give_up(self, message: Message, error: Exception) -> None:
+        """Answer for a commit that could not be told of, whose data may have been let go. Raises: Unusable."""
+        try:
+            if not message.data and not isinstance(error, Busy):
+                stored = await self._core.direct_get(PLANS, subject=message.subject, sequence=message.sequence, batch=1)
+                message.data = b"".join(one.data for one in stored)
+        except Busy as busy:
+            error = busy
+        await give_up(self._core, SERVICE, message, error)
 
     async def _take_aside(self, message: Message) -> None:
         """Tell of a message that was set aside. What goes wrong with that is not set aside in its turn."""

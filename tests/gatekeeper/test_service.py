@@ -19,7 +19,7 @@ from receivers import WebReceiver, mail_receiver
 from reviews import Clerk, Running, connected
 from structlog.testing import capture_logs
 
-from planmesh import streams
+from planmesh import delivery, streams
 from planmesh.directory import Directory
 from planmesh.gatekeeper import service
 from planmesh.gatekeeper.identity import Keys
@@ -30,7 +30,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas import commands as asks
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Escalation, Plan
-from planmesh.schemas.subjects import GATEKEEPER, NOTICES, PLANS, Address
+from planmesh.schemas.subjects import GATEKEEPER, NOTICES, PLANS, POISON, Address
 from planmesh.testing import MeshServer
 
 HERE = Address("tester", "audit")
@@ -433,6 +433,23 @@ async def test_what_a_newer_version_has_written_stops_the_plan_loudly_and_no_oth
     assert "a newer planmesh has written it, so upgrade this one" in said["error"]
     assert web.subjects == ["Please decide: ok (A plan)"]
     assert (await pending(mesh_server))[1] == 1  # it waits for a gatekeeper that can read it
+
+
+async def test_a_commit_that_meets_a_bug_is_set_aside_as_it_came(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(service, "facts", None)
+        broken.setattr(delivery, "_MOST_DELIVERIES_OF_A_BUG", 1)
+        await gatekeeper.start(channel("chat", web))
+        await clerk.create(HERE, plan(gate("ok")))
+        async with await connected(mesh_server, "admin") as admin:
+            (aside,) = await eventually(lambda: admin.direct_get(POISON))
+            (commit,) = await admin.direct_get(PLANS)
+
+    assert aside.data == commit.data
+    await clerk.create(Address("tester", "next"), plan(gate("ok")))
+    await eventually(lambda: web.posts)
 
 
 async def test_everything_is_acked(
