@@ -14,6 +14,7 @@ from planmesh.schemas.goals import Problem
 from planmesh.schemas.plan import Each, Gate, Plan, Step
 from planmesh.schemas.state import Graph, PlanState, StepStatus, may_change
 
+_NOT_ASKED: Final = (StepStatus.SKIPPED, StepStatus.NOT_TAKEN)
 _NAME: Final = "approve-revision"
 _ASKED: Final = (
     "reviewers",
@@ -29,11 +30,12 @@ _ASKED: Final = (
 
 
 def released_by(state: PlanState, name: str) -> tuple[Gate, ...]:
-    """The gates that have let step *name* go, in its plan and in those above it; of several that ask alike, one."""
+    """The gates that have let step *name* go, which has been dispatched, in its plan and in those above it; of several
+    that ask alike, one. One that asks again by now has let it go all the same."""
     found: dict[object, Gate] = {_asked(gate): gate for gate in state.mandate.gates}
     for above in state.graph.before(name):
         gate = state.graph.steps[above]
-        if isinstance(gate, Gate) and state.steps[above].status is StepStatus.COMPLETED:
+        if isinstance(gate, Gate) and state.steps[above].status not in _NOT_ASKED:
             said = f"{gate.name} of plan {state.address.plan}"
             about = {field: getattr(gate, field) for field in _ASKED}
             found.setdefault(_asked(gate), Gate(name=gate.name, label=said, **about))

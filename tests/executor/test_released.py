@@ -32,16 +32,20 @@ def changed(step: Any, **fields: Any) -> Any:
 
 
 def test_the_gates_that_have_let_a_step_go_are_handed_down_and_of_those_that_ask_alike_one() -> None:
-    run = Run(name="execute", after=("b", "c", "d", "e"), document='{name: "x"}')
-    others = [gate("b", "a"), gate("c", reviewers=("role:cfo",)), gate("d", optional=True), gate("e", quorum=2)]
+    run = Run(name="execute", after=("b", "d", "e"), document='{name: "x"}')
+    others = [gate("b", "a"), gate("d", optional=True, reviewers=("role:cfo",)), gate("e", "b", "d", quorum=2)]
     play = Play(plan(gate("a"), *others, run))
-    for name in ("a", "b"):
-        play.votes(name)
+    play.votes("a")
+    play.votes("b")
     play.ask(asks.SkipStep(id="skip", step="d", reason="no need"))  # nobody has approved anything
+    play.votes("e", by="ada")
+    play.votes("e", by="grace")
 
+    assert play.status("execute") == "dispatched"
     found = released_by(play.state, "execute")
 
-    assert [(one.name, one.label, one.after) for one in found] == [("b", "b of plan plan", ())]
+    labels = {(one.label, one.quorum, one.after) for one in found}
+    assert labels == {("b of plan plan", 1, ()), ("e of plan plan", 2, ())}
 
 
 def test_those_of_the_plans_above_are_handed_down_further() -> None:
