@@ -11,11 +11,14 @@ import math
 import re
 import socket
 import threading
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import unquote
+
+import yaml
 
 from planmesh.directory import TAG
 from planmesh.errors import Unusable
@@ -208,7 +211,7 @@ def open_channels(
 
 
 def read_configuration(path: Path) -> dict[str, tuple[Entry, ...]]:
-    """The services of an Apprise configuration file (YAML or text), by tag. Nothing is fetched from anywhere.
+    """The services of an Apprise configuration file (YAML, TOML or text), by tag. Nothing is fetched from anywhere.
 
     Raises:
         Unusable: It cannot be read, an entry is not understood, or it includes what is no file here.
@@ -228,9 +231,12 @@ def _services(path: Path, asset: Any, depth: int) -> list[Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise Unusable(f"cannot read the Apprise configuration {path}: {reason}") from error
-    kind = "yaml" if path.suffix in (".yaml", ".yml") else "text"
+    kind = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}.get(path.suffix, "text")
     with _minding() as minded:
-        services, included = ConfigBase.config_parse(content, asset=asset, config_format=kind)
+        if kind == "toml":  # which Apprise does not read: the same keys, in what it does
+            content = _as_yaml(content, path)
+        read_as = "text" if kind == "text" else "yaml"
+        services, included = ConfigBase.config_parse(content, asset=asset, config_format=read_as)
     if minded:
         where = next((place for said in minded if (place := _PLACE.search(said))), None)
         raise Unusable(
@@ -247,6 +253,14 @@ def _services(path: Path, asset: Any, depth: int) -> list[Any]:
             )
         services += _services(path.parent / (rest if separator else include), asset, depth + 1)
     return list(services)
+
+
+def _as_yaml(content: str, path: Path) -> str:
+    try:
+        return yaml.safe_dump(tomllib.loads(content), sort_keys=False)
+    except tomllib.TOMLDecodeError as error:
+        place = _PLACE.search(str(error))  # and nothing else of it: the line may hold a password
+        raise Unusable(f"{path} is not TOML{f': see {place[0]}' if place is not None else ''}") from None
 
 
 @contextmanager

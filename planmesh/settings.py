@@ -294,7 +294,7 @@ class Settings(BaseSettings):
     """Where notices of gates go: Apprise URLs, or `tag:NAME`. In the environment, spaces between them: URLs may contain
     commas."""
     apprise_config: Path | None = None
-    """A configuration file of Apprise's own (YAML or text), of which the tags can be channels. Nothing remote."""
+    """A configuration file of Apprise's own (YAML, TOML or text), of which the tags can be channels. Nothing remote."""
     gate_sla_s: float = Field(default=4 * 3600.0, gt=0)
     """How long a gate that does not say may wait before its reviewers are reminded."""
     directory: Directory = Directory()

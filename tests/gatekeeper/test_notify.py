@@ -207,6 +207,28 @@ async def test_the_services_of_a_configuration_file_are_found_by_their_tags(web:
     assert "hunter2" not in (await second.send(NOTICE)).detail
 
 
+def test_a_configuration_file_may_be_toml(tmp_path: Path) -> None:
+    (tmp_path / "more.conf").write_text("ops=json://localhost/ops\n")
+    file = tmp_path / "apprise.toml"
+    file.write_text(
+        'version = 1\ninclude = "more.conf"\n'
+        'urls = [{ "json://localhost/chat" = [{ tag = "finance, ada" }] }, "ntfy://localhost/phone"]\n'
+    )
+
+    tags = read_configuration(file)
+
+    assert {tag: len(entries) for tag, entries in tags.items()} == {"finance": 1, "ada": 1, "ops": 1}
+
+
+def test_a_toml_file_that_is_none_says_where_without_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "apprise.toml").write_text('version = 1\nurls = ["json://robot:hunter2hunter2@h"\nx')
+
+    with pytest.raises(Unusable, match=r"apprise.toml is not TOML: see line 3") as refused:
+        read_configuration(tmp_path / "apprise.toml")
+
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
