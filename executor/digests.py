@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from planmesh.schemas.expressions import ExpressionError, parse
 from planmesh.schemas.payload import NOTHING, Payload, canonical, digest_of
+from planmesh.schemas.plan import Gate, Task
 from planmesh.schemas.state import Graph, PlanState
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ class _Area(NamedTuple):
     Attributes:
         steps: How many steps can only run after it.
         begun: The hash of their definitions, to go on from.
-        needs: What the steps right behind it read, in the order of their names.
+        needs: What the steps right behind it depend on, in the order of their names.
     """
 
     steps: int
@@ -67,7 +69,7 @@ class Digests:
             behind = graph.behind(gate)
             definitions = canonical([graph.steps[name] for name in behind])
             begun = hashlib.sha256(b"[" + definitions + b",")
-            needs = sorted(set().union(*(graph.needs[name] for name in key[1])))
+            needs = sorted({need for name in key[1] for need in depends_on(graph, name)})
             area = self._areas[key] = _Area(len(behind), begun, tuple(needs))
         return area
 
@@ -85,6 +87,27 @@ class Digests:
         if inputs is not self._inputs[0]:
             self._inputs = inputs, canonical(inputs)
         return self._inputs[1]
+
+
+def depends_on(graph: Graph, name: str) -> Iterator[str]:
+    """The steps of which the outputs make a difference to what step *name* does.
+
+    Not a gate that it only waits for: of several in front of it, one that is approved changes nothing for the others.
+    """
+    step = graph.steps[name]
+    gates = [need for need in graph.needs[name] if isinstance(graph.steps[need], Gate)]
+    if not gates or not isinstance(step, Task):
+        yield from graph.needs[name]
+        return
+    try:
+        read = {*graph.inputs(step).names, *(parse(step.accept).names if step.accept else ())}
+    except ExpressionError:
+        yield from graph.needs[name]
+        return
+    item = graph.items.get(name)
+    inner = {} if item is None else item.bindings
+    binders = {binder for one in read for binder in inner.get(one) or graph.bindings.get(one, ())}
+    yield from (need for need in graph.needs[name] if need not in gates or need in binders)
 
 
 _OF_NOTHING: Final = digest_of(NOTHING)

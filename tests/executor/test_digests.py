@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plays import HERE, START, Play, gate, plan, plans, play_on, task
 
-from planmesh.executor.digests import Digests, released
+from planmesh.executor.digests import Digests, depends_on, released
 from planmesh.executor.plan import decide
 from planmesh.schemas.commands import Asked, CreatePlan
-from planmesh.schemas.events import GateOpened
+from planmesh.schemas.events import CommandRefused, GateOpened
 from planmesh.schemas.payload import digest, digest_of
 from planmesh.schemas.plan import Gate, Plan
 from planmesh.schemas.state import PlanState
@@ -20,7 +20,7 @@ def written_out(state: PlanState, name: str) -> str:
     """The digest as it is defined: votes that were cast long ago quote it."""
     graph = state.graph
     assert state.created is not None
-    needs = {need for behind in released(graph, name) for need in graph.needs[behind]} - {name}
+    needs = {need for behind in released(graph, name) for need in depends_on(graph, behind)} - {name}
     outputs = {need: digest_of(state.steps[need].output) for need in needs}
     return digest([[graph.steps[behind] for behind in graph.behind(name)], outputs, state.created.inputs])
 
@@ -46,6 +46,29 @@ def test_a_digest_of_today_is_the_one_that_was_quoted_before() -> None:
     opened = play.state.steps["ask"].opened
     assert isinstance(opened, GateOpened)
     assert opened.digest == "ea47bf86d31eabf97afba5cbe95298b1443e04d6cb5a9046d1de5c3e463c1a3b"
+
+
+def test_what_is_decided_at_one_gate_makes_no_vote_at_another_stale() -> None:
+    play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs={"total": 7})))
+
+    play.votes("legal")
+    play.votes("finance")
+
+    assert play.status("pay") == "dispatched"
+    assert [event.round for event in play.of_type(GateOpened)] == [1, 1]
+
+
+def test_but_it_does_where_what_it_lets_go_reads_the_decision() -> None:
+    inputs = {"who": "{legal.by}"}
+    play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs=inputs)))
+
+    play.votes("legal")
+    refused, reopened = play.votes("finance")
+
+    assert isinstance(refused, CommandRefused)
+    assert refused.code == "stale"
+    assert isinstance(reopened, GateOpened)
+    assert reopened.releases[0].inputs == {"who": ["ada"]}
 
 
 def test_hundreds_of_gates_in_front_of_the_same_steps_cost_no_more_each_than_a_few() -> None:
