@@ -503,7 +503,7 @@ def _skip(turn: Turn, command: asks.SkipStep) -> None:
     elif turn.state.unsettled[command.step]:
         # Skipping it now would let what is behind it start before what is in front of it is settled: a gate, say.
         turn.refuse("not_reached", f"step {command.step} still waits for the steps that it needs", command.step)
-    elif isinstance(document, Gate) and not command.reason:
+    elif isinstance(document, Gate) and not command.reason.strip():
         turn.refuse("reason_required", f"skipping gate {command.step} takes a reason", command.step)
     else:
         turn.record(events.StepSkipped(step=command.step, by=turn.by, reason=command.reason))

@@ -208,6 +208,17 @@ def test_a_person_says_what_became_of_an_unknown_outcome(done: bool, status: str
     assert play.status("a") == status
 
 
+def test_a_person_may_have_an_unknown_outcome_tried_again() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+    play.loses("a")
+
+    play.retries("a")
+
+    assert (play.status("a"), play.attempt("a"), play.state.status) == ("dispatched", 2, "running")
+    play.completes("a")
+    assert play.status("b") == "dispatched"
+
+
 # --- people --------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +272,77 @@ def test_a_refusal_says_what_would_work() -> None:
 
     assert "retry" in refused.possible
     assert "cancel" in refused.possible
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "state", "works"),
+    [
+        (asks.StartPlan(id="1"), "not_a_draft", "the plan is running", ("pause", "cancel", "revise")),
+        (asks.ResumePlan(id="1"), "not_paused", "it is running", ("pause", "cancel", "revise")),
+        (asks.ResumePlan(id="1", step="c"), "not_paused", "it is waiting", ("pause", "cancel", "vote", "redirect")),
+        (asks.PausePlan(id="1", step="b"), "paused_already", "step b is paused already", ("resume", "cancel")),
+        (asks.PausePlan(id="1", step="a"), "cannot_pause", "step a is completed", ("revise",)),
+        (asks.CancelPlan(id="1", step="a"), "cannot_cancel", "step a is completed", ("revise",)),
+        (asks.RetryStep(id="1", step="b", attempt=1), "not_failed", "step b is dispatched", ("resume", "cancel")),
+        (
+            asks.ResolveStep(id="1", step="b", attempt=1, done=True),
+            "not_unknown",
+            "is dispatched",
+            ("resume", "cancel"),
+        ),
+        (asks.SkipStep(id="1", step="b"), "cannot_skip", "step b is dispatched", ("resume", "cancel")),
+        (asks.SkipStep(id="1", step="d"), "not_reached", "step d still waits", ("pause", "cancel")),
+    ],
+)
+def test_each_verb_that_cannot_be_carried_out_is_refused_with_the_state_and_what_would_work(
+    command: asks.AnyCommand, code: str, state: str, works: tuple[str, ...]
+) -> None:
+    play = Play(plan(task("a", optional=True), task("b", optional=True), gate("c"), task("d", "b", optional=True)))
+    # Each step is in another state: completed, running (and held), at its gate, not reached.
+    play.completes("a")
+    play.ask(asks.PausePlan(id="hold", step="b"))
+    before = play.state.steps
+
+    (refused,) = play.ask(command)
+
+    assert isinstance(refused, events.CommandRefused)
+    assert (refused.code, state in refused.reason) == (code, True), refused.reason
+    assert set(works) <= set(refused.possible)
+    assert play.state.steps == before
+
+
+def test_a_plan_that_is_paused_already_says_who_has_paused_it() -> None:
+    play = Play(plan(task("a")))
+    play.ask(asks.PausePlan(id="1"), "bob")
+
+    (refused,) = play.ask(asks.PausePlan(id="2"))
+
+    assert (refused.code, refused.reason) == ("cannot_pause", "the plan is paused by bob")
+    assert refused.possible[0] == "resume"
+
+
+@pytest.mark.parametrize("reason", ["", " \n"])
+def test_a_gate_takes_a_reason_to_be_rejected_if_it_says_so_and_to_be_skipped(reason: str) -> None:
+    play = Play(plan(gate("g", require_reason=True, optional=True), task("a", "g")))
+    opened = play.state.steps["g"].opened
+    assert opened is not None
+    no = asks.CastVote(id="1", step="g", digest=opened.digest, decision="reject", reason=reason)
+
+    (rejected,) = play.ask(no)
+    (skipped,) = play.ask(asks.SkipStep(id="2", step="g", reason=reason))
+
+    assert (rejected.code, skipped.code) == ("reason_required", "reason_required")
+    assert play.status("g") == "waiting"
+    play.ask(asks.CastVote(id="3", step="g", digest=opened.digest, decision="reject", reason="too dear"))
+    assert play.status("g") == "rejected"
+
+
+def test_an_approval_takes_no_reason() -> None:
+    play = Play(plan(gate("g", require_reason=True), task("a", "g")))
+
+    play.votes("g")
+
+    assert play.status("a") == "dispatched"
 
 
 def test_a_command_to_a_plan_that_does_not_exist_is_refused() -> None:

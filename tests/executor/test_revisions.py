@@ -115,6 +115,16 @@ def test_what_has_started_cannot_change() -> None:
     assert play.state.revision == 1
 
 
+def test_what_runs_cannot_change() -> None:
+    play = Play(plan(task("a"), task("b", "a")))
+
+    (refused,) = play.revises(with_steps(play.document, task("a", inputs={"x": 1}), task("b", "a")))
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert refused.problems[0].message.startswith("step a is dispatched, and cannot change")
+    assert play.state.revision == 1
+
+
 def test_a_running_step_is_left_out_only_if_it_may_be_cancelled() -> None:
     play = Play(plan(task("a"), task("b")))
     without_a = with_steps(play.document, task("b"))
@@ -183,6 +193,39 @@ def test_the_planner_may_not_loosen_what_people_have_to_decide(steps: tuple[Any,
     assert refused.plan is not None  # for a person who may want it
 
     play.revises(refused.plan)
+    assert play.state.revision == 2
+
+
+RULES: dict[str, Any] = {
+    "reviewers": ("person:ada", "person:bob", "person:eve"),
+    "quorum": 2,
+    "four_eyes": True,
+    "require_reason": True,
+    "level": "operator",
+}
+
+
+@pytest.mark.parametrize(
+    "weaker",
+    [
+        {"quorum": 1},
+        {"four_eyes": False},
+        {"require_reason": False},
+        {"optional": True},
+        {"level": "link"},
+        {"reviewers": ("person:ada", "person:bob", "person:mallory")},
+    ],
+    ids=lambda weaker: next(iter(weaker)),
+)
+def test_the_planner_may_not_weaken_any_rule_of_a_gate_and_a_person_may(weaker: dict[str, Any]) -> None:
+    play = Play(plan(gate("g", **RULES), task("b", "g")))
+    document = with_steps(play.document, gate("g", **{**RULES, **weaker}), task("b", "g"))
+
+    (refused,) = play.revises(document, by_planner=True)
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["loosens"]
+    play.revises(document)
     assert play.state.revision == 2
 
 

@@ -353,6 +353,23 @@ async def test_reviewers_whom_nobody_tells_and_pages_that_nobody_finds_are_named
     assert [reachable[what]["level"] for what in ("notices", "review pages")] == ["ok", "ok"]
 
 
+async def test_a_directory_that_names_nobody_to_escalate_to_is_named(
+    mesh_server: MeshServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, unused = await findings(mesh_server.data_dir, capsys)
+    monkeypatch.setenv("PLANMESH_DIRECTORY__PEOPLE", '{"ada": {}}')
+    code, nobody = await findings(mesh_server.data_dir, capsys)
+    monkeypatch.setenv("PLANMESH_DIRECTORY__ESCALATE_TO", "person:ada")
+    monkeypatch.setenv("PLANMESH_GATE_SLA_S", "7200")
+    _, somebody = await findings(mesh_server.data_dir, capsys)
+
+    assert "overdue gates" not in unused
+    assert (code, nobody["overdue gates"]["level"]) == (FAILED, "bad")
+    assert "set escalate_to in [directory]" in nobody["overdue gates"]["advice"]
+    assert somebody["overdue gates"]["level"] == "ok"
+    assert somebody["overdue gates"]["found"] == "after 2 h, person:ada is asked as well"
+
+
 async def test_a_gate_that_waits_while_nobody_is_told_of_gates_is_named(
     mesh_server: MeshServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

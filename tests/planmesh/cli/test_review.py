@@ -102,6 +102,15 @@ def test_a_list_of_gates_says_whom_they_wait_for(asked: Play) -> None:
     assert lines[1] == "space.plan  approve  gate  1 s ago  in 4 h   role:operator  Deploy to staging?"
 
 
+def test_what_is_overdue_is_so_in_the_list_and_in_the_review(asked: Play) -> None:
+    asked.is_due("approve", attempt=1, purpose="sla")
+
+    (row,) = gates(of_state(asked.state).gates, asked.at)[1:]
+
+    assert row.plain.split("  ")[4:6] == ["overdue", "role:operator"], row.plain
+    assert "  Overdue: nobody has decided in time. It stays closed." in shown(asked)
+
+
 def test_a_question_is_shown_with_what_it_takes_and_commands_that_answer_it() -> None:
     play = Play(plan(question("route", prompt="Which way?", options=("left", "sharp right"), default="left", sla_s=60)))
     play.answers("route", "up")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import Play, gate, plan, plans, play_on, task
+from plays import Play, gate, plan, plans, play_on, question, task
 
 from planmesh.cli.standing import account, agents_asked, stops
 from planmesh.cli.view import of_state
@@ -98,6 +98,16 @@ def test_a_gate_that_wants_a_reason_is_offered_with_one() -> None:
 
     assert "planmesh gates reject plan ok --reason WHY" in commands(play)
     assert "planmesh skip plan ok --reason WHY" in commands(play)
+
+
+def test_what_is_overdue_says_so() -> None:
+    play = Play(plan(gate("ok"), question("how", prompt="How?")))
+    assert "It is overdue" not in " ".join(told(play))
+
+    for step in ("ok", "how"):
+        play.is_due(step, attempt=1, purpose="sla")
+
+    assert " ".join(told(play)).count("It is overdue.") == 2
 
 
 def test_a_wait_for_the_next_attempt_needs_nobody(release: Play) -> None:

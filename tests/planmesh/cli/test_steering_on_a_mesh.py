@@ -252,6 +252,38 @@ async def test_a_plan_is_revised_and_the_difference_can_be_read_later(desk: Desk
         await revise.diff("five", "1..3", session=desk.session())
 
 
+async def test_a_difference_may_span_several_revisions(desk: Desk, says: Any) -> None:
+    await asked(desk, says, "span")
+    await says(revise.revise("span", desk.file("second", GATE, LEGAL, SEND_LATER), session=desk.session()))
+    third = desk.file("third", GATE, {**LEGAL, "label": "Ask them"}, SEND_LATER)
+    await says(revise.revise("span", third, reason="a better name", session=desk.session()))
+
+    both = (await says(revise.diff("span", "1..3", session=desk.session("json")))).json
+    last = (await says(revise.diff("span", "3", session=desk.session("json")))).json
+
+    assert [one["revision"] for one in both["revisions"]] == [2, 3]
+    assert {change["step"]: change["kind"] for change in both["changes"] if change["step"]} == {
+        "legal": "added",
+        "send": "changed",
+    }
+    assert [(change["step"], change["kind"]) for change in last["changes"] if change["step"]] == [("legal", "changed")]
+    assert [(one["by"], one["reason"]) for one in last["revisions"]] == [("root", "a better name")]
+
+
+async def test_a_preview_of_a_redirection_with_edited_steps_does_nothing(desk: Desk, says: Any) -> None:
+    await asked(desk, says, "look")
+    file = desk.file("later", GATE, LEGAL, SEND_LATER)
+
+    looked = await says(revise.redirect("look", "agree", file=file, look=LOOK, session=desk.session()))
+    shown = await says(gates.show("look", "agree", session=desk.session()))
+
+    assert looked.code == COMPLETED
+    assert "◆ asks again  1  agree (round 2)" in looked.lines
+    assert "+ new  1  legal (by send)" in looked.lines
+    assert "Nothing was done: this is a preview." in looked.lines
+    assert "asks again" not in shown.out
+
+
 async def test_problems_of_a_revision_are_told_with_their_places_in_the_file(desk: Desk, says: Any) -> None:
     await asked(desk, says, "six")
     file = desk.file("wrong", GATE, {**SEND, "agent": "sent"})
