@@ -24,7 +24,7 @@ from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.mandate import exceeding
 from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
 from planmesh.schemas.revision import abridged, difference
-from planmesh.schemas.secrets import recipients
+from planmesh.schemas.secrets import recipients, recipients_in
 from planmesh.schemas.state import (
     ENDED,
     SATISFIED,
@@ -418,8 +418,8 @@ def _is_decided(state: PlanState, gate: str) -> bool:
 
 
 def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
-    """What only a person may do: open a way around a gate, weaken one, give a step more than it had, or let the plan's
-    policy ask less of people."""
+    """What only a person may do: open a way around a gate, weaken one, give a step more than it had, or a secret that was
+    entered to another, or let the plan's policy ask less of people."""
     if revised.policy.is_looser_than(state.plan.policy):
         yield Problem(code=LOOSENS, pointer="/policy", message="it lets the plan's policy ask less of people")
     kept = {step.name for step in revised.steps}
@@ -453,6 +453,21 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
     for name in sorted(changed & state.graph.steps.keys()):
         if _is_wider(state.graph.steps[name], graph.steps[name]):
             yield Problem(code=LOOSENS, message=f"step {name} is given permissions that it did not have")
+    yield from _disclosed(state, revised)
+
+
+def _disclosed(state: PlanState, revised: Plan) -> Iterator[Problem]:
+    """Secrets that have been entered, and that others would be given than the plan gives them to."""
+    for name, step in state.steps.items():
+        ask = state.graph.steps[name]
+        # What is asked in an item is given within the item, which cannot change any more.
+        if not isinstance(ask, Ask) or not step.secret or name in state.graph.items:
+            continue
+        told = recipients_in(state.plan, ask)
+        for other in recipients_in(revised, ask):
+            if other not in told:
+                message = f"step {other.step} (by agent {other.agent}) is given the secret that was entered at {name}"
+                yield Problem(code=LOOSENS, message=message)
 
 
 def _steering(old: Graph, new: Graph, changed: Iterable[str]) -> set[str]:

@@ -5,7 +5,7 @@ log, the work, what an expression gives) has a handle in its place, which opens 
 from the document of its plan, never from a value that looks like a handle.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from planmesh.schemas.events import Recipient
@@ -57,13 +57,21 @@ def recipients(state: PlanState, name: str) -> tuple[Recipient, ...]:
     ask, item = state.graph.steps[name], state.graph.items.get(name)
     if not isinstance(ask, Ask) or not ask.secret:
         return ()
-    binding, found = ask.bound_as, _tasks(state.plan)
-    if item is not None:
-        binding = next(bound for bound, steps in item.bindings.items() if name in steps)
-        found = (state.graph.steps[step] for step in item.steps)
+    if item is None:
+        return recipients_in(state.plan, ask)
+    binding = next(bound for bound, steps in item.bindings.items() if name in steps)
+    return _given((state.graph.steps[step] for step in item.steps), binding)
+
+
+def recipients_in(plan: Plan, ask: Ask) -> tuple[Recipient, ...]:
+    """The steps that *plan* gives the answer to *ask* to, which is no step of an `each`."""
+    return _given(_tasks(plan), ask.bound_as)
+
+
+def _given(steps: Iterable[Step], binding: str) -> tuple[Recipient, ...]:
     return tuple(
         Recipient(step=step.name, agent=step.agent)
-        for step in found
+        for step in steps
         if isinstance(step, Task) and any(whole(value) == binding for value in step.inputs.values())
     )
 

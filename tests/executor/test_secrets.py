@@ -18,8 +18,8 @@ from planmesh.schemas import commands as asks
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnswerAsk
-from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, CommandRefused, Recipient
-from planmesh.schemas.plan import Ask, Branch, Decide, Each
+from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, CommandRefused, Recipient, RevisionRefused
+from planmesh.schemas.plan import Ask, Branch, Decide, Each, Step, Task
 from planmesh.schemas.secrets import MAX_SECRET_CHARACTERS, Kept, misfit, secret_inputs
 from planmesh.schemas.state import Names, open_asks
 from planmesh.schemas.subjects import SECRETS, Address
@@ -152,6 +152,41 @@ def test_an_answer_counts_only_for_the_steps_that_were_shown() -> None:
     refused = play.ask(AnswerAsk(id="a", step="key", digest=before.digest, secret="x"))[-1]
     assert isinstance(refused, CommandRefused)
     assert refused.code == "stale"
+
+
+OTHERS = [
+    pytest.param(Task(name="use", after=("ok",), agent="another", inputs={"key": "{key.value}"}), id="another-agent"),
+    pytest.param(task("use", "ok", inputs={"key": "{key.value}", "more": "{key.value}"}), id="the-same"),
+    pytest.param(task("more", "ok", inputs={"k": "{key.value}"}), id="another-step"),
+    pytest.param(
+        Each(name="all", after=("ok",), items="[1]", steps=(task("inner", inputs={"k": "{key.value}"}),)),
+        id="a-step-of-items",
+    ),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("by", ["planner", "reviewer", "operator"])
+def test_only_an_operator_gives_a_secret_that_was_entered_to_others(by: str, other: Step) -> None:
+    ok = gate("ok", "key", reviewers=("team:finance", "role:operator"))
+    use = task("use", "ok", inputs={"key": "{key.value}"})
+    play = Play(plan(secret(), ok, use))
+    play.answers("key", "1")
+    revised = plan(secret(), ok, other) if other.name == "use" else plan(secret(), ok, use, other)
+
+    if by == "reviewer":
+        opened = play.state.steps["ok"].opened
+        assert opened is not None
+        about = {"groups": ("team:finance",), "level": "link", "digest": opened.digest, "document": {}}
+        play.ask(asks.ReviewGate(id="r", step="ok", decision="redirect", **about), "bob")
+        play.ask(asks.ProposeRevision(id="p", request="r", plan=revised), "planner")
+    else:
+        play.revises(revised, by_planner=by == "planner")
+
+    is_same = other.name == "use" and isinstance(other, Task) and other.agent == AGENT
+    codes = [problem.code for refused in play.of_type(RevisionRefused) for problem in refused.problems]
+    assert codes == ([] if is_same or by == "operator" else ["loosens"])
+    assert (play.state.revision == 2) is not bool(codes)
 
 
 def test_a_gate_shows_the_name_and_not_the_secret() -> None:
