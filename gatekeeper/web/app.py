@@ -145,14 +145,14 @@ class Pages:
         if len(reason) > refusals.REASON_CHARACTERS or len(instruction) > refusals.INSTRUCTION_CHARACTERS:
             return self._refuse(refusals.TOO_LARGE, request, person=visitor.person)
         case = await self._case(address, step, visitor)
-        found, opened = asking(case.state, step), case.state.steps[step].opened
+        found = asking(case.state, step)
         problem = wrong = ""
         value: Any = None
         secret: str | None = None
         decision = said.get("decision", "")
         if isinstance(found, Ask):
             decision = "answer"
-            reading = await self._read(address, step, visitor, form, opened, said)
+            reading = await self._read(case, step, visitor, form, said)
             if reading is not None:
                 value, wrong = reading.value, reading.problem
                 secret = reading.secret
@@ -179,10 +179,9 @@ class Pages:
         )
         return await self._send(request, address, visitor, command, said, wrong)
 
-    async def _read(
-        self, address: Address, step: str, visitor: Visitor, form: Form, opened: object, said: dict[str, str]
-    ) -> Reading | None:
-        """What the form of an ask says; None if it does not ask. A secret is stored, and no part of *said* any more.
+    async def _read(self, case: Case, step: str, visitor: Visitor, form: Form, said: dict[str, str]) -> Reading | None:
+        """What the form of an ask says; None if it does not ask. A secret is no part of *said* any more, and is stored
+        if it can be the answer: else one form, sent again and again, would fill the room for everybody's.
 
         The forms have fields of different names: what was entered as a secret is never sent as a value, whatever the
         question has become meanwhile.
@@ -190,16 +189,17 @@ class Pages:
         Raises:
             Busy: It could not be stored; nothing was answered.
         """
-        entered = said.pop("secret", "")
+        entered, opened = said.pop("secret", ""), case.state.steps[step].opened
         if not isinstance(opened, AskOpened):
             return None
         if not opened.secret:
             return read_answer(opened, said.get("value", ""))
         if problem := refusal_of_secret(entered):
             return Reading(None, problem, is_empty=True)
-        if form.digest != opened.digest:
-            return Reading(None)  # which is refused, as an answer to another question
-        return Reading(None, secret=await self._desk.keep(address, step, visitor.person, entered))
+        page = ask_page(case, step, self._door.directory, visitor.person, visitor.level)
+        if form.digest != opened.digest or not page.may_answer:
+            return Reading(None)  # which is refused: by now it is an answer to another question, or to none of theirs
+        return Reading(None, secret=await self._desk.keep(case.state.address, step, visitor.person, entered))
 
     async def _send(
         self,

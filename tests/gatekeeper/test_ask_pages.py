@@ -263,3 +263,18 @@ async def test_of_two_secrets_the_first_counts(site: Site, clerk: Clerk) -> None
     assert answer.status_code == 409
     assert "another-one" not in answer.text
     assert await kept_secrets(clerk) == {"review.ada": KEY.encode()}
+
+
+async def test_nothing_is_stored_of_whoever_cannot_answer(site: Site, clerk: Clerk) -> None:
+    """Or one form, sent again and again, would fill the room that there is for everybody's secrets."""
+    await put(clerk, secret=True, level="link")
+    forms = [await site.form(site.link("bob")), await site.form(site.link())]
+    await site.answer(site.link(), "answer", secret=KEY)
+
+    for person, form in zip(("bob", "ada"), forms, strict=True):
+        answer = await site.post(site.link(person), form=form, secret="another-one")
+        assert (answer.status_code, "another-one" in answer.text) == (409, False)
+
+    for person, kept in (("bob", None), ("ada", KEY.encode())):
+        last = await clerk.core.last_on_subject(SECRETS, f"secrets.*.*.*.review.{person}.*", leader=True)
+        assert (None if last is None else last.data) == kept
