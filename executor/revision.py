@@ -418,8 +418,8 @@ def _is_decided(state: PlanState, gate: str) -> bool:
 
 
 def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
-    """What only a person may do: open a way around a gate, weaken one, give a step more than it had, or a secret that was
-    entered to another, or let the plan's policy ask less of people."""
+    """What only a person may do: open a way around a gate, weaken one, give a step more than it had, or a secret to one
+    that it was not entered for, or let the plan's policy ask less of people."""
     if revised.policy.is_looser_than(state.plan.policy):
         yield Problem(code=LOOSENS, pointer="/policy", message="it lets the plan's policy ask less of people")
     kept = {step.name for step in revised.steps}
