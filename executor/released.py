@@ -45,7 +45,7 @@ def released_by(state: PlanState, name: str) -> tuple[Gate, ...]:
 def asking_again(state: PlanState, revised: Plan) -> Plan:
     """*revised*, in which every step that has not been released as it is waits for the gates that have released the
     plan."""
-    gates = _gates(state)
+    gates = gates_of(state)
     if not gates or state.created is None:
         return revised
     released = {step.name: step for step in state.created.plan.steps}
@@ -98,7 +98,7 @@ def _known_before(state: PlanState, revised: Plan, gate: str) -> tuple[str, ...]
 
 def mistaken(state: PlanState, revised: Plan) -> Iterator[Problem]:
     """A problem for each step that is called like a gate which asks again, and is not that gate."""
-    gates = _gates(state)
+    gates = gates_of(state)
     bindings = {gate.bound_as: gate for gate in gates.values()}
     for index, step in enumerate(revised.steps):
         gate = gates.get(step.name)
@@ -115,7 +115,7 @@ def mistaken(state: PlanState, revised: Plan) -> Iterator[Problem]:
                 )
 
 
-def _gates(state: PlanState) -> dict[str, Gate]:
+def gates_of(state: PlanState) -> dict[str, Gate]:
     """The gates that ask again in the plan, by names that nothing in the plan as it was created has."""
     created, above = state.created, state.mandate.gates
     if not above or created is None:

@@ -12,7 +12,7 @@ import msgspec
 from planmesh.executor.asks import open_ask_again
 from planmesh.executor.failures import fail_now
 from planmesh.executor.gates import open_gate, open_gate_again
-from planmesh.executor.released import asking_again, mistaken
+from planmesh.executor.released import asking_again, gates_of, mistaken
 from planmesh.executor.reviewers import OPERATOR, Standing, is_open, may_answer
 from planmesh.executor.turn import Turn, described
 from planmesh.schemas import events
@@ -137,9 +137,12 @@ def propose(turn: Turn, command: ProposeRevision) -> None:
     if revised is not None and not problems:
         mistakes = tuple(mistaken(turn.state, revised))
         revised = asking_again(turn.state, revised)
-        problems = mistakes or refusals(turn.state, request, revised, by_planner=command.by_planner)
-        if not problems and request.kind != "retry" and not difference(turn.state.plan, revised):
+        if mistakes:
+            problems = mistakes
+        elif request.kind != "retry" and not difference(turn.state.plan, revised):
             problems = (Problem(code=NOTHING, message="nothing to change: the plan is like that already"),)
+        else:
+            problems = refusals(turn.state, request, revised, by_planner=command.by_planner)
     if revised is None or problems:
         for_a_person = all(problem.code in (LOOSENS, HELD) for problem in problems)
         turn.record(
@@ -424,10 +427,14 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
         yield Problem(code=LOOSENS, pointer="/policy", message="it lets the plan's policy ask less of people")
     kept = {step.name for step in revised.steps}
     graph = Graph.of(revised, {name: len(items) for name, items in state.items.items() if name in kept})
+    # Those that ask again stand where they have to, whoever revises the plan.
+    ours = gates_of(state)
     undecided = [
         (name, step)
         for name, step in state.graph.steps.items()
-        if isinstance(step, Gate) and state.steps[name].status not in (StepStatus.COMPLETED, StepStatus.SKIPPED)
+        if isinstance(step, Gate)
+        and name not in ours
+        and state.steps[name].status not in (StepStatus.COMPLETED, StepStatus.SKIPPED)
     ]
     changed = {name for name, step in graph.steps.items() if state.graph.steps.get(name) != step}
     for name, gate in undecided:

@@ -3,16 +3,17 @@
 import sys
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import HERE, START, Play, gate, plan, plans, play_on, task
+from plays import HERE, START, Play, gate, plan, plans, play_on, question, task
 
 from planmesh.executor.digests import Digests, depends_on, released
 from planmesh.executor.plan import decide
 from planmesh.schemas.commands import Asked, CreatePlan
 from planmesh.schemas.events import CommandRefused, GateOpened
 from planmesh.schemas.payload import digest, digest_of
-from planmesh.schemas.plan import Gate, Plan
+from planmesh.schemas.plan import Case, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step
 from planmesh.schemas.state import PlanState
 
 
@@ -48,25 +49,74 @@ def test_a_digest_of_today_is_the_one_that_was_quoted_before() -> None:
     assert opened.digest == "ea47bf86d31eabf97afba5cbe95298b1443e04d6cb5a9046d1de5c3e463c1a3b"
 
 
-def test_what_is_decided_at_one_gate_makes_no_vote_at_another_stale() -> None:
-    play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs={"total": 7})))
+BOTH = ("legal", "finance")
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        task("next", *BOTH, inputs={"total": 7}),
+        Run(name="next", after=BOTH, document='{name: "x"}'),
+        Draft(name="next", after=BOTH, inputs={"task": "write it"}),
+        gate("next", *BOTH, prompt="Go on?"),
+        question("next", *BOTH, prompt="How many?"),
+        Check(name="next", after=BOTH, condition="true"),
+        Decide(name="next", after=BOTH, cases=(Case(when="1 > 0", then="one"),), otherwise="none"),
+        Each(name="next", after=BOTH, items="[1, 2]", steps=(task("pay"), gate("look", "pay"))),
+        Emit(name="next", after=BOTH, outcome="Done"),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_what_is_decided_at_one_gate_makes_no_vote_at_another_stale(behind: Step) -> None:
+    play = Play(plan(gate("legal"), gate("finance"), behind))
 
     play.votes("legal")
     play.votes("finance")
 
-    assert play.status("pay") == "dispatched"
-    assert [event.round for event in play.of_type(GateOpened)] == [1, 1]
+    assert [play.status(name) for name in BOTH] == ["completed", "completed"]
+    assert [event.round for event in play.of_type(GateOpened) if event.step in BOTH] == [1, 1]
 
 
-def test_but_it_does_where_what_it_lets_go_reads_the_decision() -> None:
-    inputs = {"who": "{legal.by}"}
-    play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs=inputs)))
+@pytest.mark.parametrize(
+    "behind",
+    [
+        task("next", *BOTH, inputs={"who": "{legal.by}"}),
+        task("next", *BOTH, accept='legal.decision == "approve"'),
+        Run(name="next", after=BOTH, document="{name: legal.reason}"),
+        Run(name="next", after=BOTH, document='{name: "x"}', inputs={"who": "{legal.by}"}),
+        Draft(name="next", after=BOTH, inputs={"task": "{legal.reason}"}),
+        gate("next", *BOTH, show=("{legal}",)),
+        question("next", *BOTH, prompt="What does {legal.reason} mean?"),
+        Check(name="next", after=BOTH, condition="1 > 0", message="Not for {legal.by}"),
+        Check(name="next", after=BOTH, condition='legal.reason == ""'),
+        Decide(name="next", after=BOTH, cases=(Case(when='legal.reason == ""', then="one"),), otherwise="none"),
+        Each(name="next", after=BOTH, items="legal.by", steps=(task("pay"),)),
+        Each(name="next", after=BOTH, items="[1]", value="legal.by", steps=(task("pay"),)),
+        Each(name="next", after=BOTH, items="[1]", steps=(task("pay", inputs={"who": "{legal.by}"}),)),
+        Emit(name="next", after=BOTH, outcome="Done", result={"who": "{legal.by}"}),
+    ],
+    ids=lambda step: type(step).__name__,
+)
+def test_but_it_does_where_what_it_lets_go_reads_the_decision(behind: Step) -> None:
+    play = Play(plan(gate("legal"), gate("finance"), behind))
 
+    assert set(depends_on(play.state.graph, "next")) == {"legal"}  # and not both, as of what cannot be read
     play.votes("legal")
     refused, reopened = play.votes("finance")
 
     assert isinstance(refused, CommandRefused)
     assert refused.code == "stale"
+    assert isinstance(reopened, GateOpened)
+    assert reopened.step == "finance"
+
+
+def test_whoever_votes_again_sees_the_decision() -> None:
+    inputs = {"who": "{legal.by}"}
+    play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs=inputs)))
+
+    play.votes("legal")
+    _, reopened = play.votes("finance")
+
     assert isinstance(reopened, GateOpened)
     assert reopened.releases[0].inputs == {"who": ["ada"]}
 

@@ -125,6 +125,23 @@ def test_the_same_revision_again_changes_nothing() -> None:
     assert play.state.revision == 2
 
 
+def test_the_planner_revises_again_what_waits_for_them() -> None:
+    aside = task("aside")
+    play = under(FIRST, SECOND, aside)
+    play.revises(plan(FIRST, SECOND, aside, task("third", "first")), by_planner=True)
+    assert play.state.graph.needs["approve-revision"] == ("first",)
+
+    play.revises(plan(FIRST, changed(SECOND), aside, task("fourth", "aside")), by_planner=True)
+    assert play.state.revision == 3
+    play.completes("first")
+    play.completes("aside")
+    assert [play.status(name) for name in ("second", "fourth")] == ["pending", "pending"]
+    play.revises(plan(FIRST, SECOND, aside), by_planner=True)  # as they have let it go
+
+    assert "approve-revision" not in play.state.graph.steps
+    assert play.status("second") == "dispatched"
+
+
 @pytest.mark.parametrize(
     "mine",
     [

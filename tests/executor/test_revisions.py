@@ -581,3 +581,14 @@ def test_no_planner_lets_a_policy_ask_less_of_people_and_a_person_may(before: Po
         *(["loosens"] if after.is_looser_than(before) else []),
         *(["held"] if before.revisions == "hold" else []),
     }
+
+
+def test_a_planner_that_changes_nothing_leaves_a_person_nothing_to_allow() -> None:
+    document = plan(task("a"), policy=STRICT)
+    play = Play(document)
+
+    (refused,) = play.revises(document, by_planner=True)
+
+    assert isinstance(refused, events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["nothing_to_change"]
+    assert refused.plan is None
