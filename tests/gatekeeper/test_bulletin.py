@@ -9,8 +9,10 @@ from receivers import WebReceiver
 from reviews import Clerk, Running, connected
 
 from planmesh.delivery import subscribe
+from planmesh.directory import Directory
 from planmesh.gatekeeper import bulletin
 from planmesh.gatekeeper.notify import Channel, open_channels
+from planmesh.gatekeeper.reach import Reach
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import RetryStep
@@ -153,6 +155,30 @@ async def test_more_news_than_can_wait_holds_up_no_gate(
     await eventually(lambda: web.posts)
 
     assert web.subjects == ["planmesh: 20 plans are paused: step charge failed (http_error)"]
+
+
+async def test_operators_hear_of_it_where_they_are_and_nobody_else_does(
+    clerk: Clerk, gatekeeper: Running, web: WebReceiver, mesh_server: MeshServer
+) -> None:
+    known = Directory.model_validate(
+        {
+            "people": {"ada": {"channels": [f"json://{web.at}/ada"]}, "bob": {"channels": [f"json://{web.at}/bob"]}},
+            "teams": {"oncall": {"members": ["ada"]}},
+            "operators": "team:oncall",
+        }
+    )
+    reach = Reach(known, [f"json://{web.at}/everybody"])
+    await gatekeeper.start(*open_channels(reach.urls, people=reach.people), reach=reach, news_every_s=SOON_S)
+    await fail(clerk, 1)
+    await eventually(lambda: web.posts)
+    await clerk.create(Address("tester", "pay"), plan(gate("ok", reviewers=("person:bob",))))
+    await eventually(lambda: clerk.reports)
+    await answered(mesh_server)
+
+    assert [(path, subject[:13]) for (path, _), subject in zip(web.posts, web.subjects, strict=True)] == [
+        ("/ada", "planmesh: 1 p"),
+        ("/bob", "Please decide"),
+    ]
 
 
 async def test_who_wants_no_news_hears_of_gates_only(

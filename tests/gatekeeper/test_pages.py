@@ -531,6 +531,29 @@ async def test_an_inbox_shows_what_waits_for_me(
         await auditing
 
 
+async def test_an_inbox_says_what_is_overdue(site: Site, clerk: Clerk, mesh_server: MeshServer, tmp_path: Path) -> None:
+    await opened(clerk, sla_s=60.0)
+    await clerk.overdue(HERE, "ok")
+    await opened(clerk, Address("tester", "early"))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    async with await connected(mesh_server, "auditor") as connection:
+        auditing = asyncio.create_task(audit(connection, f"sqlite:///{tmp_path}/auditor.db", stop, on_ready=ready.set))
+        await ready.wait()
+        text = ""
+        for _ in range(200):
+            text = (await site.read("/inbox", **signed_in("ada")))[1]
+            if "2 things to decide" in text:
+                break
+            await asyncio.sleep(0.05)
+        stop.set()
+        await auditing
+
+    assert "2 things to decide or answer, 1 of them overdue." in text
+    first, second = text.split("<li>")[1:3]
+    assert ("/gates/tester/pay/ok" in first, ">Overdue<" in first) == (True, True)
+    assert ("/gates/tester/early/ok" in second, ">Overdue<" in second) == (True, False)
+
+
 async def test_an_inbox_without_an_auditor_says_so(site: Site) -> None:
     status, text = await site.read("/inbox", **signed_in("ada"))
 

@@ -4,7 +4,7 @@ import pytest
 
 from planmesh.directory import Directory
 from planmesh.errors import Unusable
-from planmesh.gatekeeper.identity import Keys
+from planmesh.gatekeeper.identity import Keys, Untrusted
 from planmesh.gatekeeper.notify import Entry
 from planmesh.gatekeeper.reach import Links, Reach
 from planmesh.schemas.subjects import Address
@@ -89,3 +89,5 @@ def test_a_link_names_a_person_only_where_only_that_person_reads_it() -> None:
     assert links.to(here, "ok") == "https://plans.example.org/gates/erp/pay/ok"
     (token,) = parse_qs(urlsplit(links.to(here, "ok", "ada")).query)["link"]
     assert keys.read_link(token, here, "ok", 159.0).person == "ada"
+    with pytest.raises(Untrusted, match="expired"):
+        keys.read_link(token, here, "ok", 160.0)

@@ -308,6 +308,27 @@ def test_different_branches_of_one_decide_may_share_a_binding() -> None:
     assert [(one.code, one.pointer) for one in problems(shared)] == [("duplicate_binding", "/steps/3/binding")]
 
 
+def test_nothing_in_an_each_is_called_like_something_around_it() -> None:
+    each = {"kind": "each", "name": "all", "items": "topic", "item": "first", "steps": [task("topic")]}
+
+    found = said(plan(task("first"), each, inputs=TOPIC))
+
+    assert found == [
+        (
+            "shadows",
+            "/steps/1/item",
+            "the item is called 'first', and so is something around it",
+            "give it another name",
+        ),
+        (
+            "shadows",
+            "/steps/1/steps/0/name",
+            "the output of 'topic' would be read as topic, and so is something around it",
+            "give it another name with `binding`",
+        ),
+    ]
+
+
 def test_branches_are_compared_within_reason() -> None:
     wide = [
         decide("d", *(f"l{n}" for n in range(100))),

@@ -12,6 +12,7 @@ from planmesh.errors import Conflict
 from planmesh.eventlog import EventLog
 from planmesh.executor.plan import decide
 from planmesh.gatekeeper.notify import Channel
+from planmesh.gatekeeper.reach import Reach
 from planmesh.gatekeeper.service import Gatekeeper
 from planmesh.schemas import codec, subjects
 from planmesh.schemas import commands as asks
@@ -139,6 +140,7 @@ class Running:
         with_outputs: bool = True,
         unclear_after_s: float = 0.5,
         look_every_s: float = 60.0,
+        reach: Reach | None = None,
     ) -> None:
         core, stop = await connected(self.mesh, "gatekeeper"), asyncio.Event()
         gatekeeper = Gatekeeper(
@@ -149,6 +151,7 @@ class Running:
             with_outputs=with_outputs,
             unclear_after_s=unclear_after_s,
             look_every_s=look_every_s,
+            reach=reach,
         )
         self._running.append((asyncio.create_task(gatekeeper.run(stop)), stop, core))
 
