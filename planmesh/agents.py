@@ -26,7 +26,7 @@ from planmesh.errors import Unusable
 from planmesh.schemas.plan import Name, Permissions
 from planmesh.schemas.work import MAX_TOOLS, AgentDescription, AgentParameter
 from planmesh.tools import ENTRY_POINT as TOOLS
-from planmesh.tools import MARK, Tool
+from planmesh.tools import MARK, Tool, check_told
 
 ENTRY_POINT: Final = "planmesh.agents"
 """A distribution that ships agents names their modules under this group of entry points."""
@@ -106,7 +106,7 @@ def agent(
         destructive: Whether what it does cannot be undone: in a plan that a model has written, a person is asked first.
 
     Raises:
-        ValueError: The name is not one that a plan could use.
+        ValueError: The name is not one that a plan could use, or what it declares is not what planners understand.
     """
 
     def mark(function: F) -> F:
@@ -161,6 +161,7 @@ def _describe(
         types=types,
         destructive=destructive,
     )
+    check_told(described, f"agent {called}")
     return Agent(described, function, context_parameter, {} if uses_tools else None)
 
 

@@ -194,7 +194,20 @@ def _tool(
         idempotent=idempotent,
         destructive=destructive,
     )
+    check_told(described, f"tool {called}")
     return Tool(described, function, arguments, context_parameter, timeout_s)
+
+
+def check_told(description: msgspec.Struct, what: str) -> None:
+    """See that whoever reads a description will understand it: what is not is as if the agent declared nothing.
+
+    Raises:
+        ValueError: It would not be.
+    """
+    try:
+        msgspec.json.decode(msgspec.json.encode(description), type=type(description))
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise ValueError(f"{what}: what it declares is not understood: {error}") from None
 
 
 def _arguments(function: Callable[..., Any], called: str) -> tuple[type[msgspec.Struct], str | None]:

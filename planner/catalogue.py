@@ -51,7 +51,7 @@ def undescribed(agent: str) -> AgentDescription:
 
 def described(agents: Mapping[str, AgentDescription]) -> dict[str, AgentDescription]:
     """Those that have said something of themselves: the others, no worker has ever hosted."""
-    return {name: agent for name, agent in agents.items() if agent != undescribed(name)}
+    return {name: agent for name, agent in agents.items() if not agent.says_nothing}
 
 
 class Catalogue:
@@ -128,6 +128,8 @@ class Catalogue:
                 self._sequence = message.sequence
                 try:
                     agent = subjects.read_catalogue(message.subject)
+                    # What it said before holds no longer, whatever it says now.
+                    self._described.pop(agent, None)
                     description = codec.description.decode(message.data)
                 except (BadSubject, DecodeError) as error:
                     log.warning("catalogue.unreadable", subject=message.subject, error=str(error))

@@ -44,7 +44,9 @@ def harm(step: Step, agents: Agents) -> list[str]:
 
 
 def _harm_of_task(task: Task, agents: Agents) -> list[str]:
-    agent = agents.get(task.agent) or AgentDescription(name=task.agent)
+    agent = agents.get(task.agent)
+    if agent is None or agent.says_nothing:
+        return ["nobody knows what its agent does"]
     uses = [agent.permissions, *([task.permissions] if task.permissions is not None else [])]
     named = {tool for permissions in uses for tool in permissions.tools}
     tools = [tool for tool in agent.tools or () if tool.name in named]

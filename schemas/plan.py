@@ -27,6 +27,14 @@ Name: TypeAlias = Annotated[
         description="a-z 0-9 first, then also _ and -; 63 at most",
     ),
 ]
+
+SecretName: TypeAlias = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(?!\n)$",
+        description="a-z A-Z 0-9 _ first, then also -; 63 at most",
+    ),
+]
 Identifier: TypeAlias = Annotated[
     str,
     Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}(?!\n)$", description="a name that an expression can read"),
@@ -61,8 +69,8 @@ class Permissions(Document, frozen=True, kw_only=True):
     """Paths that may be read."""
     write: tuple[Line, ...] = ()
     """Paths that may be written."""
-    secrets: tuple[Name, ...] = ()
-    """Secrets by name."""
+    secrets: tuple[SecretName, ...] = ()
+    """Secrets by name: of variables in the worker's environment, as a rule."""
 
     def beyond(self, granted: "Permissions") -> str:
         """What of this, tools aside, is not *granted*, in words; empty if all of it is.

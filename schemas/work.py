@@ -346,6 +346,11 @@ class AgentDescription(Struct, frozen=True, kw_only=True, omit_defaults=True):
     tools: Annotated[tuple[ToolDescription, ...], Meta(max_length=MAX_TOOLS)] | None = None
     """The tools that a step of it may name in `permissions.tools`. None: it uses none by name."""
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it is all that is known of an agent whose worker has not announced itself."""
+        return self == AgentDescription(name=self.name, any_parameters=True)
+
 
 class Signal(Struct, frozen=True, kw_only=True):
     """A hint to whoever runs a step, on ``signals.<agent>``; it may be lost, and changes nothing by itself."""

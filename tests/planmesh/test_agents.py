@@ -1,7 +1,12 @@
 """What an agent says of itself, by its function."""
 
+import pytest
+
 from planmesh.agents import Context, find
 from planmesh.agents import agent as mark
+from planmesh.schemas import codec
+from planmesh.schemas.codec import encode
+from planmesh.schemas.plan import Permissions
 from planmesh.schemas.work import AgentDescription
 
 
@@ -33,3 +38,23 @@ def test_whoever_writes_plans_learns_how_parameters_are_annotated() -> None:
 
 def test_what_cannot_be_undone_is_declared() -> None:
     assert {name: found.destructive for name, found in described(__name__).items()} == {"wipe": True, "look": False}
+
+
+def pay(to: str) -> None:
+    """Pays somebody."""
+
+
+def test_secrets_may_be_called_as_variables_of_the_environment_are() -> None:
+    mark(permissions=Permissions(secrets=("BANK_TOKEN", "_key", "bank-token")))(pay)
+
+    told = codec.description.decode(encode(pay.__planmesh_agent__.description))  # type: ignore[attr-defined]
+    assert told.permissions.secrets == ("BANK_TOKEN", "_key", "bank-token")
+
+
+@pytest.mark.parametrize(
+    ("permissions", "where"),
+    [(Permissions(secrets=("BANK TOKEN",)), "secrets"), (Permissions(network=("a\nb",)), "network")],
+)
+def test_what_no_planner_would_understand_is_refused_before_anything_runs(permissions: Permissions, where: str) -> None:
+    with pytest.raises(ValueError, match=rf"agent pay: what it declares is not understood: .*permissions\.{where}"):
+        mark(permissions=permissions, destructive=True)(pay)

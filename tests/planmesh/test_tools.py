@@ -104,6 +104,7 @@ def takes_an_unknown(what: "Unheard") -> None: ...  # type: ignore[name-defined]
         (takes_an_unknown, {}, "its annotations cannot be read: name 'Unheard' is not defined"),
         (find_way, {"name": "Find Way"}, "its name must be a-z 0-9 first.*found 'Find Way'"),
         (find_way, {"description": "x" * 4_001}, "a description has at most 4,000 characters; this one has 4,001"),
+        (find_way, {"permissions": Permissions(secrets=("a b",))}, r"what it declares is not understood: .*secrets"),
         (find_way, {"timeout_s": 0}, "timeout_s must be above 0; found 0"),
     ],
 )

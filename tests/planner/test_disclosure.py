@@ -111,7 +111,8 @@ def test_a_model_gives_a_secret_to_nothing_without_a_gate() -> None:
         compiled = compile_plan(document(step), None)
         assert isinstance(compiled, Compiled)
         assert readers(compiled.plan) == {step["name"]}
-        assert ungated(compiled.plan, {}, None) == {step["name"]: ["it is given a secret that somebody enters"]}
+        (harm,) = ungated(compiled.plan, {}, ()).values()
+        assert "it is given a secret that somebody enters" in harm
 
 
 ATOMS = ["key", "key.value", 'key["value"]', "key.value.secret", "key.provided_by", "key[0]", "n", '"x"', "1", "null"]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,8 @@ from planmesh.schemas.plan import Decide, Gate, Permissions, Plan, Task
 from planmesh.schemas.work import AgentDescription, ToolDescription
 
 AGENTS = {
-    "safe": AgentDescription(name="safe", any_parameters=True),
+    "safe": AgentDescription(name="safe", description="Looks", any_parameters=True),
+    "silent": AgentDescription(name="silent", any_parameters=True),
     "harmful": AgentDescription(name="harmful", any_parameters=True, permissions=Permissions(write=("/srv",))),
     "thinker": AgentDescription(
         name="thinker",
@@ -64,6 +66,11 @@ def test_what_an_agent_uses_is_said_of_its_step() -> None:
     found = harm(Task(name="step", agent="all"), agents)
 
     assert found == ["it cannot be undone", "writes /a", "uses the network b and c", "uses the secrets d"]
+
+
+@pytest.mark.parametrize("agent", ["silent", "unheard-of"])
+def test_an_agent_that_has_said_nothing_of_itself_may_do_anything(agent: str) -> None:
+    assert harm(Task(name="step", agent=agent), AGENTS) == ["nobody knows what its agent does"]
 
 
 def test_a_tool_that_a_step_names_does_its_harm_in_the_step() -> None:

@@ -209,14 +209,15 @@ async def test_the_catalogue_is_read_once_for_many_goals(bench: Bench) -> None:
 
 
 @with_echo
-async def test_a_description_is_whose_subject_it_is_on_and_junk_is_none(bench: Bench) -> None:
+async def test_a_description_is_whose_subject_it_is_on_and_after_junk_there_is_none(bench: Bench) -> None:
     catalogue = Catalogue(bench.core, max_age_s=0.0)
     agent = await bench.connect("agent-echo")
 
     await agent.publish("catalogue.echo", encode(AgentDescription(name="admin", version="2")))
     assert await catalogue.agents() == {"echo": AgentDescription(name="echo", version="2")}
     await agent.publish("catalogue.echo", b"junk")
-    assert await catalogue.agents() == {"echo": AgentDescription(name="echo", version="2")}
+    # What it said before holds no longer, whatever it says now.
+        assert await catalogue.agents() == {"echo": undescribed("echo")}
     await agent.publish("catalogue.echo", encode(AgentDescription(name="echo", version="3")))
     assert await catalogue.agents() == {"echo": AgentDescription(name="echo", version="3")}
 
