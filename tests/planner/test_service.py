@@ -217,7 +217,7 @@ async def test_a_description_is_whose_subject_it_is_on_and_after_junk_there_is_n
     assert await catalogue.agents() == {"echo": AgentDescription(name="echo", version="2")}
     await agent.publish("catalogue.echo", b"junk")
     # What it said before holds no longer, whatever it says now.
-        assert await catalogue.agents() == {"echo": undescribed("echo")}
+    assert await catalogue.agents() == {"echo": undescribed("echo")}
     await agent.publish("catalogue.echo", encode(AgentDescription(name="echo", version="3")))
     assert await catalogue.agents() == {"echo": AgentDescription(name="echo", version="3")}
 
