@@ -1,10 +1,11 @@
 """Plans that are written as they should look."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from planmesh.cli import COMPLETED, FAILED
+from planmesh.cli import COMPLETED, FAILED, main
 from planmesh.cli.language import fmt
 from planmesh.cli.session import Session
 
@@ -55,3 +56,35 @@ def test_what_cannot_be_read_is_left_as_it_is(
     told = capsys.readouterr().err
     assert said in told
     assert f"{name} is left as it is: 1 problem" in told
+
+
+SCRIPT = 'script "X"\ndo "A" with b\n-> r\ndo "C" with b\nof = r\n'
+YAML = """\
+name: X
+steps:
+- {kind: task, name: a, agent: b, binding: r}
+- {kind: task, name: c, agent: b, inputs: {of: "{r}"}}
+"""
+STEPS = [
+    {"kind": "task", "name": "a", "agent": "b", "binding": "r"},
+    {"kind": "task", "name": "c", "agent": "b", "inputs": {"of": "{r}"}},
+]
+FORMS = {"x.plan": SCRIPT, "x.yaml": YAML, "x.json": json.dumps({"name": "X", "steps": STEPS})}
+
+
+@pytest.mark.parametrize(("name", "text"), FORMS.items(), ids=FORMS)
+def test_a_plan_in_any_form_is_checked_and_drawn_without_a_mesh(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    (file := tmp_path / name).write_text(text)
+    nowhere = ["--data-dir", str(tmp_path / "nothing"), "--server", "nats://127.0.0.1:9"]
+    said = []
+
+    for words in (["validate", str(file)], ["graph", str(file)], ["graph", str(file), "--format", "mermaid"]):
+        assert main([*nowhere, *words]) == COMPLETED
+        said.append(capsys.readouterr().out)
+
+    checked, tree, drawn = said
+    assert "is a plan: X, 2 steps" in checked
+    assert tree.index(" a ") < tree.index(" c ")
+    assert "s0 --> s1" in drawn
