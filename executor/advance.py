@@ -29,11 +29,15 @@ from planmesh.schemas.values import text_of
 
 
 def advance(turn: Turn) -> None:
-    """Let everything go on that can, and bring the plan's status in line with its steps."""
+    """Let everything go on that can, and bring the plan's status in line with its steps.
+
+    Where nothing may follow (`Turn.alone`), nothing is settled. What was ready is begun all the same: that takes little
+    room in the log, and nothing else would ever begin it.
+    """
     if turn.state.status in ENDED or turn.state.status in (PlanStatus.DRAFT, PlanStatus.ABSENT):
         return
     while not turn.state.held and turn.state.status not in ENDED:
-        if turn.state.immediate:
+        if turn.state.immediate and not turn.alone:
             _settle_now(turn, turn.state.immediate[0])
         elif turn.state.leaving and len(turn.state.away) < turn.state.plan.concurrency:
             away = turn.state.graph.steps[turn.state.leaving[0]]
@@ -42,11 +46,11 @@ def advance(turn: Turn) -> None:
         elif (task := _next(turn)) is not None:
             attempt = turn.state.steps[task.name].attempt + 1
             turn.record(events.StepDispatched(step=task.name, attempt=attempt, agent=task.agent))
-        elif turn.state.open == 0:
+        elif turn.state.open == 0 and not turn.alone:
             _end(turn)
         else:
             break
-    agree(turn)
+    _agree(turn)
 
 
 def _end(turn: Turn) -> None:
@@ -144,11 +148,9 @@ def _outputs(state: PlanState) -> dict[str, object]:
     return result
 
 
-def agree(turn: Turn) -> None:
+def _agree(turn: Turn) -> None:
     """End the turn with the status that the steps give."""
     state = turn.state
-    if state.status in ENDED or state.status in (PlanStatus.DRAFT, PlanStatus.ABSENT):
-        return
     should_be = standing(state)
     if should_be is state.status:
         return

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, assert_never
 
 import msgspec
 
-from planmesh.executor.advance import advance, agree
+from planmesh.executor.advance import advance
 from planmesh.executor.asks import Given, answer, answer_by_default
 from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
@@ -64,8 +64,9 @@ def decide(
             than that, so that what it has still to do does not stand in front of other plans.
         escalate_to: Who may answer as well, once it is overdue, a gate or an ask that says nothing of it. Empty:
             nobody.
-        alone: Why nothing may follow from it but the plan's own status; empty if it may, as a rule. A step that fails
-            is failed then, also where the plan says to go on without it; and nobody is answered for by a default.
+        alone: Why nothing may follow from it but that steps begin which are ready, and the plan's own status; empty if
+            it may, as a rule. A step that fails is failed then, also where the plan says to go on without it; and
+            nobody is answered for by a default.
 
     Returns:
         The events to append, in order, and the state that folding them gives. A command that cannot be carried out
@@ -131,10 +132,7 @@ def decide(
         case _:
             assert_never(what)
     if turn.events:
-        if alone:
-            agree(turn)
-        else:
-            advance(turn)
+        advance(turn)
     return Decision(turn.events, turn.state)
 
 

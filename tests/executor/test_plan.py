@@ -768,3 +768,24 @@ def ended_at(play: Play) -> list[tuple[events.AttemptEnded, Any]]:
     return [
         (event, commit.at) for commit, _ in play.log for event in commit.events if type(event) is events.AttemptEnded
     ]
+
+
+# --- where nothing may follow --------------------------------------------------------------------------------
+
+
+def test_what_does_not_follow_from_it_goes_on_where_nothing_may() -> None:
+    play = Play(plan(task("a", on_error="ignore"), gate("behind", "a"), task("b"), concurrency=1))
+
+    play.fails("a", retryable=False, alone="too much would follow")
+
+    assert [play.status(name) for name in ("a", "behind", "b")] == ["failed", "pending", "dispatched"]
+    play.completes("b")
+    assert play.state.status == "paused"
+
+
+def test_the_next_attempt_begins_at_once_where_nothing_else_may() -> None:
+    play = Play(plan(task("a", retry=Retry(attempts=2, backoff_s=0))))
+
+    play.fails("a", alone="what was said of it is too large")
+
+    assert (play.status("a"), play.attempt("a")) == ("dispatched", 2)

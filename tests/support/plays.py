@@ -140,10 +140,12 @@ class Play:
 
     # --- what can be done ------------------------------------------------------------------------------
 
-    def ask(self, what: asks.AnyCommand | ReportResult, by: str = "ada", later_s: float = 1.0) -> list[AnyEvent]:
+    def ask(
+        self, what: asks.AnyCommand | ReportResult, by: str = "ada", later_s: float = 1.0, alone: str = ""
+    ) -> list[AnyEvent]:
         self.at += timedelta(seconds=later_s)
         asked = Asked(what, by, self.at)
-        decision = decide(self.state, asked, agent_limits=self.agent_limits)
+        decision = decide(self.state, asked, agent_limits=self.agent_limits, alone=alone)
         if decision.events:
             self._commit(decision.events, decision.state, asked.cause)
         return decision.events
@@ -173,7 +175,9 @@ class Play:
             by,
         )
 
-    def fails(self, step: str, attempt: int | None = None, *, retryable: bool = True, **told: Any) -> list[AnyEvent]:
+    def fails(
+        self, step: str, attempt: int | None = None, *, retryable: bool = True, alone: str = "", **told: Any
+    ) -> list[AnyEvent]:
         return self.ask(
             ReportResult(
                 AttemptFailed(
@@ -188,6 +192,7 @@ class Play:
                 )
             ),
             AGENT,
+            alone=alone,
         )
 
     def does(self, step: str) -> list[AnyEvent]:
