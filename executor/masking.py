@@ -19,7 +19,8 @@ class Mask:
     could have by chance, where they are the whole of it."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._whole = frozenset(secrets)
+        # Whoever uses what was pasted with a space or the end of a line is wont to take that off.
+        self._whole = frozenset(form for secret in secrets for form in (secret, secret.strip()))
         found = {form for secret in self._whole if len(secret) >= _LONG_CHARACTERS for form in _forms(secret)}
         self._parts = sorted(found, key=len, reverse=True)
 

@@ -170,6 +170,7 @@ class Host:
             traceparent=work.traceparent,
             tools={name: here[name] for name in work.permissions.tools if name in here and name not in beyond},
             report=reporter,
+            hide=reporter.hide,
             threads=self._rooms.threads,
         )
         for name, excess in beyond.items():
@@ -517,6 +518,9 @@ class _Reporter:
             shown = self.mask.value(msgspec.json.decode(encode(data)))
         message = encode(Progress(attempt=self._attempt, text=said[:_MESSAGE_CHARACTERS], data=shown))
         self._loop.call_soon_threadsafe(self._send, message)
+
+    def hide(self, text: str) -> str:
+        return self.mask.text(text)
 
     def _send(self, message: bytes) -> None:
         try:

@@ -142,6 +142,8 @@ class Context:
     tools: "Mapping[str, Tool]" = field(default_factory=dict)
     """The tools that the step names, and whose declared permissions it grants: see `call`."""
     report: Callable[[str, Any], None] = field(default=lambda _text, _data: None, repr=False)
+    hide: Callable[[str], str] = field(default=lambda text: text, repr=False)
+    """Takes the secrets that the attempt was given out of a text that is for the worker's own log."""
     journal: Journal = field(default_factory=Journal, repr=False)
     threads: Executor | None = field(default=None, repr=False)
     """Where tools run that are not async; None: the loop's own threads."""

@@ -12,6 +12,7 @@ The docstring and the annotations are what a model is told. A step names the too
 
 import asyncio
 import inspect
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
@@ -106,7 +107,8 @@ class Tool:
             if isinstance(error, TimeoutError) and limit.expired():
                 effect = "" if self.description.idempotent else "; it may have had its effect all the same"
                 raise ToolError(f"{self.name} gave no answer within {self.timeout_s:g} s{effect}") from None
-            log.warning("tool.failed", tool=self.name, key=context.key, exc_info=error)
+            said = context.hide("".join(traceback.format_exception(error)).rstrip("\n"))
+            log.warning("tool.failed", tool=self.name, key=context.key, exception=said)
             raise ToolError(f"{self.name} failed: {type(error).__name__}: {_clipped(str(error))}") from error
 
 

@@ -29,6 +29,13 @@ def test_a_secret_is_masked_wherever_it_is_in_a_text(text: str, masked: str) -> 
     assert Mask(["hunter2-hunter2"]).text(text) == masked
 
 
+def test_it_is_masked_without_the_space_around_it() -> None:
+    masked = Mask([" hunter2-hunter2\n", "1234 "])
+
+    assert masked.text("Bearer hunter2-hunter2.") == "Bearer ***."
+    assert masked.value(["1234", "x1234"]) == [MASKED, "x1234"]
+
+
 def test_it_is_masked_as_errors_and_addresses_quote_it() -> None:
     secret = 'it\'s\n"a key"/ü\\'
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from planmesh import Context, agent
+from planmesh import Context, agent, tool
 
 
 def _note(step: str, key: str) -> None:
@@ -26,3 +26,15 @@ def fail_with_key(key: str, context: Context) -> None:
     """Fail, and say with which key."""
     _note(context.step, key)
     raise ValueError(f"https://shop.example/?key={key} said no to {key!r}")
+
+
+@tool(idempotent=True)
+def try_key(key: str) -> None:
+    """Try a key, and say which it was."""
+    raise ValueError(f"no lock takes {key}")
+
+
+@agent(idempotent=True, uses_tools=True)
+async def call_with_key(key: str, context: Context) -> None:
+    """Have a tool try the key."""
+    await context.call("try_key", {"key": key})

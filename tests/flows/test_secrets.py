@@ -312,6 +312,25 @@ async def test_an_error_that_quotes_the_secret_is_recorded_without_it(world: Wor
     await eventually(lambda: world._is_gone(submitted.address))
 
 
+async def test_a_tool_that_quotes_the_secret_is_logged_without_it(world: World) -> None:
+    ask = {"kind": "ask", "name": "key", "secret": True, "reviewers": ["person:ada"]}
+    step = task("fail", agent="call-with-key", inputs={"key": "{key.value}"}, permissions={"tools": ["try_key"]})
+    submitted = await world.flow.client.submit(plan(ask, step), id="tool")
+    await world.flow.until(submitted.address, open_asks)
+
+    await world.enter(submitted.address, KEY)
+
+    state = await world.flow.until(submitted.address, lambda state: state.steps["fail"].status is StepStatus.FAILED)
+    failure = state.steps["fail"].failure
+    assert failure is not None
+    assert failure.message == "try_key failed: ValueError: no lock takes ***"
+    logs = [file for file in world.flow.directory.rglob("*") if file.is_file() and b"tool.failed" in file.read_bytes()]
+    assert any(b"no lock takes ***" in file.read_bytes() for file in logs)
+    await world.nowhere(KEY)
+    await world.flow.operator.cancel(submitted.address)
+    await eventually(lambda: world._is_gone(submitted.address))
+
+
 async def test_of_two_answers_at_once_one_counts_and_both_are_taken_away(world: World) -> None:
     address = await world.asked("two")
 
