@@ -12,13 +12,15 @@ from planmesh.client import PlanFailed
 from planmesh.errors import PlanmeshError
 from planmesh.frontier import frontier
 from planmesh.schemas.commands import AnyCommand, CancelPlan, RetryStep, RevisePlan, SkipStep
-from planmesh.schemas.events import PlanRevised, StepDispatched
+from planmesh.schemas.events import GateRejected, PlanRevised, PlanStarted, StepDispatched, StepSkipped
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import PlanStatus, StepStatus, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.steering import Refused, RevisionRefused, new_command_id
 
 pytestmark = [pytest.mark.xdist_group("flows"), pytest.mark.asyncio(loop_scope="session")]
+
+SAID = (PlanStarted, GateRejected, StepSkipped)
 
 
 def fragile(name: str, *after: str, **fields: Any) -> dict[str, Any]:
@@ -29,6 +31,28 @@ async def settled(flow: Flow, address: Address, status: PlanStatus = PlanStatus.
     state = await flow.until(address, lambda state: state.ended_at)
     assert state.status is status
     await expect_promises(flow.operator, address)
+
+
+async def test_a_draft_is_started_its_gate_rejected_asked_again_and_skipped(flow: Flow) -> None:
+    gate = {"kind": "gate", "name": "ask", "optional": True}
+    submitted = await flow.client.submit(plan(gate, task("behind", "ask")), start=False)
+    address, operator = submitted.address, flow.operator
+    await flow.until(address, lambda state: state.status is PlanStatus.DRAFT)
+
+    started = await operator.start(address, reason="now", id="begin")
+    again = await operator.start(address, reason="now", id="begin")
+    state = await flow.until(address, open_gates)
+    opened = state.steps["ask"].opened
+    assert opened is not None
+    rejected = await operator.reject(address, "ask", opened.digest, reason="too dear")
+    await operator.retry(address, "ask", reason="it is cheaper")
+    skipped = await operator.skip(address, "ask", reason="it is for nothing")
+
+    assert again.commit.number == started.commit.number
+    happened = [*started.commit.events, *rejected.commit.events, *skipped.commit.events]
+    said = [(type(event), event.reason) for event in happened if isinstance(event, SAID)]
+    assert said == [(PlanStarted, "now"), (GateRejected, "too dear"), (StepSkipped, "it is for nothing")]
+    await settled(flow, address)
 
 
 # --- cancelling, pausing -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pages import DIRECTORY
@@ -58,3 +59,14 @@ def test_a_page_that_there_is_not_is_the_nearest() -> None:
 
     assert [inbox(found, DIRECTORY, "ada", page).page for page in (-1, 0, 1, 2, 99_999)] == [1, 1, 1, 2, 2]
     assert len(inbox(found, DIRECTORY, "ada", 2).items) == 1
+
+
+def test_whoever_it_was_escalated_to_finds_it_as_what_they_are() -> None:
+    found = (msgspec.structs.replace(row(1, 1, "person:bob", False), reviewers=("person:bob", "role:cfo")),)
+    escalated = (msgspec.structs.replace(found[0], escalated=("role:cfo",)),)
+
+    def seen(rows: tuple[GateRow, ...], person: str) -> list[tuple[str, bool]]:
+        return [(item.asked_as, item.is_escalated) for item in inbox(rows, DIRECTORY, person).items]
+
+    assert [seen(escalated, person) for person in ("bob", "cleo", "ada")] == [[("bob", False)], [("the cfo", True)], []]
+    assert seen(found, "cleo") == [("the cfo", False)]
