@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -456,13 +456,23 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
     else:
         where = f"{key} in {file}"
     if error["type"] == "extra_forbidden":
-        there = _TABLES[first].model_fields if len(rest) == 1 and first in _TABLES else Settings.model_fields
-        close = difflib.get_close_matches(rest[0], there, 1) if len(rest) == 1 else []
-        close = close if rest else difflib.get_close_matches(first, there, 1)
-        return f"{where}: there is no such setting" + (f"; did you mean {close[0]}?" if close else "")
+        close = _meant(first, rest)
+        return f"{where}: there is no such setting" + (f"; did you mean {close}?" if close else "")
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     found = "" if first in _SECRET else f", found {error['input']!r:.80}"
     return f"{where}: {expected}{found}"
+
+
+def _meant(first: str, rest: Sequence[str]) -> str:
+    """The setting that was probably meant: the nearest in its table, or the one of this name in another."""
+    there = _TABLES[first].model_fields if rest and first in _TABLES else Settings.model_fields
+    said = rest[0] if rest else first
+    if len(rest) > 1:
+        return ""
+    elsewhere = [f"{table}.{said}" for table, fields in _TABLES.items() if said in fields.model_fields]
+    if rest and said in Settings.model_fields:
+        elsewhere.append(f"{said}, outside of [{first}]")
+    return next(iter([*elsewhere, *difflib.get_close_matches(said, there, 1)]), "")
 
 
 def _misspelt_environment() -> list[str]:

@@ -114,6 +114,8 @@ def test_paths_are_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     ("file", "said"),
     [
         ("listen_prot = 1", "listen_prot in planmesh.toml: there is no such setting; did you mean listen_port?"),
+        ('escalate_to = "role:cfo"', "there is no such setting; did you mean directory.escalate_to?"),
+        ("[notices]\nweb_port = 1", "there is no such setting; did you mean web_port, outside of [notices]?"),
         ("[limits]\nstep = 1", "limits.step in planmesh.toml: there is no such setting; did you mean steps?"),
         ("listen_port = 65536", "listen_port in planmesh.toml: expected less than or equal to 65535, found 65536"),
         (
