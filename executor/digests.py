@@ -1,6 +1,7 @@
 """What an approval would release, as a digest: what a gate shows, and what a vote must quote. Pure."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, assert_never
 
@@ -144,6 +145,18 @@ _OF_NOTHING: Final = digest_of(NOTHING)
 
 
 def released(graph: Graph, gate: str) -> Iterator[str]:
-    """The steps right behind *gate*, but for the `each` whose item it belongs to: that only collects."""
+    """The steps right behind *gate*, but for the `each` whose item it belongs to: that only collects. Where branches
+    only meet, what comes then as well."""
     item = graph.items.get(gate)
-    return (name for name in graph.successors[gate] if item is None or name != item.each)
+    seen = {"" if item is None else item.each}
+    waiting = deque([gate])
+    while waiting:
+        more = [name for name in graph.successors[waiting.popleft()] if name not in seen]
+        yield from more
+        seen.update(more)
+        waiting.extend(name for name in more if only_meets(graph.steps[name]))
+
+
+def only_meets(step: Step) -> bool:
+    """Whether *step* does nothing but wait for branches."""
+    return isinstance(step, Check) and step.condition == "true"

@@ -1,11 +1,10 @@
 """Gates: what one would release, exactly; and when it opens. Pure."""
 
-from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-from planmesh.executor.digests import released
+from planmesh.executor.digests import only_meets, released
 from planmesh.executor.reviewers import (
     OPERATOR,
     Standing,
@@ -21,10 +20,10 @@ from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, Plan
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.four_eyes import barred, same
 from planmesh.schemas.payload import Payload, canonical, digest_of
-from planmesh.schemas.plan import Check, Draft, Each, Gate, Permissions, Run, Step, Task
+from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
-from planmesh.schemas.state import Graph, Names, PlanState
+from planmesh.schemas.state import Names, PlanState
 from planmesh.schemas.templates import compile_template
 
 _MAX_LISTED = 100  # steps listed in one event; the digest is over all of them
@@ -159,8 +158,10 @@ def _upstream(state: PlanState, name: str) -> Upstream:
 
 def _releases(state: PlanState, gate: str) -> Iterator[Release]:
     """What an approval would let go. Of the steps of an `each` no more is known than the document says."""
-    for name in _next(state.graph, gate):
+    for name in released(state.graph, gate):
         step = state.graph.steps[name]
+        if only_meets(step):
+            continue
         match step:
             case Task():
                 yield _release(step, _known(state, step, step.inputs))
@@ -173,22 +174,6 @@ def _releases(state: PlanState, gate: str) -> Iterator[Release]:
                 yield _release(step, _about_run(state, step))
             case _:
                 yield _release(step, _Known({}))
-
-
-def _next(graph: Graph, gate: str) -> Iterator[str]:
-    """The steps right behind *gate*. Where branches only meet, that is what comes then."""
-    item = graph.items.get(gate)
-    waiting = deque(released(graph, gate))
-    seen = {*waiting, "" if item is None else item.each}
-    while waiting:
-        name = waiting.popleft()
-        step = graph.steps[name]
-        if not (isinstance(step, Check) and step.condition == "true"):
-            yield name
-            continue
-        more = [behind for behind in graph.successors[name] if behind not in seen]
-        waiting.extend(more)
-        seen.update(more)
 
 
 class _Known(NamedTuple):

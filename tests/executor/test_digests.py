@@ -110,6 +110,21 @@ def test_but_it_does_where_what_it_lets_go_reads_the_decision(behind: Step) -> N
     assert reopened.step == "finance"
 
 
+def test_so_it_does_where_what_comes_where_branches_meet_reads_something_new() -> None:
+    meet = Check(name="meet", after=("ask",), condition="true")
+    pay = task("pay", "meet", "count", inputs={"total": "{count}"})
+    play = Play(plan(gate("ask"), task("count"), meet, pay))
+    assert play.of_type(GateOpened)[0].releases[0].later == {"total": ("count",)}
+
+    play.completes("count", output=7)
+    refused, reopened = play.votes("ask")
+
+    assert isinstance(refused, CommandRefused)
+    assert refused.code == "stale"
+    assert isinstance(reopened, GateOpened)
+    assert reopened.releases[0].inputs == {"total": 7}
+
+
 def test_whoever_votes_again_sees_the_decision() -> None:
     inputs = {"who": "{legal.by}"}
     play = Play(plan(gate("legal"), gate("finance"), task("pay", "legal", "finance", inputs=inputs)))
