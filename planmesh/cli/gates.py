@@ -199,7 +199,7 @@ async def _secret(session: Session, row: GateRow, value: str | None, file: Path 
     if file is not None:
         text: str | None = _text(file)
     elif session.asks:
-        text = await read_secret("  The secret (nothing is shown): ")
+        text = await read_secret(f"  {screens.given_to(row)}\n  The secret (nothing is shown): ")
     else:
         raise NotUnderstood(
             f"ask {row.step} takes a secret, and nobody is here to enter it: add --file FILE, or --file -"

@@ -193,12 +193,17 @@ def _votes(gate: GateRow, me: str) -> list[Text]:
     return lines
 
 
+def given_to(ask: GateRow) -> str:
+    """Which steps are given the secret that *ask* takes, and by whom they are done."""
+    who = listed([f"{one.step} ({one.agent})" for one in ask.recipients], most=_MOST)
+    return f"It is given to {who}" if who else "It is given to no step"
+
+
 def _takes(ask: GateRow, width: int) -> list[Text]:
     takes = "a secret, which nobody is shown" if ask.secret else ""
     lines = paragraph(f"It takes {takes or expected(ask.answer, ask.options)}", width, "  ")
     if ask.secret:
-        who = listed([f"{one.step} ({one.agent})" for one in ask.recipients])
-        lines += paragraph(f"It is given to {who}" if who else "It is given to no step", width, "  ")
+        lines += paragraph(given_to(ask), width, "  ")
     if ask.default is not None:
         lines += paragraph(f"Default: {value(ask.default, _INPUT_CHARACTERS)}", width, "  ", "dim")
     if ask.invalid:

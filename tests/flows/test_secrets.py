@@ -271,6 +271,7 @@ async def test_at_a_terminal_it_is_typed_unseen(world: World) -> None:
 
     assert await process.wait() == 0, seen
     assert b"answered with a secret" in seen
+    assert b"given to use (use-key) and again (use-key)" in seen[: seen.index(b"nothing is shown")]
     assert secret.encode() not in seen
     await world.given("use", secret)
     await world.finish(address)
