@@ -464,14 +464,18 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
 
 
 def _disclosed(state: PlanState, revised: Plan) -> Iterator[Problem]:
-    """Secrets that have been entered, and that others would be given than the plan gives them to."""
+    """Secrets that have been entered, and that others would be given than the plan gives them to; and those that would
+    be asked for where everybody reads the answer."""
+    asks = {step.name: step for step in revised.steps if isinstance(step, Ask)}
     for name, step in state.steps.items():
         ask = state.graph.steps[name]
         # What is asked in an item is given within the item, which cannot change any more.
-        if not isinstance(ask, Ask) or not step.secret or name in state.graph.items:
+        if not isinstance(ask, Ask) or not ask.secret or name in state.graph.items:
             continue
+        if name in asks and not asks[name].secret:
+            yield Problem(code=LOOSENS, message=f"ask {name} takes a secret, and everybody would read the answer")
         told = recipients_in(state.plan, ask)
-        for other in recipients_in(revised, ask):
+        for other in recipients_in(revised, ask) if step.secret else ():
             if other not in told:
                 message = f"step {other.step} (by agent {other.agent}) is given the secret that was entered at {name}"
                 yield Problem(code=LOOSENS, message=message)

@@ -189,6 +189,19 @@ def test_only_an_operator_gives_a_secret_that_was_entered_to_others(by: str, oth
     assert (play.state.revision == 2) is not bool(codes)
 
 
+@pytest.mark.parametrize("by_planner", [True, False])
+def test_no_planner_lets_everybody_read_what_was_to_be_a_secret(by_planner: bool) -> None:
+    play = Play(plan(secret(), task("use", "key", inputs={"key": "{key.value}"})))
+
+    play.revises(plan(question("key"), task("use", "key", inputs={"key": "{key.value}"})), by_planner=by_planner)
+
+    codes = [problem.code for refused in play.of_type(RevisionRefused) for problem in refused.problems]
+    assert codes == (["loosens"] if by_planner else [])
+    opened = play.state.steps["key"].opened
+    assert isinstance(opened, AskOpened)
+    assert opened.secret is by_planner
+
+
 def test_a_gate_shows_the_name_and_not_the_secret() -> None:
     play = Play(plan(secret(), gate("ok", "key"), task("use", "ok", inputs={"key": "{key.value}"})))
 
