@@ -128,15 +128,24 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
 
 
 def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:
-    """Whether *written* says what *stored* says. What the planner settles may be left out."""
+    """Whether *written* says what *stored* says. What the planner settles may be left out, in the body of an each too."""
     try:
         plain = msgspec.to_builtins(msgspec.convert(written, Step))
     except msgspec.ValidationError:
         return False
+    return _says_the_same(stored, plain)
+
+
+def _says_the_same(stored: dict[str, Any], plain: dict[str, Any]) -> bool:
     if not set(plain.get("after", ())) <= set(stored.get("after", ())):
         return False
     keys = (plain.keys() | stored.keys()) - _SETTLED_BY_US
     keys |= plain.keys() & {"permissions", "idempotent"}
+    if "steps" in keys:  # the body of an each, whose steps the planner has settled as well
+        keys.discard("steps")
+        bodies = [{step["name"]: step for step in one.get("steps", ())} for one in (stored, plain)]
+        if list(bodies[0]) != list(bodies[1]) or not all(map(_says_the_same, bodies[0].values(), bodies[1].values())):
+            return False
     return all(plain.get(key) == stored.get(key) for key in keys)
 
 

@@ -7,7 +7,7 @@ import msgspec
 from planmesh.planner.catalogue import undescribed
 from planmesh.planner.revisions import propose
 from planmesh.schemas.commands import ProposeRevision
-from planmesh.schemas.plan import Gate, Permissions, Plan, Policy, Task
+from planmesh.schemas.plan import Each, Gate, Permissions, Plan, Policy, Task
 from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork, ToolDescription
 
 OPERATORS = ("role:operator",)
@@ -75,6 +75,36 @@ def test_what_has_started_may_be_written_without_what_the_planner_settles() -> N
     plan = proposed(wants({"steps": [{"kind": "task", "name": "a", "agent": "first"}]}))
 
     assert plan.steps == CURRENT.steps[:1]
+
+
+def each(text: str = "{x}", **settled: Any) -> dict[str, Any]:
+    first = {"kind": "task", "name": "fetch", "binding": "page", "agent": "first", "inputs": {"about": text}}
+    then = {"kind": "task", "name": "sum", "binding": "total", "agent": "second", "inputs": {"value": "{page}"}}
+    if settled:
+        then["after"] = ["fetch"]
+    steps = [{**step, **settled} for step in (first, then)]
+    return {"kind": "each", "name": "all", "binding": "totals", "items": "[1, 2]", "item": "x", "steps": steps}
+
+
+def test_an_each_that_has_started_may_be_written_without_what_the_planner_settles_in_its_body() -> None:
+    stored = msgspec.convert(each(permissions={}, idempotent=False), Each)
+    current = msgspec.structs.replace(CURRENT, steps=(stored, task("b", "all")))
+
+    plan = proposed(
+        wants(
+            {"steps": [each(), {"kind": "task", "name": "c"} | {"agent": "first", "inputs": {"x": "{totals}"}}]},
+            kept=("all",),
+            current=current,
+        )
+    )
+
+    assert plan.steps[0] == stored
+    assert [step.name for step in plan.steps] == ["all", "c"]
+    for other in (each("{x}!"), each(permissions={"network": ["else.example"]}), {**each(), "parallel": 3}):
+        found = problems(wants({"steps": [other]}, kept=("all",), current=current))
+        assert ("started", "/steps/0") in found, other
+    shorter = {**each(), "steps": each()["steps"][:1]}
+    assert ("started", "/steps/0") in problems(wants({"steps": [shorter]}, kept=("all",), current=current))
 
 
 def test_a_running_step_is_left_out_if_it_may_be_cancelled() -> None:
