@@ -446,6 +446,8 @@ def _understood(of: Codec[_S], data: bytes, name: str) -> _S:
 def _no_plan(text: str, nearest: tuple[str, ...] = ()) -> QueryRefused:
     if nearest:
         text += f"; did you mean {' or '.join(nearest)}?"
+    else:
+        text += "; `planmesh list` says which there are"
     return QueryRefused(queries.QueryError(code="unknown_plan", message=text, nearest=nearest))
 
 

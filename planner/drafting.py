@@ -410,7 +410,9 @@ def _read(text: str, is_cut: bool) -> dict[str, Any] | list[Problem]:
 
 def _unanswered(error: PlanmeshError) -> Problem:
     if isinstance(error, NoModel):
-        hint = "send a plan with the goal; or set up a model for the planner, and publish the goal under another id"
+        hint = (
+            "send a plan in place of words; or set up a model for the planner, and ask again (a goal: under another id)"
+        )
         return Problem(code=NO_MODEL, message=f"no plan can be made of words: {error}", hint=hint)
     if isinstance(error, NotAllowed):
         return Problem(code=NOT_ALLOWED, message=str(error))

@@ -46,7 +46,7 @@ def fill(parameters: Mapping[str, Parameter], values: Mapping[str, Any], problem
                 f"expected {_EXPECTED.get(parameter.type, 'a value')} for the input {quoted(name)}; none is given",
                 "inputs",
                 name,
-                hint=parameter.description[:200],
+                hint=parameter.description[:200] or f"give it with the goal: --input {name}=…, or `inputs`",
             )
         elif (value is not None or needed) and not _fits(value, parameter):
             problems.add("wrong_value", _misfit(name, value, parameter), "inputs", name)

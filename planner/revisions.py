@@ -128,7 +128,7 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
 
 
 def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:
-    """Whether *written* says what *stored* says. What the planner settles may be left out, in the body of an each too."""
+    """Whether *written* says what *stored* says. What the planner settles may be left out, also in a body."""
     try:
         plain = msgspec.to_builtins(msgspec.convert(written, Step))
     except msgspec.ValidationError:

@@ -13,7 +13,7 @@ from planmesh.cli.render import author, columns
 from planmesh.cli.review import allowed
 from planmesh.cli.run import Given, GoalId, Inputs, Wait, followed, leave, publish
 from planmesh.cli.session import NotUnderstood, OfSession, Session, busy
-from planmesh.cli.text import counted, listed, one_line, value, whole
+from planmesh.cli.text import counted, listed, one_line, paragraph, value, whole
 from planmesh.cli.view import of_state
 from planmesh.operator import Operator
 from planmesh.schemas.commands import CreatePlan, StartPlan
@@ -85,7 +85,7 @@ async def _look(session: Session, operator: Operator, goal: Goal) -> int:
         print(as_one(answer, session.output))
         return COMPLETED if isinstance(answer, CreatePlan) else FAILED
     if not isinstance(answer, CreatePlan):
-        session.say(*_why_not(answer.problems, answer.origin), to=session.err)
+        session.say(*_why_not(answer.problems, answer.origin, session.err.width), to=session.err)
         return FAILED
     _show(session, answer.plan, answer.origin)
     session.say(Text("  Nothing was stored: this is a dry run. A model may write another plan the next time.", "dim"))
@@ -95,29 +95,32 @@ async def _look(session: Session, operator: Operator, goal: Goal) -> int:
 def _refused(session: Session, news: Refused, state: PlanState) -> int:
     if session.output != "table":
         print(as_one(news, session.output))
-    session.say(*_why_not(news.problems, state.refused.origin if state.refused is not None else None), to=session.err)
+    origin = state.refused.origin if state.refused is not None else None
+    session.say(*_why_not(news.problems, origin, session.err.width), to=session.err)
     return FAILED
 
 
-def _why_not(problems: Sequence[Problem], origin: Origin | None) -> list[Text]:
+def _why_not(problems: Sequence[Problem], origin: Origin | None, width: int) -> list[Text]:
     lines = [Text(f"planmesh: there is no plan: {counted(len(problems), 'problem')}", style="red")]
-    lines += _told(problems, "  ")
+    lines += _told(problems, "  ", width)
     drafts = origin.tries[:-1] if origin is not None else ()
     for number, draft in enumerate(drafts, 1):
         lines.append(Text(f"  Draft {number} was no better:", style="dim"))
-        lines += _told(draft.problems[:_PROBLEMS], "    ")
+        lines += _told(draft.problems[:_PROBLEMS], "    ", width)
     if origin is not None and origin.tries:
         lines.append(Text(f"  {one_line(author(origin))}", style="dim"))
     return lines
 
 
-def _told(problems: Sequence[Problem], indent: str) -> list[Text]:
+def _told(problems: Sequence[Problem], indent: str, width: int) -> list[Text]:
     lines = []
     for problem in problems:
         where = f"{one_line(problem.pointer)}  " if problem.pointer else ""
-        lines.append(Text(indent).append("✗ ", "red").append(where, "cyan").append(one_line(problem.message)))
+        message = paragraph(where + one_line(problem.message), width, f"{indent}  ")
+        message[0] = Text(indent).append("✗ ", "red").append(message[0].plain[len(indent) + 2 :])
+        lines += message
         if problem.hint:
-            lines.append(Text(f"{indent}  ").append(one_line(problem.hint), "dim"))
+            lines += paragraph(one_line(problem.hint), width, f"{indent}  ", "dim")
     return lines
 
 
@@ -154,7 +157,7 @@ def _show(session: Session, plan: Plan, origin: Origin | None) -> None:
     gates = [step.name for step in plan.steps if isinstance(step, Gate)]
     if gates:
         session.say(Text(f"  A person decides at {listed(gates)}.", style="magenta"))
-    session.say(*render.policy(plan))
+    session.say(*render.policy(plan, session.out.width))
     if origin is not None:
         session.say(Text(f"  {one_line(author(origin))}", style="dim"))
     session.say(Text())

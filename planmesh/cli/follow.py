@@ -274,7 +274,8 @@ async def shown_values(operator: Operator, gate: GateRow) -> dict[str, Any]:
 
 def _left(session: Session, gate: GateRow) -> Text:
     command = f"{session.command} gates show {gate.plan} {gate.step}"
-    return Text(overflow="ignore").append("  Left open. To decide it later:  ", "dim").append(command, "cyan")
+    said = Text(overflow="ignore").append("  Left open. To decide it later:  ", "dim").append(command, "cyan")
+    return said.append("\n  Ctrl-C stops watching; the plan stays.", "dim")
 
 
 async def _choose() -> Literal["approve", "reject", "leave"]:

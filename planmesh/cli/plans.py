@@ -197,7 +197,7 @@ def _table(rows: tuple[StepRow, ...], width: int) -> list[Text]:
             )
         )
     head = ("STEP", "STATUS", "TRY", "TIME", "AGENT", "AFTER", "INPUTS", "OUTPUT")
-    return render.columns(head, lines, right=frozenset({2, 3}), width=width)
+    return render.columns(head, lines, right=frozenset({2, 3}), width=width, least={1: render.A_WORD})
 
 
 def _brief(payload: Payload) -> str:

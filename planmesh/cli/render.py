@@ -46,6 +46,8 @@ _MOST_OF_ITEMS: Final = 20  # steps of items that are all shown
 _NOW: Final = TROUBLED | {StepStatus.WAITING, StepStatus.DISPATCHED}
 _CUT_SHORT: Final = frozenset({PlanStatus.FAILED, PlanStatus.CANCELLED, PlanStatus.REFUSED})
 _LEAST: Final = 6
+A_WORD: Final = 11
+"""A sign and the usual words for a status: less of them says nothing."""
 _LAST: Final = 24  # as much as the last column of a narrow table should have
 
 
@@ -128,10 +130,10 @@ def origin(view: PlanView, now: datetime, width: int) -> list[Text]:
     lines.append(Text("  ").append(_SEPARATOR.join(asked), "dim"))
     if view.origin is not None:
         lines.append(Text("  ").append(one_line(author(view.origin)), "dim"))
-    return lines if view.document is None else [*lines, *policy(view.document)]
+    return lines if view.document is None else [*lines, *policy(view.document, width)]
 
 
-def policy(plan: Plan) -> list[Text]:
+def policy(plan: Plan, width: int = WIDEST) -> list[Text]:
     """What the policy of a plan says that no other plan's does unless it is asked to."""
     stated = plan.policy
     said = [] if stated.on_failure == "pause" else [_ON_FAILURE[stated.on_failure]]
@@ -139,7 +141,7 @@ def policy(plan: Plan) -> list[Text]:
         said.append("what the planner proposes waits for a person (revise --proposed)")
     if stated.destructive is not None:
         said.append(_DESTRUCTIVE[stated.destructive])
-    return [Text("  ").append(f"policy: {_SEPARATOR.join(said)}", "dim")] if said else []
+    return paragraph(f"policy: {_SEPARATOR.join(said)}", min(width, WIDEST), "  ", "dim") if said else []
 
 
 _ON_FAILURE: Final = {
@@ -378,7 +380,7 @@ def _of_kind(row: StepRow, document: Step) -> Text | None:
 
 
 def _asked(ask: Ask) -> str:
-    return listed(ask.reviewers) if ask.reviewers else "an operator, or whoever asked for the plan"
+    return listed(ask.reviewers) if ask.reviewers else "an operator or the requester"
 
 
 # --- more steps than lines ---------------------------------------------------------------------------------
@@ -431,6 +433,7 @@ def columns(
     right: frozenset[int] = frozenset(),
     keep: frozenset[int] = frozenset({0}),
     width: int | None = None,
+    least: Mapping[int, int] = {},
 ) -> list[Text]:
     """A table without lines: each column as wide as its widest cell, the last one as wide as it likes.
 
@@ -439,13 +442,19 @@ def columns(
         keep: Those that are never cut, such as what is pasted into commands.
         width: How wide the table may be: the widest of the other columns are cut until there is some room for the
             last one. None: as wide as it likes.
+        least: To how many cells a column is cut at most; unless given, to its title, or to six.
     """
     cells = [[cell if isinstance(cell, Text) else plain(cell) for cell in row] for row in rows]
     titles = [Text(title, style="dim") for title in head]
     last = len(head) - 1
     widths = [max(line[column].cell_len for line in [titles, *cells]) for column in range(len(head))]
     if width is not None:
-        widths = _narrowed(widths, [max(len(title), _LEAST) for title in head], keep | right, width)
+        widths = _narrowed(
+            widths,
+            [least.get(column, max(len(title), _LEAST)) for column, title in enumerate(head)],
+            keep | right,
+            width,
+        )
         cells = [[*(cut(cell, most) for cell, most in zip(row, widths[:-1], strict=False)), row[-1]] for row in cells]
     lines = []
     for line in [titles, *cells]:
@@ -477,7 +486,7 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool, width: int | 
         ]
         lines.append(line)
     head = ("PLAN", "STATUS", "STEPS", "TIME", "CREATED", "WHAT")
-    return columns(head, lines, right=frozenset({2, 3}), width=width)
+    return columns(head, lines, right=frozenset({2, 3}), keep=frozenset({0, 4}), width=width, least={1: A_WORD})
 
 
 def _matter(row: PlanRow) -> str:

@@ -256,5 +256,8 @@ def gates(rows: tuple[GateRow, ...], now: datetime, width: int | None = None) ->
         for gate in rows
     ]
     return columns(
-        ("PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"), lines, keep=frozenset({0, 1}), width=width
+        ("PLAN", "STEP", "KIND", "OPENED", "OVERDUE", "FOR", "QUESTION"),
+        lines,
+        keep=frozenset({0, 1, 2, 3, 4}),
+        width=width,
     )

@@ -94,15 +94,15 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def until(at: datetime, now: datetime) -> str:
-    """Such as ``in 3 m``; ``3 m ago`` once it has passed."""
+    """Such as ``in 3 m``, to the nearest; ``3 m ago`` once it has passed."""
     seconds = (at - now).total_seconds()
-    return f"in {_coarse(seconds)}" if seconds > 0 else ago(at, now)
+    return f"in {_coarse(seconds, 0.5)}" if seconds > 0 else ago(at, now)
 
 
-def _coarse(seconds: float) -> str:
+def _coarse(seconds: float, up: float = 0.01) -> str:
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
         if seconds >= 0.99 * size:
-            return f"{int(seconds / size + 0.01)} {unit}"
+            return f"{int(seconds / size + up)} {unit}"
     return f"{max(1, int(seconds))} s"
 
 

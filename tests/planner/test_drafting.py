@@ -416,7 +416,7 @@ async def test_without_a_model_it_says_how_to_have_one() -> None:
 
     assert codes(drafted) == ["no_model"]
     assert "PLANMESH_MODEL__NAME" in drafted.problems[0].message
-    assert "send a plan with the goal" in drafted.problems[0].hint
+    assert "send a plan in place of words" in drafted.problems[0].hint
 
 
 @pytest.mark.parametrize(

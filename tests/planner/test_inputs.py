@@ -44,7 +44,12 @@ def test_every_value_that_is_missing_unknown_or_of_another_type_is_named() -> No
             "where the report goes",
         ),
         ("wrong_value", "/inputs/count", "expected a whole number for the input 'count'; found the text '3'", ""),
-        ("missing_value", "/inputs/rest", "expected a value for the input 'rest'; none is given", ""),
+        (
+            "missing_value",
+            "/inputs/rest",
+            "expected a value for the input 'rest'; none is given",
+            "give it with the goal: --input rest=…, or `inputs`",
+        ),
     ]
     assert compiled({}, {"x": 1}) == [
         ("unknown_value", "/inputs/x", "the plan has no input 'x'", "declare it under `inputs` of the plan")

@@ -1,6 +1,6 @@
 """A plan as lines for a terminal."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from plays import TOLD, Play, plan, task
 
@@ -9,6 +9,7 @@ from planmesh.cli.looks import PLAN, STEP
 from planmesh.cli.view import of_state
 from planmesh.schemas import commands as asks
 from planmesh.schemas.plan import Branch, Case, Decide, Each
+from planmesh.schemas.queries import PlanRow
 from planmesh.schemas.state import PlanStatus, StepStatus
 
 
@@ -172,6 +173,27 @@ def test_of_many_items_only_what_matters_is_shown() -> None:
     ]
     assert "⋮ 24 completed" in shown[2]
     assert len(shown) == 10
+
+
+def test_a_narrow_list_of_plans_says_each_status_in_a_word() -> None:
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    row = PlanRow(
+        space="s",
+        plan="a-plan-20261122-1648-8y25rn",
+        name="A plan with a name that is long",
+        status=PlanStatus.COMPLETED,
+        requester="ada",
+        created_at=noon - timedelta(minutes=5),
+        updated_at=noon,
+        number=1,
+        sequence=1,
+    )
+
+    head, shown = (line.plain for line in render.plans([row], noon, spaces=False, width=80))
+
+    assert "✓ completed" in shown
+    assert "5 m ago" in shown
+    assert shown.index("A plan with") == head.index("WHAT") <= 69
 
 
 def test_a_narrow_table_cuts_what_is_widest_and_keeps_every_column() -> None:

@@ -80,6 +80,8 @@ def test_times_are_told_from_here() -> None:
     assert ago(NOON - timedelta(seconds=0.4), NOON) == "just now"
     assert ago(NOON - timedelta(minutes=3, seconds=50), NOON) == "3 m ago"
     assert until(NOON + timedelta(hours=3, minutes=59, seconds=59), NOON) == "in 4 h"
+    assert until(NOON + timedelta(hours=3, minutes=58), NOON) == "in 4 h"
+    assert until(NOON + timedelta(hours=3, minutes=20), NOON) == "in 3 h"
     assert until(NOON - timedelta(days=2), NOON) == "2 d ago"
 
 
