@@ -140,13 +140,19 @@ def _read(path: Path, kind: type[_T], what: str) -> _T:
     except FileNotFoundError:
         raise Unusable(
             f"no {what}: there is no {path}. `planmesh up` writes it for a mesh on this machine, `planmesh init` for "
-            "a server of your own; if it is elsewhere, say so with --data-dir, PLANMESH_DATA_DIR or "
+            f"a server of your own{_made_by(path.stem)}; if it is elsewhere, say so with --data-dir, PLANMESH_DATA_DIR or "
             "PLANMESH_CREDENTIALS"
         ) from None
     except OSError as error:
         raise Unusable(f"cannot read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise Unusable(f"{path} is not a file that planmesh wrote: {error}") from error
+
+
+def _made_by(user: str) -> str:
+    kind, _, name = user.partition("-")
+    verb = {"operator": "credentials operator", "submitter": "credentials submitter", "agent": "agents add"}.get(kind)
+    return f", `planmesh {verb} {name}` where you want one more" if verb and name else ""
 
 
 def _toml(struct: msgspec.Struct) -> str:

@@ -141,7 +141,7 @@ def policy(plan: Plan, width: int = WIDEST) -> list[Text]:
         said.append("what the planner proposes waits for a person (revise --proposed)")
     if stated.destructive is not None:
         said.append(_DESTRUCTIVE[stated.destructive])
-    return paragraph(f"policy: {_SEPARATOR.join(said)}", min(width, WIDEST), "  ", "dim") if said else []
+    return paragraph(f"policy: {_SEPARATOR.join(said)}", width, "  ", "dim") if said else []
 
 
 _ON_FAILURE: Final = {

@@ -50,6 +50,8 @@ def test_the_connection_names_the_person_at_this_machine(tmp_path: Path) -> None
 def test_a_file_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(Unusable, match=r"no credentials of executor: there is no .*executor\.toml\. `planmesh up`"):
         read_credentials(tmp_path, "executor")
+    with pytest.raises(Unusable, match=r"`planmesh credentials operator bob` where you want one more; if it"):
+        read_credentials(tmp_path, "operator-bob")
     with pytest.raises(Unusable, match=r"no connection: there is no .*connection\.toml"):
         read_connection(tmp_path)
     assert users(tmp_path / "nowhere") == ()
