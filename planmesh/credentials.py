@@ -140,8 +140,8 @@ def _read(path: Path, kind: type[_T], what: str) -> _T:
     except FileNotFoundError:
         raise Unusable(
             f"no {what}: there is no {path}. `planmesh up` writes it for a mesh on this machine, `planmesh init` for "
-            f"a server of your own{_made_by(path.stem)}; if it is elsewhere, say so with --data-dir, PLANMESH_DATA_DIR or "
-            "PLANMESH_CREDENTIALS"
+            f"a server of your own{_made_by(path.stem)}; if it is elsewhere, say so with --data-dir, PLANMESH_DATA_DIR "
+            "or PLANMESH_CREDENTIALS"
         ) from None
     except OSError as error:
         raise Unusable(f"cannot read {path}: {error.strerror or error}") from error
