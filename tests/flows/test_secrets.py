@@ -166,14 +166,15 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     directory = tmp_path_factory.mktemp("secrets")
     port, otlp = free_port(), free_port()
     settings = directory.parent / "planmesh.toml"
-    settings.write_text(f'[directory.people.ada]\nname = "Ada"\n[sign_in]\nsecret = "{PROOF}"\n')
+    sign_in = f'secret = "{PROOF}"\nuser_header = "X-Who"\nsecret_header = "X-Proof"\n'
+    settings.write_text(f'[directory.people.ada]\nname = "Ada"\n[sign_in]\n{sign_in}')
     environment = {
         "PLANMESH_CONFIG": str(settings),
         "PLANMESH_WEB_PORT": str(port),
         "PLANMESH_LOG_LEVEL": "debug",
         "PLANMESH_OTLP_ENDPOINT": f"http://127.0.0.1:{otlp}",
     }
-    headers = {"X-Forwarded-Email": "ada", "X-Planmesh-Proxy-Secret": PROOF}
+    headers = {"X-Who": "ada", "X-Proof": PROOF}
     async with contextlib.AsyncExitStack() as stack:
         notices = stack.enter_context(web_receiver())
         environment["PLANMESH_NOTIFY_URLS"] = f"json://{notices.at}"

@@ -19,6 +19,7 @@ from planmesh.gatekeeper.letters import Letters
 from planmesh.gatekeeper.notice import Notice, facts
 from planmesh.gatekeeper.notify import Channel, Delivery, open_channels
 from planmesh.gatekeeper.rounds import Call, Reviews, Round
+from planmesh.gatekeeper.service import RETRY_PAUSES_S
 from planmesh.schemas.events import GateOpened, Release, Upstream
 from planmesh.schemas.payload import Payload, digest
 from planmesh.schemas.plan import Gate
@@ -172,6 +173,10 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def test_a_notice_is_tried_for_longer_than_ten_minutes() -> None:
+    assert sum(RETRY_PAUSES_S) > 600
 
 
 async def test_mail_that_could_not_be_sent_arrives_once_the_server_is_back_and_delays_nobody(
