@@ -50,7 +50,7 @@ def advance(turn: Turn) -> None:
             _end(turn)
         else:
             break
-    _agree(turn)
+    agree(turn)
 
 
 def _end(turn: Turn) -> None:
@@ -148,7 +148,7 @@ def _outputs(state: PlanState) -> dict[str, object]:
     return result
 
 
-def _agree(turn: Turn) -> None:
+def agree(turn: Turn) -> None:
     """End the turn with the status that the steps give."""
     state = turn.state
     should_be = standing(state)

@@ -64,6 +64,7 @@ _MOST_HELD: Final = 1_000
 _MOST_HELD_BYTES: Final = 64 * 1024 * 1024
 _FULL_PAUSE_S: Final = 0.02
 _STUCK_S: Final = 1.0
+_REASON_CHARACTERS: Final = 200
 
 log = structlog.get_logger()
 
@@ -90,12 +91,14 @@ class _Part(NamedTuple):
     Attributes:
         cannot: Why it cannot be carried out, whatever the plan says; empty unless that was found out.
         alone: Why nothing may follow from it; empty unless that was found out.
+        still: Whether even to begin what is ready is too much.
     """
 
     asked: Asked
     delivery: _Delivery
     cannot: str = ""
     alone: str = ""
+    still: bool = False
 
 
 class _Proposal(NamedTuple):
@@ -315,6 +318,7 @@ class Decider:
                     agent_limits=agent_limits,
                     escalate_to=self._escalate_to,
                     alone=part.alone,
+                    still=part.still,
                 )
             if not decision.events:
                 says_no = True
@@ -372,8 +376,10 @@ def _instead(part: _Part, error: Exception) -> _Part | None:
     Of all that a plan waits for, something is recorded: what a person asks is refused; what a service or an agent says
     counts as a failure; and if what follows from that cannot be recorded either, nothing follows, and people are asked.
     """
-    if not isinstance(error, Poison) or part.cannot or part.alone:
+    if not isinstance(error, Poison) or part.cannot or part.still:
         return None
+    if part.alone:
+        return part._replace(still=True)
     why = f"what follows from it cannot be recorded: {error}"
     asked = part.asked
     problem = Problem(code="too_large", message=f"it cannot be recorded: {error}")
@@ -414,7 +420,7 @@ def _shortened(
         case ReportDraft():
             return msgspec.structs.replace(what, calls=())
         case ReportChild():
-            return msgspec.structs.replace(what, result=NOTHING, troubled=())
+            return msgspec.structs.replace(what, result=NOTHING, troubled=(), reason=what.reason[:_REASON_CHARACTERS])
         case _:
             assert_never(what)
 

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple, assert_never
 
 import msgspec
 
-from planmesh.executor.advance import advance
+from planmesh.executor.advance import advance, agree
 from planmesh.executor.asks import Given, answer, answer_by_default
 from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, moved
 from planmesh.executor.failures import cancel_all_but, failed, unsettled
@@ -54,6 +54,7 @@ def decide(
     agent_limits: Mapping[str, int] = NO_LIMITS,
     escalate_to: str = "",
     alone: str = "",
+    still: bool = False,
 ) -> Decision:
     """Choose what happens when *asked* meets *plan*.
 
@@ -67,6 +68,7 @@ def decide(
         alone: Why nothing may follow from it but that steps begin which are ready, and the plan's own status; empty if
             it may, as a rule. A step that fails is failed then, also where the plan says to go on without it; and
             nobody is answered for by a default.
+        still: Whether no step may begin either.
 
     Returns:
         The events to append, in order, and the state that folding them gives. A command that cannot be carried out
@@ -132,7 +134,10 @@ def decide(
         case _:
             assert_never(what)
     if turn.events:
-        advance(turn)
+        if still:
+            agree(turn)
+        else:
+            advance(turn)
     return Decision(turn.events, turn.state)
 
 

@@ -789,3 +789,13 @@ def test_the_next_attempt_begins_at_once_where_nothing_else_may() -> None:
     play.fails("a", alone="what was said of it is too large")
 
     assert (play.status("a"), play.attempt("a")) == ("dispatched", 2)
+
+
+def test_not_even_what_is_ready_begins_where_that_is_too_much_as_well() -> None:
+    play = Play(plan(task("a"), task("b"), concurrency=1))
+    failure = Failure(code="broke", message="it broke", retryable=False)
+    asked = Asked(asks.ReportUnfit(id="u", step="a", attempt=1, failure=failure), "executor", START)
+
+    decision = decide(play.state, asked, alone="too much would follow", still=True)
+
+    assert kinds(decision.events) == ["StepFailed"]
