@@ -297,7 +297,7 @@ def refusals(state: PlanState, request: RevisionRequested, revised: Plan, *, by_
         problems += _loosened(state, revised)
     if by_planner and state.plan.policy.revisions == "hold":
         message = "the plan's policy leaves it to a person to allow what the planner proposes"
-        hint = f"look at it, and allow it: planmesh revise {state.address.plan} --proposed"
+        hint = f"look at it, and allow it: planmesh revise {state.address.plan} --proposed last --preview"
         problems.append(Problem(code=HELD, pointer="/policy/revisions", message=message, hint=hint))
     return tuple(problems)
 

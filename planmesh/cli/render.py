@@ -138,7 +138,7 @@ def policy(plan: Plan, width: int = WIDEST) -> list[Text]:
     stated = plan.policy
     said = [] if stated.on_failure == "pause" else [_ON_FAILURE[stated.on_failure]]
     if stated.revisions == "hold":
-        said.append("what the planner proposes waits for a person (revise --proposed)")
+        said.append("what the planner proposes waits for a person (revise --proposed last --preview)")
     if stated.destructive is not None:
         said.append(_DESTRUCTIVE[stated.destructive])
     return paragraph(f"policy: {_SEPARATOR.join(said)}", width, "  ", "dim") if said else []

@@ -1,9 +1,10 @@
 """Verbs that make another plan of one that runs, from here on; and that show what revisions have changed."""
 
 import re
+import shlex
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 from msgspec import Struct
@@ -14,19 +15,24 @@ from planmesh.cli.forms import as_one
 from planmesh.cli.preview import NO_LOOK, Looking, complete, show
 from planmesh.cli.sending import Source, send
 from planmesh.cli.session import NotUnderstood, OfSession, Session, now
+from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.steer import CommandId, PlanId, Why, found
-from planmesh.cli.text import clock, one_line
+from planmesh.cli.text import clock, one_line, whole
 from planmesh.errors import PlanmeshError
 from planmesh.operator import Operator
 from planmesh.planner.secrets import find_secret
 from planmesh.schemas.commands import AnyCommand, RedirectPlan, RevisePlan
 from planmesh.schemas.events import PlanCreated, PlanRevised, RevisionRefused, RevisionRequested
+from planmesh.schemas.payload import digest
 from planmesh.schemas.plan import Plan
 from planmesh.schemas.revision import Change
 from planmesh.schemas.revision import difference as between
 from planmesh.schemas.state import PlanState, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.steering import new_command_id
+
+LAST: Final = "last"
+"""What was proposed last, whatever it is."""
 
 _Instruction = Annotated[str, Parameter(help="What to change, in words, for the planner to work out.")]
 _Base = Annotated[
@@ -46,9 +52,12 @@ async def revise(
     *,
     instruction: _Instruction = "",
     proposed: Annotated[
-        bool,
-        Parameter(negative=(), help="Do what the planner had worked out last, and might not do by itself."),
-    ] = False,
+        str,
+        Parameter(
+            help="Do what was worked out before, and only a person may allow: the digest of it, as the refusal says; "
+            "or `last`, with --preview."
+        ),
+    ] = "",
     base: _Base = None,
     cancel_running: _Cancel = False,
     reason: Why = "",
@@ -62,15 +71,22 @@ async def revise(
     """
     if proposed and (file is not None or instruction):
         raise NotUnderstood("--proposed is what the planner had worked out: leave the file and the instruction out")
+    if proposed == LAST and not look.preview:
+        raise NotUnderstood("--proposed takes the digest of what was looked at: `--proposed last --preview` says it")
     source = None if proposed else _source(file, instruction, "revise PLAN FILE")
     async with session.operator() as operator:
         address = await operator.find(plan)
         state = await operator.state(address)
         document: Any = None if source is None else source.text
         if proposed:
-            request, refused = await _last_proposed(operator, address)
+            request, refused = await _proposed(operator, address, proposed)
             document, base = complete(refused), request.base
             reason = reason or request.reason or request.instruction[:1_000]
+            if look.preview:
+                allow = f"{session.command} revise {shlex.quote(plan)} --proposed {digest(refused)[:SHORT_DIGEST]}"
+                asked = f": {one_line(request.instruction)}" if request.instruction else ""
+                session.say(f"  Asked for by {one_line(request.by)}{asked}. To allow exactly this:", to=session.err)
+                session.say(whole(Text("    ").append(allow, "cyan")), to=session.err)
         command = RevisePlan(
             id=id or new_command_id(),
             base=base or max(state.revision, 1),
@@ -82,18 +98,24 @@ async def revise(
         return await _do(session, operator, state, command, look, source)
 
 
-async def _last_proposed(operator: Operator, address: Address) -> tuple[RevisionRequested, Plan]:
-    """What was asked last that only a person may allow, and the plan that the planner had made of it."""
+async def _proposed(operator: Operator, address: Address, which: str) -> tuple[RevisionRequested, Plan]:
+    """What was asked that only a person may allow, and the plan that was made of it: the last one, or the one whose
+    digest begins with *which*. Somebody else may have asked for another since one was looked at."""
     requests: dict[str, RevisionRequested] = {}
     found: tuple[RevisionRequested, Plan] | None = None
+
+    def is_meant(plan: Plan) -> bool:
+        return which == LAST or (len(which) >= SHORT_DIGEST and digest(plan).startswith(which))
+
     async for line in operator.lines(address):
         for event in line.commit.events:
             if isinstance(event, RevisionRequested):
                 requests[event.request] = event
-            elif isinstance(event, RevisionRefused) and event.plan is not None:
+            elif isinstance(event, RevisionRefused) and event.plan is not None and is_meant(event.plan):
                 found = requests[event.request], event.plan
     if found is None:
-        raise PlanmeshError(f"the planner has proposed nothing for {address} that a person would have to allow")
+        of = "" if which == LAST else f" with the digest {one_line(which, 64)} ({SHORT_DIGEST} characters at least)"
+        raise PlanmeshError(f"nothing{of} was proposed for {address} that a person would have to allow")
     return found
 
 

@@ -12,6 +12,7 @@ from planmesh.cli import VERBS as VERBS_HERE
 from planmesh.cli.forms import as_one
 from planmesh.cli.history import Entry, entries
 from planmesh.cli.session import NotUnderstood, Session
+from planmesh.cli.standing import SHORT_DIGEST
 from planmesh.cli.text import one_line, whole
 from planmesh.operator import Operator
 from planmesh.schemas import codec
@@ -19,6 +20,7 @@ from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.commands import VERBS, AnyCommand, verb_of
 from planmesh.schemas.events import CommandRefused, Commit, PlanRevised
 from planmesh.schemas.goals import Problem
+from planmesh.schemas.payload import digest
 from planmesh.schemas.subjects import Address
 from planmesh.steering import Refused, RevisionRefused
 
@@ -66,7 +68,8 @@ async def send(
         commit = refused.commit
         session.say(*not_revised(refused.problems, source), to=session.err)
         if refused.event.plan is not None:
-            again = Text("    ").append(f"{session.command} revise {shlex.quote(address.plan)} --proposed", "cyan")
+            named = f"--proposed {digest(refused.event.plan)[:SHORT_DIGEST]}"
+            again = Text("    ").append(f"{session.command} revise {shlex.quote(address.plan)} {named}", "cyan")
             session.say("  You may allow it, which the planner may not. Look at it first (--preview):", to=session.err)
             session.say(whole(again), to=session.err)
     else:

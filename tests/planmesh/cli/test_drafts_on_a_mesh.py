@@ -314,14 +314,22 @@ async def test_where_the_policy_says_so_what_the_planner_proposes_waits_for_a_pe
     drafted = await tells(drafts.plan("greet", input=("who=Ada",), policy=policy, id="held-1", session=mesh.session()))
     said = await tells(revise.revise("held-1", instruction="use other words", session=mesh.session()))
     shown = await tells(plans.show("held-1", from_log=True, session=mesh.session()))
-    allowed = await tells(revise.revise("held-1", proposed=True, session=mesh.session()))
+    looked = await tells(revise.revise("held-1", proposed="last", look=Looking(preview=True), session=mesh.session()))
+    with pytest.raises(NotUnderstood, match="takes the digest of what was looked at"):
+        await revise.revise("held-1", proposed="last", session=mesh.session())
+    with pytest.raises(PlanmeshError, match="nothing with the digest 0000"):
+        await revise.revise("held-1", proposed="0" * 16, session=mesh.session())
+    named = looked.err.split("--proposed ")[1].split()[0]
+    allowed = await tells(revise.revise("held-1", proposed=named, session=mesh.session()))
     told = await tells(plans.log("held-1", session=mesh.session()))
 
-    rules = "what the planner proposes waits for a person (revise --proposed) · what a model writes that could do harm"
+    waits = "what the planner proposes waits for a person (revise --proposed last --preview)"
+    rules = f"{waits} · what a model writes that could do harm"
     assert rules in drafted.out
     assert said.code == FAILED
     assert "leaves it to a person to allow what the planner proposes" in said.err
-    assert "revise held-1 --proposed" in said.err
+    assert f"revise held-1 --proposed {named}" in said.err
+    assert "Asked for by root: use other words. To allow exactly this:" in looked.err
     assert rules in shown.out
     assert "greet" in shown.out
     assert "bye" not in shown.out
@@ -337,7 +345,8 @@ async def test_at_a_gate_it_waits_for_a_person_as_well_and_the_gate_asks_again(m
     await tells(run.run(file, id="held-2", wait=False, session=mesh.session()))
 
     said = await tells(revise.redirect("held-2", instruction="add a step", session=mesh.session()))
-    allowed = await tells(revise.revise("held-2", proposed=True, session=mesh.session()))
+    named = said.err.split("revise held-2 --proposed ")[1].split()[0]
+    allowed = await tells(revise.revise("held-2", proposed=named, session=mesh.session()))
     told = await tells(plans.log("held-2", session=mesh.session()))
 
     assert (said.code, allowed.code) == (FAILED, COMPLETED)

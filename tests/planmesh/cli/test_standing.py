@@ -163,6 +163,8 @@ def command_of(words: list[str], play: Play) -> asks.AnyCommand:
         case "answer":
             asked = play.state.steps[step].opened
             assert isinstance(asked, AskOpened)
+            if asked.secret:
+                return asks.AnswerAsk(id="x", step=step, digest=asked.digest, secret="kept")
             value = typed({"NUMBER": "7", "VALUE": "so"}.get(rest[2], rest[2]), asked.answer)
             return asks.AnswerAsk(id="x", step=step, digest=asked.digest, value=value)
         case "gates":

@@ -452,7 +452,8 @@ async def test_a_person_may_allow_what_the_planner_may_not_do_by_itself(tmp_path
             await says_the_planner(ProposeRevision(id="p-r", request="r", plan=around, by_planner=True))
             refused = await says(asked)
 
-            allowed = asyncio.create_task(revise.revise("plan", proposed=True, id="a", session=here))
+            named = refused.err.split("--proposed ")[-1].split()[0]
+            allowed = asyncio.create_task(revise.revise("plan", proposed=named, id="a", session=here))
             async with here.operator() as operator:
                 async for state, _ in operator.watch(address):
                     if "a" in state.requests:
