@@ -345,7 +345,7 @@ async def test_at_a_gate_it_waits_for_a_person_as_well_and_the_gate_asks_again(m
     await tells(run.run(file, id="held-2", wait=False, session=mesh.session()))
 
     said = await tells(revise.redirect("held-2", instruction="add a step", session=mesh.session()))
-    named = said.err.split("revise held-2 --proposed ")[1].split()[0]
+    named = said.err.split("revise held-2 --proposed ")[-1].split()[0]
     allowed = await tells(revise.revise("held-2", proposed=named, session=mesh.session()))
     told = await tells(plans.log("held-2", session=mesh.session()))
 
