@@ -221,8 +221,10 @@ def texts_of(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
             yield from _templates(prompt, (*at, "prompt"))
         case Emit(result=value):
             yield from _templates(value, (*at, "result"))
-        case Check(condition=text) if "condition" not in one.unread:
-            yield (*at, "condition"), text, False
+        case Check(condition=text, message=message):
+            if "condition" not in one.unread:
+                yield (*at, "condition"), text, False
+            yield from _templates(message, (*at, "message"))
         case Decide(cases=cases) if "cases" not in one.unread:
             for index, case in enumerate(cases):
                 yield (*at, "cases", index, "when"), case.when, False

@@ -397,6 +397,17 @@ def test_a_name_that_is_neither_binding_nor_input_is_refused_where_it_is_read() 
     ]
 
 
+def test_what_the_message_of_a_check_reads_is_checked_and_waited_for() -> None:
+    check = {"name": "c", "kind": "check", "condition": "2 > 1", "message": "found {a.count}"}
+
+    (unknown,) = said(plan(check))
+    found = compile_plan(plan(task("a"), check), AGENTS)
+
+    assert unknown[:2] == ("unknown_name", "/steps/0/message")
+    assert isinstance(found, Compiled)
+    assert found.plan.steps[1].after == ("a",)
+
+
 def test_every_expression_that_cannot_be_read_is_shown() -> None:
     found = said(
         plan(
