@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -11,6 +12,7 @@ from nats.aio.msg import Msg
 
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Conflict, PlanmeshError, Poison, Unusable
+from planmesh.executor.lines import Lines
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.expressions import Unloaded
@@ -22,7 +24,6 @@ MOST_READ_BYTES: Final = 64 * 1024 * 1024
 _CACHED_BYTES: Final = 32 * 1024 * 1024
 _QUEUE: Final = "blobs"  # several executors share the requests
 _AT_ONCE: Final = 16
-_WAITING: Final = 1_000
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 
 log = structlog.get_logger()
@@ -154,43 +155,25 @@ async def _side_by_side(do: Callable[[T], Awaitable[R]], these: Sequence[T]) -> 
 
 
 async def serve(store: BlobStore, agents: Connection, stop: asyncio.Event) -> None:
-    """Answer agents on ``blobs.<agent>.put`` and ``.get`` until *stop*.
+    """Answer agents on ``blobs.<agent>.put`` and ``.get`` until *stop*, in turn.
 
     The answer to a put is a `Blob`, to a get the bytes. What is wrong comes as a service error (ADR-32): 4xx if the
     request can never work, 503 if it may later. The server lets this user answer to inboxes only, so that no
     agent can have an answer stored somewhere.
     """
-    running: set[asyncio.Task[None]] = set()
-    at_once = asyncio.Semaphore(_AT_ONCE)
-    waiting_bytes = 0
-
-    async def answer(message: Msg) -> None:
-        nonlocal waiting_bytes
-        try:
-            async with at_once:
-                await _answer(store, agents, message)
-        finally:
-            waiting_bytes -= len(message.data)
+    lines = Lines[Msg](partial(_answer, store, agents), most_bytes=_WAITING_BYTES)
 
     def on_message(message: Msg) -> None:
-        nonlocal waiting_bytes
-        if not message.reply:
-            return
-        if len(running) >= _WAITING or waiting_bytes > _WAITING_BYTES:
-            # Nothing holds agents back, and all that they send is in memory.
+        # Nothing holds agents back, and all that they send is in memory.
+        if message.reply and not lines.take(message.subject.split(".")[1], message, len(message.data)):
             _refuse(agents, message, Busy("too many blobs are on their way; ask again later"))
-            return
-        waiting_bytes += len(message.data)
-        task = asyncio.create_task(answer(message))
-        running.add(task)
-        task.add_done_callback(running.discard)
 
     put = await agents.listen(subjects.put_blob_pattern(), on_message, queue=_QUEUE)
     get = await agents.listen(subjects.get_blob_pattern(), on_message, queue=_QUEUE)
     await stop.wait()
     for interest in (put, get):
         await agents.unlisten(interest)
-    await asyncio.gather(*running, return_exceptions=True)
+    await lines.finish()
 
 
 async def _answer(store: BlobStore, agents: Connection, message: Msg) -> None:

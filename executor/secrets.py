@@ -9,6 +9,7 @@ from nats.aio.msg import Msg
 from planmesh.connection import Connection
 from planmesh.errors import Busy, PlanmeshError, Poison, Unusable
 from planmesh.eventlog import EventLog, Recorded
+from planmesh.executor.lines import Lines
 from planmesh.executor.plans import Plans
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
@@ -18,8 +19,6 @@ from planmesh.schemas.subjects import SECRETS, Address
 from planmesh.schemas.work import Reveal, Revealed
 
 _QUEUE: Final = "secrets"  # several executors share the requests
-_AT_ONCE: Final = 16
-_WAITING: Final = 1_000
 
 _reveal: Final = codec.Codec[Reveal](Reveal)
 _REQUEST_ERRORS: Final = (Poison, DecodeError, subjects.BadToken, subjects.BadSubject)
@@ -49,10 +48,11 @@ class SecretStore:
         """
         at = subjects.address(wanted.space, wanted.plan)
         recorded = await self._log.read_to_the_end(self._plans.get(at) or Recorded.nothing(at))
+        if recorded.state.exists:
+            self._plans.put(recorded)  # also for who is told nothing: a log is long, and may be asked for often
         step = recorded.state.steps.get(wanted.step)
         if step is None or (step.status, step.attempt, step.agent) != (StepStatus.DISPATCHED, wanted.attempt, agent):
             raise Poison(f"agent {agent} has no open attempt {wanted.attempt} of step {wanted.step} of plan {at}")
-        self._plans.put(recorded)
         found = {key: await self._get(at, kept) for key, kept in secret_inputs(recorded.state, wanted.step).items()}
         log.info("secrets.revealed", space=at.space, plan=at.plan, step=wanted.step, agent=agent, inputs=sorted(found))
         return Revealed(
@@ -82,32 +82,25 @@ async def purge(connection: Connection, at: Address) -> None:
 
 
 async def serve(store: SecretStore, agents: Connection, stop: asyncio.Event) -> None:
-    """Answer agents on ``reveal.<agent>`` until *stop*; what is wrong comes as a service error, as for blobs."""
-    running: set[asyncio.Task[None]] = set()
-    at_once = asyncio.Semaphore(_AT_ONCE)
+    """Answer agents on ``reveal.<agent>`` until *stop*, in turn; what is wrong is a service error, as for blobs."""
 
     async def answer(message: Msg) -> None:
         try:
             agent = subjects.read_reveal(message.subject)
-            async with at_once:
-                agents.send(message.reply, encode(await store.reveal(agent, _reveal.decode(message.data))))
+            agents.send(message.reply, encode(await store.reveal(agent, _reveal.decode(message.data))))
         except Exception as error:
             _refuse(agents, message, error)
 
+    lines = Lines[Msg](answer)
+
     def on_message(message: Msg) -> None:
-        if not message.reply:
-            return
-        if len(running) >= _WAITING:
+        if message.reply and not lines.take(message.subject, message, len(message.data)):
             _refuse(agents, message, Busy("too many secrets are being asked for; ask again later"))
-            return
-        task = asyncio.create_task(answer(message))
-        running.add(task)
-        task.add_done_callback(running.discard)
 
     interest = await agents.listen(subjects.reveal_pattern(), on_message, queue=_QUEUE)
     await stop.wait()
     await agents.unlisten(interest)
-    await asyncio.gather(*running, return_exceptions=True)
+    await lines.finish()
 
 
 def _refuse(agents: Connection, message: Msg, error: Exception) -> None:

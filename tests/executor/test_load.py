@@ -80,7 +80,7 @@ async def test_an_agent_that_sends_blobs_faster_than_they_can_be_stored_is_told_
         return await put(store, data)
 
     monkeypatch.setattr(BlobStore, "put", slow)
-    monkeypatch.setattr("planmesh.executor.blobs._WAITING_BYTES", 2_000_000)
+    monkeypatch.setattr("planmesh.executor.blobs._WAITING_BYTES", 6_000_000)
     async with opened("work") as house:
         await house.executor()
         agent = await house.connected("agent-work")
