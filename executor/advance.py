@@ -3,9 +3,10 @@
 from typing import assert_never
 
 from planmesh.executor.asks import open_ask
+from planmesh.executor.cancelling import cancel_all_but
 from planmesh.executor.children import send_away
 from planmesh.executor.each import go_through
-from planmesh.executor.failures import cancel_all_but, fail_now
+from planmesh.executor.failures import fail_now
 from planmesh.executor.gates import open_gate, open_gate_again
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events

@@ -5,7 +5,7 @@ decides what follows (`moved`); what the parent wants of it goes there as comman
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,13 +28,13 @@ from planmesh.schemas.expressions import evaluate, parse
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Draft, Run
 from planmesh.schemas.state import ENDED, SATISFIED, Names, PlanState, PlanStatus, StepState, StepStatus
-from planmesh.schemas.subjects import Address
+from planmesh.schemas.subjects import PLANNER, Address
 from planmesh.schemas.templates import compile_template
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import ChildStep, DraftWork, Failure, Parent, RunWork, StepPlanning
 
 FOR_CHILDREN: Final = (PausePlan, ResumePlan, CancelPlan, RetryStep)
-"""What the executor asks of plans that run for a step, and of no others."""
+"""What the executor asks of plans that run for a step (`may_steer`), and of no others."""
 
 PLANNING_BYTES: Final = 7 * 1024 * 1024
 """What the planner is handed for a step."""
@@ -194,7 +194,7 @@ def moved(turn: Turn, command: ReportChild) -> None:
     step = _in_flight(turn.state, command.step, command.attempt)
     if step is None or step.child != command.child:
         known = turn.state.steps.get(command.step) or turn.state.superseded.get(command.step)
-        # A draft that its step was to record, and no more, is anybody's to start.
+        # A draft that its step was to record, and no more, is anybody's to start, and then no concern of the step.
         handed_over = known is not None and known.status is StepStatus.COMPLETED and known.child == command.child
         if not ended and known is not None and not handed_over:
             # It was created while its step was being cancelled.
@@ -206,12 +206,14 @@ def moved(turn: Turn, command: ReportChild) -> None:
         return
     # One that was refused has run nothing.
     plans_left = step.plans if command.status == "refused" else min(command.plans_left, step.plans)
-    done = command.status == "completed" or (command.status == "draft" and run.mode == "draft")
+    done = command.status == "completed" or (run.mode == "draft" and not ended)
     if done and turn.alone:
         message = f"plan {command.child} is {command.status}, and {turn.alone}"
         failure = Failure(code="too_large", message=message[:4_000], retryable=False)
         left = plans_left if ended else 0
         turn.record(events.StepFailed(step=command.step, attempt=command.attempt, failure=failure, plans_left=left))
+        if not ended:
+            turn.record(events.ChildRecalled(step=command.step, attempt=command.attempt, child=command.child))
         failed(turn, command.step)
     elif done:
         output: dict[str, object] = {"plan": command.child, "status": command.status}
@@ -323,6 +325,15 @@ def _report_id(child: Address, number: int) -> str:
 # --- what a parent wants -----------------------------------------------------------------------------------
 
 
+def may_steer(state: PlanState, command: AnyCommand) -> bool:
+    """Whether a plan does what *command* says, which comes from the plan that it runs for.
+
+    Not somebody's own plan, by the id that the plan for a step would have. Nor a draft that a step was to make, and
+    that somebody has started: the step may be done by then, and would never take a pause back that comes late.
+    """
+    return state.parent is not None and (isinstance(command, CancelPlan) or state.started_by in ("", PLANNER))
+
+
 class Errand(NamedTuple):
     """A command for a plan that runs for a step."""
 
@@ -339,58 +350,55 @@ def errands(state: PlanState, event: AnyEvent, token: str) -> Iterator[Errand]:
     at = state.address
     match event:
         case events.StepsCancelled():
-            for number, name in enumerate(event.steps):
-                step = state.steps.get(name) or state.superseded.get(name)
-                if step is not None and step.child and step.status is not StepStatus.DISPATCHED:
-                    reason = f"step {name} of plan {at.plan}, which it ran for, was cancelled"
-                    command = CancelPlan(id=f"{token}-{number}", reason=reason)
-                    yield Errand(Address(at.space, step.child), command)
+            for stopped in event.stopped:
+                if stopped.child:
+                    reason = f"step {stopped.step} of plan {at.plan}, which it ran for, was cancelled"
+                    yield Errand(Address(at.space, stopped.child), CancelPlan(id=token, reason=reason))
         case events.ChildRecalled():
             reason = f"step {event.step} of plan {at.plan} waits for it no more"
             yield Errand(Address(at.space, event.child), CancelPlan(id=token, reason=reason))
-        case events.PlanPaused(held=True):
-            for number, child in enumerate(_children(state)):
-                yield Errand(
-                    child, PausePlan(id=f"{token}-{number}", reason=f"it runs for plan {at.plan}, which was paused")
-                )
-        case events.PlanResumed(held=True):
-            for number, child in enumerate(_children(state)):
-                yield Errand(
-                    child, ResumePlan(id=f"{token}-{number}", reason=f"it runs for plan {at.plan}, which goes on")
-                )
+        case events.PlanPaused(held=True) if state.held:
+            yield from _stand_still(state, state.away, token)
+        case events.PlanResumed(held=True) if not state.held:
+            yield from _go_on(state, state.away, token)
         case events.StepPaused():
-            for child in _children(state, event.step):
-                yield Errand(
-                    child,
-                    PausePlan(id=token, reason=f"it runs for step {event.step} of plan {at.plan}, which was paused"),
-                )
-        case events.StepResumed():
-            for child in _children(state, event.step):
-                yield Errand(
-                    child,
-                    ResumePlan(id=token, reason=f"it runs for step {event.step} of plan {at.plan}, which goes on"),
-                )
+            yield from _stand_still(state, (event.step,), token)
+        case events.StepResumed() if not state.held:
+            yield from _go_on(state, (event.step,), token)
         case events.ChildMoved():
-            child = Address(at.space, event.child)
             step = state.steps.get(event.step)
             if step is None or step.child != event.child or step.status is not StepStatus.DISPATCHED:
                 return
             # What was asked of it may have come before it was created, or in another order.
-            is_held = state.held or step.held
-            if is_held and not event.paused_by:
-                yield Errand(child, PausePlan(id=token, reason=f"it runs for plan {at.plan}, which is paused"))
-            elif event.paused_by == EXECUTOR and not is_held:
-                yield Errand(child, ResumePlan(id=token, reason=f"it runs for plan {at.plan}, which goes on"))
+            if not event.paused_by and (state.held or step.held):
+                yield from _stand_still(state, (event.step,), token)
+            elif event.paused_by == EXECUTOR and not state.held:
+                yield from _go_on(state, (event.step,), token)
             for number, tried in enumerate(event.retries):
                 reason = f"step {event.step} of plan {at.plan} tries it again"
                 retry = RetryStep(id=f"{token}-{number}", step=tried.step, attempt=tried.attempt, reason=reason)
-                yield Errand(child, retry)
+                yield Errand(Address(at.space, event.child), retry)
 
 
-def _children(state: PlanState, *names: str) -> list[Address]:
-    """The plans that run for steps: for those in *names*, or for all."""
-    return [
-        Address(state.address.space, state.steps[name].child)
-        for name in state.away
-        if state.steps[name].child and (not names or name in names)
-    ]
+def _stand_still(state: PlanState, names: Iterable[str], token: str) -> Iterator[Errand]:
+    """The plans that run for steps in *names* are to stand still, as far as what they run for does."""
+    for name, child in _children(state, names):
+        if state.held or state.steps[name].held:
+            what = "plan" if state.held else f"step {name} of plan"
+            reason = f"it runs for {what} {state.address.plan}, which is paused"
+            yield Errand(child, PausePlan(id=token, reason=reason))
+
+
+def _go_on(state: PlanState, names: Iterable[str], token: str) -> Iterator[Errand]:
+    for name, child in _children(state, names):
+        if not state.steps[name].held:
+            reason = f"it runs for plan {state.address.plan}, which goes on"
+            yield Errand(child, ResumePlan(id=token, reason=reason))
+
+
+def _children(state: PlanState, names: Iterable[str]) -> Iterator[tuple[str, Address]]:
+    """Those of the steps in *names* that plans run for, with these plans."""
+    for name in names:
+        step = state.steps.get(name)
+        if step is not None and step.status is StepStatus.DISPATCHED and step.child:
+            yield name, Address(state.address.space, step.child)

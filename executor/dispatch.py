@@ -35,7 +35,7 @@ from planmesh.schemas.expressions import ExpressionError, NeedsBlob, Unloaded
 from planmesh.schemas.payload import INLINE_INPUTS_BYTES, NOTHING, Payload
 from planmesh.schemas.plan import Draft, Permissions, Run, Task
 from planmesh.schemas.secrets import secret_inputs
-from planmesh.schemas.state import ENDED, Names, PlanState, StepState, StepStatus, apply
+from planmesh.schemas.state import ENDED, Names, PlanState, StepStatus, apply
 from planmesh.schemas.subjects import WORK, Address
 from planmesh.schemas.tracing import attempt_traceparent
 from planmesh.schemas.work import Failure, Signal, StepWork, TimerWork
@@ -458,46 +458,28 @@ class Dispatcher:
     async def _take_back(self, state: PlanState, commit: Commit, index: int, event: events.StepsCancelled) -> None:
         """Take back what nobody has begun, and tell whoever has begun."""
         begun = []
-        known = self._plans.get(commit.address)
-        state = state if known is None else known.state
-        came_back = {name for name in event.steps if _gone(state, name) is None}
-        # What is there by the name of a step now is another attempt, and nothing of it may be taken back.
-        then = await self._as_of(commit) if came_back else state
-        for name in event.steps:
-            step = _gone(then, name)
-            if step is None:
-                continue
-            newest = step.attempt if name in came_back else None
-            if step.agent and not step.worker:
-                await self._purge(subjects.agent_work(step.agent, commit.address, name), newest)
-                signal = Signal(signal="cancel", space=commit.space, plan=commit.plan, step=name, attempt=step.attempt)
+        for step in event.stopped:
+            if step.agent:
+                await self._purge(subjects.agent_work(step.agent, commit.address, step.step), step.attempt)
+                signal = Signal(
+                    signal="cancel", space=commit.space, plan=commit.plan, step=step.step, attempt=step.attempt
+                )
                 begun.append((subjects.signals(step.agent), encode(signal)))
-            elif isinstance(then.graph.steps.get(name), Draft | Run) and step.attempt:
-                await self._purge(subjects.step_planning(commit.address, name), newest)
+            elif not step.services:
+                await self._purge(subjects.step_planning(commit.address, step.step), step.attempt)
         await asyncio.gather(
-            *self._errands(then, commit, index, event), *self._tell_services(then, commit, index, event)
+            *self._errands(state, commit, index, event), *self._tell_services(state, commit, index, event)
         )
         if begun:
             self._spawn(self._signal(begun))
 
-    async def _as_of(self, commit: Commit) -> PlanState:
-        """The plan as it was after *commit*."""
-        state = PlanState(address=commit.address)
-        async for line in self._log.lines(commit.address):
-            state = apply(state, line.commit, line.hash)
-            if state.number == commit.number:
-                break
-        return state
-
-    async def _purge(self, subject: str, newest: int | None) -> None:
-        """Take back the work on *subject*: all of it, or that of attempts up to *newest*."""
-        asked: dict[str, object] = {"filter": subject}
-        if newest is not None:
-            last = await self._core.last_on_subject(WORK, subject, leader=True)
-            if last is None:
-                return
-            # Up to a sequence, and without it: what is stored meanwhile stays.
-            asked["seq"] = last.sequence + (_attempt_of(last.data) <= newest)
+    async def _purge(self, subject: str, newest: int) -> None:
+        """Take back the work on *subject* for attempts up to *newest*: a step of that name may have come back."""
+        last = await self._core.last_on_subject(WORK, subject, leader=True)
+        if last is None:
+            return
+        # Up to a sequence, and without it: what is stored meanwhile stays.
+        asked = {"filter": subject, "seq": last.sequence + (_attempt_of(last.data) <= newest)}
         await self._core.request(subjects.purge_work(), encode(asked))
 
     async def _signal(self, signals: list[tuple[str, bytes]]) -> None:
@@ -527,14 +509,6 @@ _decode_attempt: Final = msgspec.json.Decoder(_Attempt).decode
 
 def _attempt_of(work: bytes) -> int:
     return _decode_attempt(work).attempt
-
-
-def _gone(state: PlanState, name: str) -> StepState | None:
-    """A step that was cancelled; None if a revision has brought it back since: what is there now is not to be lost."""
-    step = state.steps.get(name)
-    if step is None:
-        return state.superseded.get(name)
-    return step if step.status is StepStatus.CANCELLED else None
 
 
 def _leaves_secrets(state: PlanState, event: AnyEvent) -> bool:

@@ -1,11 +1,9 @@
 """What follows from a step that has failed for good. Pure."""
 
-from collections.abc import Iterable
-
+from planmesh.executor.cancelling import cancel_all_but
 from planmesh.executor.turn import PLANMESH, Turn
 from planmesh.schemas import events
 from planmesh.schemas.plan import Task
-from planmesh.schemas.state import SATISFIED, PlanState, StepStatus
 from planmesh.schemas.work import Failure
 
 
@@ -34,18 +32,3 @@ def failed(turn: Turn, name: str) -> None:
         case "cancel":
             cancel_all_but(turn, name)
             turn.record(events.PlanCancelled(by=PLANMESH, reason=reason[:1_000]))
-
-
-def cancel_all_but(turn: Turn, kept: str = "") -> None:
-    rest = unsettled(turn.state, (name for name in turn.state.graph.steps if name != kept))
-    if rest:
-        turn.record(events.StepsCancelled(steps=rest))
-
-
-def unsettled(state: PlanState, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of *names* that may still do something."""
-    return tuple(
-        name
-        for name in names
-        if (status := state.steps[name].status) not in SATISFIED and status is not StepStatus.CANCELLED
-    )

@@ -13,8 +13,9 @@ import msgspec
 
 from planmesh.executor.advance import advance, agree
 from planmesh.executor.asks import Given, answer, answer_by_default
-from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, moved
-from planmesh.executor.failures import cancel_all_but, failed, unsettled
+from planmesh.executor.cancelling import cancel, cancel_all_but
+from planmesh.executor.children import EXECUTOR, FOR_CHILDREN, drafted, may_steer, moved
+from planmesh.executor.failures import failed
 from planmesh.executor.gates import review, vote
 from planmesh.executor.reviewers import Standing, escalate
 from planmesh.executor.revision import may_request, propose, redirect, revise
@@ -24,6 +25,7 @@ from planmesh.schemas import events
 from planmesh.schemas.commands import Asked, ReportResult
 from planmesh.schemas.events import AnyEvent
 from planmesh.schemas.expressions import ExpressionError, holds, parse
+from planmesh.schemas.goals import ID_TAKEN
 from planmesh.schemas.plan import SERVICE, Gate, Task
 from planmesh.schemas.state import ENDED, SATISFIED, TROUBLED, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.work import AttemptCompleted, AttemptFailed, AttemptNotStarted, AttemptUnknown, Failure, Result
@@ -83,8 +85,8 @@ def decide(
     again = plan.status is PlanStatus.REFUSED and isinstance(what, asks.CreatePlan | asks.RefuseGoal)
     if not again and not isinstance(what, ReportResult) and plan.has_answered(asked.by, what.id):
         return Decision([], plan)
-    if asked.by == EXECUTOR and isinstance(what, FOR_CHILDREN) and plan.parent is None:
-        return Decision([], plan)  # somebody's own plan, by the id that the plan for a step would have
+    if asked.by == EXECUTOR and isinstance(what, FOR_CHILDREN) and not may_steer(plan, what):
+        return Decision([], plan)
     turn = Turn(plan, asked, blobs, gate_sla_s, agent_limits, escalate_to, alone)
     match what:
         case ReportResult():
@@ -199,7 +201,7 @@ def _refuse_goal(turn: Turn, command: asks.RefuseGoal) -> None:
 def _same_goal(turn: Turn, command: asks.CreatePlan | asks.RefuseGoal) -> None:
     if command.goal_digest != turn.state.goal_digest:
         turn.refuse(
-            "goal_id_taken",
+            ID_TAKEN,
             f"goal {turn.state.address.plan!r} is already a plan with other content; publish this one under another id",
             parent=command.parent,
         )
@@ -309,8 +311,7 @@ def _cancel_step(turn: Turn, name: str, reason: str) -> None:
         behind = turn.state.graph.behind(name)
         gone = {name, *behind}
         items = (step for step, item in turn.state.graph.items.items() if item.each in gone and step not in gone)
-        steps = (name, *unsettled(turn.state, (*behind, *items)))
-        turn.record(events.StepsCancelled(steps=steps, by=turn.by, reason=reason))
+        cancel(turn, (name, *behind, *items), by=turn.by, reason=reason)
 
 
 # --- steps -------------------------------------------------------------------------------------------------

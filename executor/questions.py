@@ -41,7 +41,11 @@ def for_services(state: PlanState, commit: Commit, event: AnyEvent) -> list[ForS
             return _settled(state, commit, event.step, "skipped", (event.by,))
         case events.StepsCancelled():
             by = (event.by,) if event.by else ()
-            return [one for step in event.steps for one in _settled(state, commit, step, "cancelled", by)]
+            return [
+                ForService(service, Settled(**_about(commit, stopped.step), how="cancelled", by=by))
+                for stopped in event.stopped
+                for service in stopped.services
+            ]
         case events.CommandRefused(verb="reply") if event.by.startswith(SERVICE):
             refused = NotTaken(
                 **_about(commit, event.step), command=event.command, code=event.code, reason=event.reason
@@ -50,11 +54,17 @@ def for_services(state: PlanState, commit: Commit, event: AnyEvent) -> list[ForS
     return []
 
 
+def services_among(reviewers: Iterable[str]) -> tuple[str, ...]:
+    """The services that are named as reviewers, each once, by their spaces."""
+    named = dict.fromkeys(one.removeprefix(SERVICE) for one in reviewers if one.startswith(SERVICE))
+    return tuple(name for name in named if is_token(name))  # there is no service of another name
+
+
 def _asked(
     state: PlanState, commit: Commit, name: str, number: int, reviewers: Iterable[str], because: str
 ) -> list[ForService]:
     """What is still asked; what has been answered meanwhile is not told."""
-    services, step = _services(reviewers), state.steps.get(name)
+    services, step = services_among(reviewers), state.steps.get(name)
     if not services or step is None or step.opened is None or step.opened.round != number:
         return []
     if step.status is not StepStatus.WAITING:
@@ -73,12 +83,7 @@ def _settled(state: PlanState, commit: Commit, name: str, how: Any, by: tuple[st
     if step is None or step.opened is None:
         return []
     settled = Settled(**_about(commit, name), how=how, by=by)
-    return [ForService(service, settled) for service in _services(step.reviewers)]
-
-
-def _services(reviewers: Iterable[str]) -> list[str]:
-    named = dict.fromkeys(one.removeprefix(SERVICE) for one in reviewers if one.startswith(SERVICE))
-    return [name for name in named if is_token(name)]  # there is no service of another name
+    return [ForService(service, settled) for service in services_among(step.reviewers)]
 
 
 def _about(commit: Commit, step: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from planmesh.executor.asks import open_ask_again
+from planmesh.executor.cancelling import cancel
 from planmesh.executor.failures import fail_now
 from planmesh.executor.gates import open_gate, open_gate_again
 from planmesh.executor.released import asking_again, gates_of, mistaken
@@ -211,14 +212,12 @@ def _carry_out(turn: Turn, request: RevisionRequested, revised: Plan, origin: Or
         anew.append(request.step)
     changes = difference(before.plan, revised)
     kept = {step.name for step in revised.steps}
-    running = tuple(
+    running = [
         name
         for name, step in before.steps.items()
         if name not in kept and name not in before.graph.items and step.status is StepStatus.DISPATCHED
-    )
-    if running:
-        why = request.reason or "a revision leaves it out"
-        turn.record(events.StepsCancelled(steps=tuple(sorted(running)), by=request.by, reason=why))
+    ]
+    cancel(turn, sorted(running), by=request.by, reason=request.reason or "a revision leaves it out")
     event = events.PlanRevised(
         revision=before.revision + 1,
         request=request.request,

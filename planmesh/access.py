@@ -162,6 +162,7 @@ def services() -> tuple[User, ...]:
                 *_read_leader(PLANS),
                 *_read(BLOBS),
                 *_read_leader(BLOBS),
+                *_read(OUTCOMES),
                 *_read_leader(OUTCOMES),  # what has been told already
                 *_read_leader(SECRETS),  # nobody else may
                 subjects.purge_secrets(),

@@ -265,10 +265,26 @@ class StepResumed(Event, frozen=True, kw_only=True, tag="step.resumed"):
     reason: str = ""
 
 
+class Stopped(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What was under way of a cancelled step: who is at it is to be told. By then, there may be another step of that
+    name."""
+
+    step: str
+    attempt: int
+    agent: str = ""
+    """Who works on it."""
+    child: str = ""
+    """The plan that runs for it."""
+    services: tuple[str, ...] = ()
+    """Who was asked."""
+
+
 class StepsCancelled(Event, frozen=True, kw_only=True, tag="steps.cancelled"):
     """pending | dispatched | waiting | paused | failed | outcome_unknown | rejected -> cancelled"""
 
     steps: tuple[str, ...]
+    stopped: tuple[Stopped, ...] = ()
+    """What was under way of them."""
     by: str = ""
     """The person who asked for it; empty where it follows from how the plan ends."""
     reason: str = ""

@@ -5,7 +5,7 @@ is the plan's id. The same id with the same content is the same plan; with other
 """
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -78,6 +78,10 @@ class Origin(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Gates that the planner has put in front of steps of a model's plan that could do harm."""
 
 
+ID_TAKEN: Final = "goal_id_taken"
+"""The code of a goal's only problem where its id belongs to a plan with other content."""
+
+
 class OutcomeBase(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="outcome"):
     """News of a goal. `number` grows: it is the plan's commit that brought the news."""
 
@@ -99,6 +103,11 @@ class Refused(OutcomeBase, frozen=True, kw_only=True, tag="refused"):
     """The goal did not become a plan, or its id belongs to another one."""
 
     problems: tuple[Problem, ...]
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether the plan by this id is another goal's, and this is no news of it."""
+        return any(problem.code == ID_TAKEN for problem in self.problems)
 
 
 class Waiting(OutcomeBase, frozen=True, kw_only=True, tag="waiting"):

@@ -284,6 +284,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
         away: Steps that others work on, and that take no room of tasks: plans to be written, and plans that run.
         leaving: Steps of that kind that may be handed out as soon as there is room for them.
         plans_left: How many plans may yet run for its steps, and for those of these plans, in all.
+        started_by: Who has started it: the planner, or whoever has started the draft.
         has_secrets: Whether it has ever asked for a secret: there may be some of it, until it ends.
     """
 
@@ -320,6 +321,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     away: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     plans_left: int = 0
+    started_by: str = ""
     has_secrets: bool = False
     outcome: str = ""
     result: Payload = NOTHING
@@ -542,7 +544,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
         case events.PlanRefused():
             return _replace(state, status=PlanStatus.REFUSED, refused=event, created_at=at, updated_at=at, ended_at=at)
         case events.PlanStarted():
-            return _replace(state, status=PlanStatus.RUNNING, updated_at=at)
+            return _replace(state, status=PlanStatus.RUNNING, started_by=event.by, updated_at=at)
         case events.PlanWaiting():
             return _replace(state, status=PlanStatus.WAITING, by="", reason="", updated_at=at)
         case events.PlanPaused():

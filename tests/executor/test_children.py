@@ -19,7 +19,7 @@ from planmesh.schemas.goals import Problem
 from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.plan import Draft, Permissions, Run
-from planmesh.schemas.state import Names, PlanState, PlanStatus
+from planmesh.schemas.state import Names, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.work import ChildStep, Parent, RunWork
 
@@ -195,6 +195,56 @@ def test_a_draft_that_was_to_be_recorded_and_no_more_is_not_recalled_when_somebo
     assert play.hears("execute", "running", 2) == []
 
 
+def test_a_draft_that_was_started_before_its_parent_heard_of_it_is_recorded_all_the_same() -> None:
+    play = Play(plan(run(mode="draft")))
+    play.hears("execute", "running", 2)
+
+    assert play.state.status is PlanStatus.COMPLETED
+    assert play.hears("execute", "draft", 1) == []
+
+
+def test_a_draft_whose_record_does_not_fit_the_log_is_recalled() -> None:
+    play = Play(plan(run(mode="draft")))
+
+    happened = play.hears("execute", "draft", 1, alone="the log takes no more")
+
+    assert play.status("execute") == "failed"
+    assert wanted(play, happened) == [(child_of(play), "CancelPlan")]
+
+
+def test_every_plan_that_ran_for_a_cancelled_step_is_told_also_when_another_step_has_its_name() -> None:
+    play = Play(plan(run(), task("other")))
+    first = child_of(play)
+    cancelled = play.ask(asks.CancelPlan(id="cancel", step="execute"))
+    assert play.of_type(events.StepsCancelled)[0].stopped == (events.Stopped(step="execute", attempt=1, child=first),)
+
+    # Whoever tells it does so when all of this has happened to the name since.
+    step = msgspec.structs.replace(play.state.steps["execute"], attempt=2, child="another")
+    for status in StepStatus:
+        now = msgspec.structs.replace(step, status=status)
+        later = msgspec.structs.replace(play.state, steps=play.state.steps.set("execute", now))
+        told = [errand for event in cancelled for errand in errands(later, event, "e2-0")]
+        assert [to.plan for to, command in told if isinstance(command, asks.CancelPlan)] == [first]
+
+
+def test_what_a_plan_was_to_do_is_not_asked_of_those_that_run_for_it_once_it_does_something_else() -> None:
+    play = Play(plan(run()))
+    paused = play.ask(asks.PausePlan(id="pause"))
+    resumed = play.ask(asks.ResumePlan(id="resume"))
+
+    assert wanted(play, paused) == []  # by an executor that stood still meanwhile
+    assert wanted(play, resumed) == [(child_of(play), "ResumePlan")]
+
+
+def test_a_plan_whose_step_is_paused_stays_paused_when_its_parent_goes_on() -> None:
+    play = Play(plan(run()))
+    play.ask(asks.PausePlan(id="pause"))
+    play.ask(asks.PausePlan(id="pause-step", step="execute"))
+
+    assert wanted(play, play.ask(asks.ResumePlan(id="resume"))) == []
+    assert wanted(play, play.ask(asks.ResumePlan(id="resume-step", step="execute"))) == [(child_of(play), "ResumePlan")]
+
+
 def test_a_plan_that_nobody_waits_for_any_more_is_recalled() -> None:
     play = Play(plan(run(), task("other")))
     child = child_of(play)
@@ -310,6 +360,32 @@ def test_what_a_person_has_paused_does_not_go_on_with_the_plan_that_it_runs_for(
     play.ask(asks.PausePlan(id="e2-0"), by="executor")
     play.ask(asks.ResumePlan(id="e3-0"), by="executor")
     assert not play.state.held
+
+
+def started_draft() -> Play:
+    """A draft that a step was to make, and that ada has started."""
+    play = Play(plan(task("a")), parent=Parent(plan="above", step="execute", attempt=1, depth=1), start=False)
+    play.ask(asks.StartPlan(id="start"), by="ada")
+    return play
+
+
+@pytest.mark.parametrize(
+    "late",
+    [asks.PausePlan(id="e5-0"), asks.ResumePlan(id="e6-0"), asks.RetryStep(id="e7-0", step="a", attempt=1)],
+    ids=lambda command: type(command).__name__,
+)
+def test_what_comes_late_for_a_draft_that_somebody_has_started_changes_nothing(late: Any) -> None:
+    play = started_draft()
+
+    assert play.ask(late, by="executor") == []
+    assert play.state.status is PlanStatus.RUNNING
+
+
+def test_a_draft_that_somebody_has_started_is_cancelled_with_the_step_that_was_to_make_it() -> None:
+    play = started_draft()
+    play.ask(asks.CancelPlan(id="e5-0"), by="executor")
+
+    assert play.state.status is PlanStatus.CANCELLED
 
 
 def test_a_plan_without_a_parent_tells_nobody() -> None:

@@ -24,7 +24,7 @@ from planmesh.schemas import codec, events, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CancelPlan, ProposeRevision, RevisePlan
 from planmesh.schemas.events import AnyEvent, Commit
-from planmesh.schemas.goals import Accepted, Completed
+from planmesh.schemas.goals import ID_TAKEN, Accepted, Completed, Problem, Refused
 from planmesh.schemas.payload import NOTHING, Blob, Payload
 from planmesh.schemas.plan import Plan, Task
 from planmesh.schemas.state import fold, open_gates
@@ -278,6 +278,24 @@ async def test_of_the_news_of_one_commit_the_final_one_stays_the_last(opened: An
 
         stored = [codec.outcome.decode(one.data) for one in await core_outcomes(house)]
         assert stored == [accepted, completed]
+
+
+async def test_that_another_goal_by_the_id_of_a_plan_was_refused_does_not_overtake_the_news_of_the_plan(
+    opened: Any,
+) -> None:
+    async with opened() as house:
+        core = await house.connected("executor")
+        about: dict[str, Any] = {"space": "tester", "goal": "plan-1", "at": AT}
+        taken = (Problem(code=ID_TAKEN, message="publish it under another id"),)
+        refused = [Refused(**about, number=number, problems=taken) for number in (3, 4)]
+        late = Accepted(**about, number=1, name="A plan", steps=1)
+        completed = Completed(**about, number=2, name="Done", result=NOTHING)
+
+        for outcome in (refused[0], completed, refused[1], late):
+            await tell(core, outcome)
+
+        stored = [codec.outcome.decode(one.data) for one in await core_outcomes(house)]
+        assert stored == [refused[0], completed, refused[1]]
 
 
 async def core_outcomes(house: Any) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from chance import AGENT, DEEPEST, SUBSTITUTE, People, random_plan, random_revision
 from judge import Broken, Judge, judge_family
-from world import SimulatedConnection, SimulatedMessage, SimulatedSubscription, VirtualLoop, World
+from world import ACK_WAIT_S, Process, SimulatedConnection, SimulatedMessage, SimulatedSubscription, VirtualLoop, World
 
 from planmesh.errors import Busy, Conflict
 from planmesh.eventlog import EventLog
@@ -66,13 +66,15 @@ class _Executor:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        connection: Any = SimulatedConnection(world)
+        self.process = Process()
+        connection: Any = SimulatedConnection(world, self.process)
         log, store, plans = EventLog(connection), BlobStore(connection), Plans()
         self.decider = Decider(connection, log, store, plans)
         self.dispatcher = Dispatcher(connection, connection, log, store, plans, world.now)
         self.connection = connection
         self.readers = {
-            name: SimulatedSubscription(world, name) for name in ("COMMANDS", "RESULTS", "PLANS", "work.timer")
+            name: SimulatedSubscription(world, name, self.process)
+            for name in ("COMMANDS", "RESULTS", "PLANS", "work.timer")
         }
         reader: Any = self.readers
         self.tasks = [
@@ -112,13 +114,14 @@ class _Story:
 
     async def run(self) -> int:
         # Now and then, what follows from some commands and results is more than the log takes.
-        narrow = {"commit_bytes": self.random.randint(800, 4_000)} if self.random.random() < 0.2 else {}
+        narrow = {"commit_bytes": self.random.randint(1_200, 4_000)} if self.random.random() < 0.2 else {}
         self.world = World(self.seed, hurt=self.random.choice([0.0, 0.1, 0.3]), **narrow)
         self.connection = SimulatedConnection(self.world)
         self.reader = EventLog(self.connection)  # type: ignore[arg-type]
         self.executors = [_Executor(self.world) for _ in range(self.random.choice([1, 1, 2, 4]))]
         for _ in range(self.random.randint(0, 6)):
-            self.world.deaths[self.random.randint(1, 400)] = self._someone_dies
+            harm = self.random.choice([self._someone_dies, self._someone_stands_still])
+            self.world.harms[self.random.randint(1, 400)] = harm
         self._spawn(self._work(SimulatedSubscription(self.world, "work.agent")))
         self._spawn(self._plan(SimulatedSubscription(self.world, "work.planner")))
         plan = random_plan(self.random)
@@ -144,13 +147,19 @@ class _Story:
         victim.die()
         self.world.loop.call_later(self.random.uniform(0, 3), self._another_starts)
 
+    def _someone_stands_still(self) -> None:
+        if self.executors:
+            process = self.random.choice(self.executors).process
+            process.goes_on.clear()
+            self.world.loop.call_later(self.random.uniform(0, 2 * ACK_WAIT_S), process.goes_on.set)
+
     def _another_starts(self) -> None:
         self.executors.append(_Executor(self.world))
 
     def _heal(self) -> None:
         self.world.hurt = 0.0
         self.world.commit_bytes = 8 * 1024 * 1024
-        self.world.deaths.clear()
+        self.world.harms.clear()
 
     # --- agents, planner, people -----------------------------------------------------------------------
 
@@ -330,7 +339,7 @@ class _Story:
 
 def _is_anothers(outcome: Outcome) -> bool:
     """Whether it says that a goal came too late, by an id that was taken."""
-    return isinstance(outcome, Refused) and any(problem.code == "goal_id_taken" for problem in outcome.problems)
+    return isinstance(outcome, Refused) and outcome.is_anothers
 
 
 def _is_forsaken(state: PlanState, known: dict[Address, PlanState]) -> bool:

@@ -87,7 +87,8 @@ class World:
         self.streams = {name: Stream(name) for name in names}
         self.readers: dict[str, list[SimulatedSubscription]] = {}
         self.awaits = 0
-        self.deaths: dict[int, Callable[[], None]] = {}
+        self.harms: dict[int, Callable[[], None]] = {}
+        """What happens at which await."""
 
     def now(self) -> datetime:
         return EPOCH + timedelta(seconds=self.loop.time())
@@ -152,10 +153,18 @@ class World:
     async def pause(self) -> None:
         """What every call to the server takes: a moment, in which anything can happen."""
         self.awaits += 1
-        death = self.deaths.pop(self.awaits, None)
-        if death is not None:
-            death()
+        harm = self.harms.pop(self.awaits, None)
+        if harm is not None:
+            harm()
         await asyncio.sleep(self.random.expovariate(1000))
+
+
+class Process:
+    """Something that may be stopped as by SIGSTOP: what it is at stands still, and what reaches it waits."""
+
+    def __init__(self) -> None:
+        self.goes_on = asyncio.Event()
+        self.goes_on.set()
 
 
 class SimulatedMessage:
@@ -195,7 +204,8 @@ class SimulatedMessage:
 class SimulatedSubscription:
     """The surface of `planmesh.delivery.Subscription`."""
 
-    def __init__(self, world: World, queue: str) -> None:
+    def __init__(self, world: World, queue: str, process: Process | None = None) -> None:
+        self._process = process or Process()
         self._arrived: list[SimulatedMessage] = []
         self._changed = asyncio.Event()
         self.closed = False
@@ -208,6 +218,7 @@ class SimulatedSubscription:
     async def __aiter__(self) -> AsyncIterator[list[SimulatedMessage]]:
         while not self.closed:
             await self._changed.wait()
+            await self._process.goes_on.wait()
             self._changed.clear()
             arrived, self._arrived = self._arrived, []
             if arrived:
@@ -221,8 +232,9 @@ class SimulatedSubscription:
 class SimulatedConnection:
     """The surface of `planmesh.connection.Connection` that the loops use."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, process: Process | None = None) -> None:
         self._world = world
+        self._process = process or Process()
         self.closed = asyncio.Event()
         self.client = type("Client", (), {"max_payload": 8 * 1024 * 1024})()
 
@@ -239,25 +251,29 @@ class SimulatedConnection:
         world = self._world
         if len(payload) > world.commit_bytes and subject in world.streams["PLANS"].last:
             raise Poison(f"a message for {subject} has {len(payload):,} bytes")
-        await world.pause()
+        await self._pause()
         if world.chance(0.3):
             raise _busy("nobody answered", ambiguous=True)  # it never arrived
         ack = world.store(subject, payload, expect_last_on_subject, message_id)
         if world.chance(0.3):
             await asyncio.sleep(world.random.uniform(0, 2))
             raise _busy("nobody answered", ambiguous=True)  # it is stored
-        await world.pause()
+        await self._pause()
         return ack
+
+    async def _pause(self) -> None:
+        await self._world.pause()
+        await self._process.goes_on.wait()
 
     def publish_soon(self, subject: str, payload: bytes, **options: Any) -> "asyncio.Future[Ack]":
         return asyncio.ensure_future(self.publish(subject, payload, **options))
 
     async def request(self, subject: str, payload: bytes = b"", **_options: Any) -> bytes:
-        await self._world.pause()
+        await self._pause()
         if subject == subjects.purge_work():
             asked = msgspec.json.decode(payload)
             self._world.purge("WORK", asked["filter"], asked.get("seq"))
-        await self._world.pause()
+        await self._pause()
         return b"{}"
 
     def send(self, subject: str, payload: bytes = b"", reply: str = "", headers: Any = None) -> None:
@@ -266,14 +282,14 @@ class SimulatedConnection:
     async def direct_get(
         self, stream: str, *, subject: str | None = None, sequence: int = 1, batch: int = 1000, timeout_s: float = 5.0
     ) -> list[StoredMessage]:
-        await self._world.pause()
+        await self._pause()
         if self._world.chance(0.1):
             raise _busy("the stream has no leader", ambiguous=False)
         found = self._found(stream, subject)
         return [self._stored(one) for one in found if one.sequence >= sequence][:batch]
 
     async def last_on_subject(self, stream: str, subject: str, *, leader: bool = False) -> StoredMessage | None:
-        await self._world.pause()
+        await self._pause()
         found = self._found(stream, subject, leader)
         return self._stored(found[-1]) if found else None
 

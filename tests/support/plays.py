@@ -212,7 +212,7 @@ class Play:
         draft = asks.ReportDraft(id=self.id(), step=step, attempt=attempt, document=document, failure=failure)
         return self.ask(draft, "planner")
 
-    def hears(self, step: str, status: Any, number: int, **said: Any) -> list[AnyEvent]:
+    def hears(self, step: str, status: Any, number: int, alone: str = "", **said: Any) -> list[AnyEvent]:
         """What the plan says that a `run` step runs."""
         known = self.state.steps[step]
         if status == "paused" and not said:
@@ -226,7 +226,7 @@ class Play:
             status=status,
             **said,
         )
-        return self.ask(report, "executor")
+        return self.ask(report, "executor", alone=alone)
 
     def loses(self, step: str, **told: Any) -> list[AnyEvent]:
         result = AttemptUnknown(
