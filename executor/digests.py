@@ -3,13 +3,12 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from planmesh.schemas.expressions import ExpressionError, parse
+from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.payload import NOTHING, Payload, canonical, digest_of
-from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Run, Step, Task
+from planmesh.schemas.plan import Check, Each, Gate, Step
 from planmesh.schemas.state import Graph, PlanState
-from planmesh.schemas.templates import compile_template
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -105,7 +104,7 @@ def depends_on(graph: Graph, name: str) -> Iterator[str]:
         yield from graph.needs[name]
         return
     try:
-        read = _read(graph, step)
+        read = graph.reads(name)
     except ExpressionError:
         yield from graph.needs[name]
         return
@@ -113,32 +112,6 @@ def depends_on(graph: Graph, name: str) -> Iterator[str]:
     inner = {} if item is None else item.bindings
     binders = {binder for one in read for binder in inner.get(one) or graph.bindings.get(one, ())}
     yield from (need for need in graph.needs[name] if need not in gates or need in binders)
-
-
-def _read(graph: Graph, step: Step) -> set[str]:
-    """The names in the expressions of *step*, and of those in its body. Raises: ExpressionError."""
-    match step:
-        case Task():
-            return {*graph.inputs(step).names, *(parse(step.accept).names if step.accept else ())}
-        case Draft():
-            return set(compile_template(step.inputs).names)
-        case Run():
-            return {*compile_template(step.inputs).names, *parse(step.document).names}
-        case Gate():
-            return set(compile_template([step.prompt, *step.show]).names)
-        case Ask():
-            return set(compile_template(step.prompt).names)
-        case Emit():
-            return set(compile_template(step.result).names)
-        case Check():
-            return {*parse(step.condition).names, *compile_template(step.message).names}
-        case Decide():
-            return {name for case in step.cases for name in parse(case.when).names}
-        case Each():
-            own = {*parse(step.items).names, *(parse(step.value).names if step.value else ())}
-            return own.union(*(_read(graph, body) for body in step.steps))
-        case _:
-            assert_never(step)
 
 
 _OF_NOTHING: Final = digest_of(NOTHING)

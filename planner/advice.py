@@ -14,10 +14,10 @@ from planmesh.planner.decode import read_plan
 from planmesh.planner.document import LIMITS, Limits, Unreadable, read_document
 from planmesh.planner.language.recognise import is_script
 from planmesh.planner.problems import Problems, quoted
-from planmesh.schemas.expressions import Expression, ExpressionError, parse
+from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Agent, Ask, Check, Decide, Draft, Each, Emit, Gate, Plan, Run, Step, Task
-from planmesh.schemas.templates import compile_template
+from planmesh.schemas.plan import Agent, Ask, Check, Decide, Draft, Each, Plan, Run, Step
+from planmesh.schemas.reads import Source, sources_of
 
 _SECRET: Final = re.compile(
     r"(?i)\b(?:pass(?:word|phrase|code)|secret|token|credential|bearer|pin"
@@ -85,7 +85,7 @@ def _advice(value: dict[str, Any], hints: Mapping[str, str], limits: Limits) -> 
                 _look_at_agent(step, written, problems, at)
             case Ask():
                 _look_at_ask(step, routes, problems, at)
-            case Run() if not _names(step.document) <= plans:
+            case Run() if not _names(Source(("document",), step.document)) <= plans:
                 said = f"{quoted(step.document)} is no plan of a `plan` step, which has been checked before it is run"
                 problems.add("run_of_other", said, *at, "document")
     return [msgspec.structs.replace(one, hint=one.hint or hints.get(one.code, "")) for one in problems.listed()]
@@ -120,16 +120,13 @@ def _look_at_agent(step: Agent, written: Mapping[str, Any], problems: Problems, 
 
 def _look_at_conditions(step: Step, asks: Collection[str], problems: Problems, at: tuple[str | int, ...]) -> None:
     """An answer is an object, and equal to no text."""
-    places: list[tuple[str | int, ...]] = [(*at, "condition")]
-    if isinstance(step, Decide):
-        places = [(*at, "cases", number, "when") for number in range(len(step.cases))]
-    for place, condition in zip(places, _conditions(step), strict=False):
-        for found in _COMPARED.finditer(condition):
+    for condition in _conditions(step):
+        for found in _COMPARED.finditer(condition.value):
             if (name := found[1] or found[2]) in asks:
                 said = (
                     f"{quoted(name)} is all that is known of an answer, and equal to nothing that it is compared with"
                 )
-                problems.add("answer_compared", said, *place, hint=f"read what was answered: {name}.value")
+                problems.add("answer_compared", said, *at, *condition.at, hint=f"read what was answered: {name}.value")
 
 
 def _look_at_ask(step: Ask, routes: "_Routes", problems: Problems, at: tuple[str | int, ...]) -> None:
@@ -161,58 +158,29 @@ class _Routes:
         for step in steps:
             conditions = _conditions(step)
             names = _NOTHING.union(*map(_names, conditions))
-            self.read |= names | _reads(step)
+            self.read |= _reads(step)
             if isinstance(step, Check) or (isinstance(step, Decide) and step.otherwise is not None):
                 self._open |= names
             for condition in conditions:
                 for name in _names(condition):
-                    self._values.setdefault(name, set()).update(found[1] for found in _QUOTED.finditer(condition))
+                    self._values.setdefault(name, set()).update(found[1] for found in _QUOTED.finditer(condition.value))
 
     def has(self, binding: str, value: str) -> bool:
         return binding in self._open or value in self._values.get(binding, ())
 
 
-def _conditions(step: Step) -> list[str]:
-    match step:
-        case Check():
-            return [step.condition]
-        case Decide():
-            return [case.when for case in step.cases]
-    return []
+def _conditions(step: Step) -> list[Source]:
+    """Those of a step that chooses between branches."""
+    return [source for source in sources_of(step) if not source.is_template] if isinstance(step, Check | Decide) else []
 
 
 def _reads(step: Step) -> frozenset[str]:
-    """The names that a step reads, apart from its conditions."""
-    match step:
-        case Task():
-            return _in(step.inputs) | (_names(step.accept) - {step.bound_as} if step.accept else _NOTHING)
-        case Draft():
-            return _in(step.inputs)
-        case Run():
-            return _in(step.inputs) | _names(step.document)
-        case Each():
-            return _names(step.items) | (_names(step.value) if step.value else _NOTHING)
-        case Gate():
-            return _in(step.prompt) | _in(list(step.show))
-        case Ask():
-            return _in(step.prompt)
-        case Emit():
-            return _in(step.result)
-        case Check():
-            return _in(step.message)
-    return _NOTHING
+    """The names that a step reads, of an `each` those of its own fields; not its own output, which it may judge."""
+    return _NOTHING.union(*map(_names, sources_of(step))) - {step.bound_as}
 
 
-def _in(template: Any) -> frozenset[str]:
+def _names(source: Source) -> frozenset[str]:
     try:
-        return compile_template(template).names
+        return source.names
     except ExpressionError:
         return _NOTHING  # the planner says so
-
-
-def _names(expression: str) -> frozenset[str]:
-    try:
-        read: Expression = parse(expression)
-    except ExpressionError:
-        return _NOTHING
-    return read.names

@@ -8,7 +8,7 @@ from planmesh.planner.decode import PlanDraft, StepDraft
 from planmesh.planner.document import Limits
 from planmesh.planner.flow import Flow, read_flow
 from planmesh.planner.problems import Inside, Problems, quoted
-from planmesh.planner.scope import Scope, read_scope
+from planmesh.planner.scope import Scope, read_scope, value_of
 from planmesh.schemas.each import is_numbered
 from planmesh.schemas.expressions import KEYWORDS
 from planmesh.schemas.plan import MAX_STEPS, Each
@@ -52,7 +52,7 @@ def _read_body(one: StepDraft, each: Each, around: Scope, problems: Problems, li
             problems.add("shadows", said, "steps", one.index, "item", hint="give it another name")
         outer = {*outer, each.item}
     inside = Inside(problems, "steps", one.index)
-    gives = [(("value",), each.value)] if each.value is not None and "value" not in one.unread else []
+    gives = [(at, text) for at, text, _ in value_of(one)]
     scope = read_scope(PlanDraft(None, {}, one.body), inside, limits, outer, gives)
     return Body(scope, read_flow(scope, inside, limits), inside)
 

@@ -11,7 +11,8 @@ from planmesh.planner.document import Limits, place
 from planmesh.planner.problems import Problems, quoted
 from planmesh.schemas import templates
 from planmesh.schemas.expressions import KEYWORDS, Expression, ExpressionError, evaluate, parse
-from planmesh.schemas.plan import Ask, Check, Decide, Draft, Each, Emit, Gate, Parameter, Run, Task
+from planmesh.schemas.plan import Each, Parameter
+from planmesh.schemas.reads import sources_of
 
 _HYPHENATED: Final = re.compile(r"\b[a-z0-9_]+-[a-z0-9_-]+")
 _EXPRESSION_IN_TEXT: Final = re.compile(r"\{[^}]*")
@@ -197,49 +198,28 @@ class _Reader:
 
 def texts_of(one: StepDraft) -> Iterator[tuple[At, str, bool]]:
     """Every text of a step that is an expression, or a template with one: where, what, and whether it is a template."""
-    at: At = ("steps", one.index)
-    match one.step:
-        case Task(inputs=value, accept=accept):
-            if "inputs" not in one.unread:
-                yield from _templates(value, (*at, "inputs"))
-            if accept is not None:
-                yield (*at, "accept"), accept, False
-        case Draft(inputs=value) if "inputs" not in one.unread:
-            yield from _templates(value, (*at, "inputs"))
-        case Run(document=text, inputs=value):
-            if "document" not in one.unread:
-                yield (*at, "document"), text, False
-            if "inputs" not in one.unread:
-                yield from _templates(value, (*at, "inputs"))
-        case Each(items=text) if "items" not in one.unread:
-            yield (*at, "items"), text, False
-        case Gate(prompt=prompt, show=show):
-            yield from _templates(prompt, (*at, "prompt"))
-            if "show" not in one.unread:
-                yield from _templates(list(show), (*at, "show"))
-        case Ask(prompt=prompt):
-            yield from _templates(prompt, (*at, "prompt"))
-        case Emit(result=value):
-            yield from _templates(value, (*at, "result"))
-        case Check(condition=text, message=message):
-            if "condition" not in one.unread:
-                yield (*at, "condition"), text, False
-            yield from _templates(message, (*at, "message"))
-        case Decide(cases=cases) if "cases" not in one.unread:
-            for index, case in enumerate(cases):
-                yield (*at, "cases", index, "when"), case.when, False
+    for at, text, is_template in _texts(one, of_item=False):
+        yield ("steps", one.index, *at), text, is_template
+
+
+def value_of(one: StepDraft) -> list[tuple[At, str, bool]]:
+    """The expression that says what an item of an `each` gives, as the others are given; its place counts in that."""
+    return [*_texts(one, of_item=True)]
+
+
+def _texts(one: StepDraft, *, of_item: bool) -> Iterator[tuple[At, str, bool]]:
+    for source in sources_of(one.step):
+        if source.of_item != of_item or source.at[0] in one.unread:
+            continue
+        if source.is_template:
+            yield from _templates(source.value, source.at)
+        else:
+            yield source.at, source.value, False
 
 
 def locals_of(each: Each, body: Iterable[StepDraft]) -> set[str]:
     """The names that only the steps of an `each` read."""
     return {each.item, *(one.step.bound_as for one in body)}
-
-
-def value_of(one: StepDraft) -> list[tuple[At, str, bool]]:
-    """The expression that says what an item of an `each` gives, as the others are given."""
-    if isinstance(one.step, Each) and one.step.value is not None:
-        return [(("value",), one.step.value, False)]
-    return []
 
 
 def _templates(value: Any, at: At) -> Iterator[tuple[At, str, bool]]:

@@ -32,6 +32,7 @@ from planmesh.schemas.expressions import Unloaded
 from planmesh.schemas.mandate import Mandate
 from planmesh.schemas.payload import NOTHING, Payload
 from planmesh.schemas.plan import Ask, Draft, Each, Emit, Gate, Plan, Run, Step, Task
+from planmesh.schemas.reads import names_read
 from planmesh.schemas.subjects import Address
 from planmesh.schemas.templates import Template, compile_template
 from planmesh.schemas.work import Failure, Parent, Usage, usage_of
@@ -165,6 +166,7 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
     bindings: dict[str, tuple[str, ...]]
     items: dict[str, Item]
     _inputs: dict[str, Template] = {}
+    _reads: dict[str, frozenset[str]] = {}
 
     @classmethod
     def of(cls, plan: Plan, items: Mapping[str, int] = {}) -> "Graph":
@@ -223,12 +225,23 @@ class Graph(Struct, frozen=True, kw_only=True, eq=False):
 
     def inputs(self, task: Task) -> Template:
         """The inputs of a task, compiled once; once for all items. Raises: ExpressionError."""
-        item = self.items.get(task.name)
-        name = task.name if item is None else item.body
+        name = self._written_as(task.name)
         compiled = self._inputs.get(name)
         if compiled is None:
             compiled = self._inputs[name] = compile_template(task.inputs)
         return compiled
+
+    def reads(self, name: str) -> frozenset[str]:
+        """The names that a step reads, found out once; once for all items. Raises: ExpressionError."""
+        written = self._written_as(name)
+        read = self._reads.get(written)
+        if read is None:
+            read = self._reads[written] = names_read(self.steps[name])
+        return read
+
+    def _written_as(self, name: str) -> str:
+        item = self.items.get(name)
+        return name if item is None else item.body
 
     def behind(self, name: str) -> list[str]:
         """Every step that can only run after *name*, nearest first."""
