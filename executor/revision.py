@@ -23,9 +23,23 @@ from planmesh.schemas.events import AskOpened, RevisionRequested
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.goals import Origin, Problem
 from planmesh.schemas.mandate import exceeding
-from planmesh.schemas.plan import LEVELS, Ask, Check, Decide, Each, Gate, Permissions, Plan, Run, Step, Task
+from planmesh.schemas.plan import (
+    LEVELS,
+    OPERATORS,
+    SERVICE,
+    Ask,
+    Check,
+    Decide,
+    Each,
+    Gate,
+    Permissions,
+    Plan,
+    Run,
+    Step,
+    Task,
+)
 from planmesh.schemas.revision import abridged, difference
-from planmesh.schemas.secrets import recipients, recipients_in
+from planmesh.schemas.secrets import disclosed, recipients
 from planmesh.schemas.state import (
     ENDED,
     SATISFIED,
@@ -459,25 +473,26 @@ def _loosened(state: PlanState, revised: Plan) -> Iterator[Problem]:
     for name in sorted(changed & state.graph.steps.keys()):
         if _is_wider(state.graph.steps[name], graph.steps[name]):
             yield Problem(code=LOOSENS, message=f"step {name} is given permissions that it did not have")
-    yield from _disclosed(state, revised)
+    yield from _asked_otherwise(state, revised)
+    for disclosure in disclosed(state, revised):
+        yield Problem(code=LOOSENS, message=str(disclosure))
 
 
-def _disclosed(state: PlanState, revised: Plan) -> Iterator[Problem]:
-    """Secrets that have been entered, and that others would be given than the plan gives them to; and those that would
-    be asked for where everybody reads the answer."""
-    asks = {step.name: step for step in revised.steps if isinstance(step, Ask)}
-    for name, step in state.steps.items():
-        ask = state.graph.steps[name]
-        # What is asked in an item is given within the item, which cannot change any more.
-        if not isinstance(ask, Ask) or not ask.secret or name in state.graph.items:
+def _asked_otherwise(state: PlanState, revised: Plan) -> Iterator[Problem]:
+    """Secrets that would be asked for where everybody reads the answer; and questions that have been asked, or take a
+    secret, and that others could answer."""
+    asks = {step.name: step for step in revised.innermost() if isinstance(step, Ask)}
+    asked = open_asks(state)
+    for ask in state.plan.innermost():
+        new = asks.get(ask.name)
+        if not isinstance(ask, Ask) or new is None:
             continue
-        if name in asks and not asks[name].secret:
-            yield Problem(code=LOOSENS, message=f"ask {name} takes a secret, and everybody would read the answer")
-        told = recipients_in(state.plan, ask)
-        for other in recipients_in(revised, ask) if step.secret else ():
-            if other not in told:
-                message = f"step {other.step} (by agent {other.agent}) is given the secret that was entered at {name}"
-                yield Problem(code=LOOSENS, message=message)
+        if ask.secret and not new.secret:
+            message = f"ask {ask.name} takes a secret, and everybody would read the answer"
+            yield Problem(code=LOOSENS, message=message)
+        elif (ask.secret or ask.name in asked) and _may_be_answered_by_others(ask, new, state.requester):
+            message = f"others could answer ask {ask.name}, or with less to show who they are"
+            yield Problem(code=LOOSENS, message=message)
 
 
 def _steering(old: Graph, new: Graph, changed: Iterable[str]) -> set[str]:
@@ -495,8 +510,7 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
         not set(new.reviewers) <= set(old.reviewers)
         or new.quorum < old.quorum
         or not set(old.shares) <= set(new.shares)
-        or (bool(new.escalate) and new.escalate != old.escalate)
-        or LEVELS.index(new.least_level) < LEVELS.index(old.least_level)
+        or _trusts_more(old, new)
         or (old.four_eyes and not new.four_eyes)
         or (old.require_reason and not new.require_reason)
         or (new.optional and not old.optional)
@@ -505,6 +519,23 @@ def _is_weaker(old: Gate, new: Gate) -> bool:
         or old.branch != new.branch
         or not set(old.after) <= set(new.after)
         or (not old.after and bool(new.after))
+    )
+
+
+def _may_be_answered_by_others(old: Ask, new: Ask, requester: str) -> bool:
+    were, would_be = (set(ask.reviewers or (OPERATORS, f"{SERVICE}{requester}")) for ask in (old, new))
+    by_silence = new.on_overdue == "default" != old.on_overdue
+    return not would_be <= were or by_silence or _trusts_more(old, new)
+
+
+def _trusts_more(old: Gate | Ask, new: Gate | Ask) -> bool:
+    """Whether it would be escalated to others, or take less of somebody to show who they are."""
+    if new.escalate and new.escalate != old.escalate:
+        return True
+    # To operators it may be escalated in any case.
+    return any(
+        LEVELS.index(new.level_for((group,), (OPERATORS,))) < LEVELS.index(old.level_for((group,), (OPERATORS,)))
+        for group in {*new.reviewers, OPERATORS}
     )
 
 

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from planmesh.schemas.plan import Ask, Gate, Step, Task
 from planmesh.schemas.revision import Change, difference
+from planmesh.schemas.secrets import Disclosure, disclosed
 from planmesh.schemas.state import SATISFIED, TROUBLED, PlanState, PlanStatus, StepState, StepStatus
 
 Fate: TypeAlias = Literal[
@@ -62,6 +63,7 @@ class Frontier(Struct, frozen=True, kw_only=True, omit_defaults=True):
         revision: The one that would be.
         whole: What becomes of the plan's own fields, if they change.
         steps: In the order of the plan; then what it would no longer have.
+        discloses: Secrets that have been entered, and to whom they would be given as well.
     """
 
     status: PlanStatus
@@ -69,6 +71,7 @@ class Frontier(Struct, frozen=True, kw_only=True, omit_defaults=True):
     revision: int
     whole: Change | None = None
     steps: tuple[StepFate, ...] = ()
+    discloses: tuple[Disclosure, ...] = ()
 
     def of(self, *fates: Fate) -> tuple[str, ...]:
         """The steps with one of *fates*."""
@@ -100,6 +103,7 @@ def frontier(before: PlanState, after: PlanState) -> Frontier:
         revision=after.revision,
         whole=changes.get(""),
         steps=tuple(fates),
+        discloses=tuple(disclosed(before, after.plan)),
     )
 
 

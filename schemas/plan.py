@@ -8,7 +8,7 @@ In the strings of `inputs`, `prompt`, `show` and `result`, ``{expression}`` read
 binding or an input of the plan by its name (`planmesh.schemas.templates`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from msgspec import Meta, Struct
@@ -421,3 +421,8 @@ class Plan(Document, frozen=True, kw_only=True):
     """Tasks in flight at once; and, counted by themselves, plans that are written or run for its steps."""
     policy: Policy = Policy()
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=MAX_STEPS)]
+
+    def innermost(self) -> Iterator[Step]:
+        """Its steps, with those of its body in place of an `each`."""
+        for step in self.steps:
+            yield from step.steps if isinstance(step, Each) else (step,)

@@ -8,8 +8,10 @@ from the document of its plan, never from a value that looks like a handle.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
+
 from planmesh.schemas.events import Recipient
-from planmesh.schemas.plan import Ask, Each, Plan, Step, Task
+from planmesh.schemas.plan import Ask, Plan, Step, Task
 from planmesh.schemas.state import Names, PlanState
 from planmesh.schemas.templates import only_path
 
@@ -65,7 +67,31 @@ def recipients(state: PlanState, name: str) -> tuple[Recipient, ...]:
 
 def recipients_in(plan: Plan, ask: Ask) -> tuple[Recipient, ...]:
     """The steps that *plan* gives the answer to *ask* to, which is no step of an `each`."""
-    return _given(_tasks(plan), ask.bound_as)
+    return _given(plan.innermost(), ask.bound_as)
+
+
+class Disclosure(Struct, frozen=True, kw_only=True):
+    """A secret that was entered at *ask*, and a step that would be given it, and was not meant to be then."""
+
+    ask: str
+    step: str
+    agent: str
+
+    def __str__(self) -> str:
+        return f"step {self.step} (by agent {self.agent}) is given the secret that was entered at {self.ask}"
+
+
+def disclosed(state: PlanState, revised: Plan) -> Iterator[Disclosure]:
+    """The secrets that have been entered, and whom *revised* gives them to and the plan as it is does not."""
+    for name, step in state.steps.items():
+        ask = state.graph.steps[name]
+        # What is asked in an item is given within the item, which cannot change any more.
+        if not isinstance(ask, Ask) or not step.secret or name in state.graph.items:
+            continue
+        told = recipients_in(state.plan, ask)
+        for other in recipients_in(revised, ask):
+            if other not in told:
+                yield Disclosure(ask=name, step=other.step, agent=other.agent)
 
 
 def _given(steps: Iterable[Step], binding: str) -> tuple[Recipient, ...]:
@@ -74,11 +100,6 @@ def _given(steps: Iterable[Step], binding: str) -> tuple[Recipient, ...]:
         for step in steps
         if isinstance(step, Task) and any(whole(value) == binding for value in step.inputs.values())
     )
-
-
-def _tasks(plan: Plan) -> Iterator[Step]:
-    for step in plan.steps:
-        yield from step.steps if isinstance(step, Each) else (step,)
 
 
 def secret_inputs(state: PlanState, name: str) -> Mapping[str, Kept]:

@@ -204,7 +204,8 @@ async def _foresee(operator: Operator, address: Address, state: PlanState, asked
         foreseen = await foresee(operator, state, command)
         if foreseen.seen is not None:
             state = foreseen.after
-            rows.append(Row(**about, outcome="would be done", said=f"the plan would be {state.status}"))
+            said = "; ".join([*map(str, foreseen.seen.discloses), f"the plan would be {state.status}"])
+            rows.append(Row(**about, outcome="would be done", said=said))
         else:
             why = foreseen.refused.reason if foreseen.refused is not None else foreseen.problems[0].message
             rows.append(Row(**about, outcome="would be refused", said=f"refused: {why}"))

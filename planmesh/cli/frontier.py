@@ -7,7 +7,7 @@ from rich.text import Text
 from planmesh.cli import graph, render
 from planmesh.cli.difference import changes, summary
 from planmesh.cli.looks import PLAN
-from planmesh.cli.text import listed
+from planmesh.cli.text import listed, whole
 from planmesh.frontier import Fate, Frontier, StepFate
 from planmesh.schemas.plan import Plan
 
@@ -61,11 +61,18 @@ def account(seen: Frontier, title: str) -> list[Text]:
             lines.append(line)
     status = PLAN[seen.status]
     lines += [Text(), Text("  The plan would be ").append(status.word, status.style)]
+    if seen.discloses:
+        lines += [Text(), *warnings(seen)]
     changed = [change for change in (seen.whole, *(step.change for step in seen.steps)) if change is not None]
     if seen.revision != seen.base:
         lines += [Text(), Text("  What it changes: ", style="bold").append(summary(changed), "not bold")]
         lines += changes(changed)
     return lines
+
+
+def warnings(seen: Frontier) -> list[Text]:
+    """What else it would do, which no form shows at a step."""
+    return [whole(Text("  ! ", "red").append(str(disclosure))) for disclosure in seen.discloses]
 
 
 def _named(step: StepFate) -> str:

@@ -163,8 +163,10 @@ async def show(
         print(as_one(seen, session.output))
     elif look.format == "mermaid":
         print(frontier.mermaid(foreseen.seen, foreseen.after.plan))
+        session.say(*frontier.warnings(foreseen.seen), to=session.err)
     elif look.format == "tree":
         session.say(Text(), *frontier.tree(foreseen.seen, foreseen.after.plan), Text())
+        session.say(*frontier.warnings(foreseen.seen))
     else:
         step = getattr(command, "step", None)
         title = f"{verb_of(command)} {f'{step} of ' if step else ''}{state.address.plan}"

@@ -1,18 +1,20 @@
 """Plans that are steered while they run."""
 
+from itertools import combinations
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plays import AGENT, Play, gate, plan, task
+from plays import AGENT, Play, gate, kept, plan, question, task
 
+from planmesh.executor.plan import decide
 from planmesh.executor.revision import REQUEST_BYTES
 from planmesh.schemas import commands as asks
 from planmesh.schemas import events
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.plan import Branch, Case, Decide, Permissions, Plan, Policy, Task
+from planmesh.schemas.plan import LEVELS, Branch, Case, Decide, Each, Escalation, Permissions, Plan, Policy, Task
 
 
 def kinds(happened: list[Any]) -> list[str]:
@@ -227,6 +229,94 @@ def test_the_planner_may_not_weaken_any_rule_of_a_gate_and_a_person_may(weaker: 
     assert [problem.code for problem in refused.problems] == ["loosens"]
     play.revises(document)
     assert play.state.revision == 2
+
+
+def test_no_planner_lets_a_link_alone_speak_for_the_operators() -> None:
+    play = Play(plan(gate("g"), task("b", "g")))  # which asks them
+
+    play.revises(with_steps(play.document, gate("g", level="link"), task("b", "g")), by_planner=True)
+
+    (refused,) = play.of_type(events.RevisionRefused)
+    assert [problem.code for problem in refused.problems] == ["loosens"]
+
+
+GROUPS = ("role:operator", "team:a", "person:bob")
+LOOKS = st.fixed_dictionaries(
+    {"secret": st.booleans()},
+    optional={
+        "reviewers": st.lists(st.sampled_from(GROUPS), unique=True).map(tuple),
+        "level": st.sampled_from([None, *LEVELS]),
+        "escalate": st.just((Escalation(after_s=60, to=("team:b",)),)),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(before=LOOKS, after=LOOKS, prompt=st.sampled_from(["", "Really?"]))
+def test_what_a_planner_makes_of_an_open_question_is_answered_by_nobody_who_could_not_before(
+    before: dict[str, Any], after: dict[str, Any], prompt: str
+) -> None:
+    asked = Play(plan(question("q", **before), task("b", "q")))
+    play = Play(plan(question("q", **before), task("b", "q")))
+
+    play.revises(plan(question("q", prompt=prompt, **after), task("b", "q"), task("c")), by_planner=True)
+
+    def may_answer(play: Play, groups: tuple[str, ...], level: Any) -> bool:
+        opened = play.state.steps["q"].opened
+        assert isinstance(opened, events.AskOpened)
+        given = kept("1") if opened.secret else {"value": "1"}
+        review = asks.ReviewGate(
+            id="r", step="q", digest=opened.digest, decision="answer", groups=groups, level=level, **given
+        )
+        return isinstance(decide(play.state, asks.Asked(review, "bob", play.at)).events[0], events.AskAnswered)
+
+    every = [groups for count in range(len(GROUPS) + 1) for groups in combinations(GROUPS, count)]
+    for groups in every:
+        for level in LEVELS:
+            assert may_answer(asked, groups, level) or not may_answer(play, groups, level)
+    opened = play.state.steps["q"].opened
+    assert isinstance(opened, events.AskOpened)
+    assert opened.secret or not before["secret"]
+    assert after.get("escalate") is None or play.state.revision == 1 or before.get("escalate") is not None
+
+
+@pytest.mark.parametrize(
+    ("looser", "is_open", "takes_secret", "codes"),
+    [
+        ({"reviewers": ("team:b",)}, True, False, ["loosens"]),
+        ({"reviewers": ("team:b",)}, False, False, []),  # nobody has been asked yet, and the log shows the answer
+        ({"reviewers": ("team:b",)}, False, True, ["loosens"]),
+        ({"reviewers": ()}, True, False, ["loosens"]),  # which are those of a question that names nobody
+        ({"level": "link"}, True, False, ["loosens"]),
+        ({"level": "operator"}, True, True, []),
+        ({"on_overdue": "default", "default": "so", "sla_s": 60}, True, False, ["loosens"]),
+        ({"prompt": "Which one?"}, True, True, []),
+        ({"secret": False}, False, True, ["loosens"]),
+    ],
+)
+@pytest.mark.parametrize("in_each", [False, True])
+def test_who_may_answer_a_question_is_a_matter_of_people(
+    looser: dict[str, Any], is_open: bool, takes_secret: bool, codes: list[str], in_each: bool
+) -> None:
+    if in_each and is_open:
+        is_open, codes = False, codes if takes_secret else []
+    rules = {"reviewers": ("team:a",), "level": "login", "secret": takes_secret}
+    before = [] if is_open else ["first"]
+
+    def document(**fields: Any) -> Plan:
+        asked = question("q", *(() if in_each else before), **{**rules, **fields})
+        step = Each(name="all", after=("first",), items="[1]", steps=(asked,)) if in_each else asked
+        return plan(task("first"), step, task("last", step.name))
+
+    def revised(*, by_planner: bool) -> Play:
+        play = Play(document())
+        play.revises(document(**looser), by_planner=by_planner)
+        return play
+
+    found = revised(by_planner=True)
+    refused = found.of_type(events.RevisionRefused)
+    assert [problem.code for event in refused for problem in event.problems] == codes
+    assert revised(by_planner=False).state.revision == 2
 
 
 def test_a_person_may_do_what_the_planner_may_not() -> None:

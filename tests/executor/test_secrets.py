@@ -14,6 +14,7 @@ from planmesh.errors import Busy, Conflict, Poison
 from planmesh.eventlog import EventLog
 from planmesh.executor.plans import Plans
 from planmesh.executor.secrets import SecretStore, purge
+from planmesh.frontier import frontier
 from planmesh.schemas import commands as asks
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
@@ -187,6 +188,36 @@ def test_only_an_operator_gives_a_secret_that_was_entered_to_others(by: str, oth
     codes = [problem.code for refused in play.of_type(RevisionRefused) for problem in refused.problems]
     assert codes == ([] if is_same or by == "operator" else ["loosens"])
     assert (play.state.revision == 2) is not bool(codes)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_whoever_asks_for_it_sees_it_before_and_hears_the_same_as_a_planner(other: Step) -> None:
+    use = task("use", "ok", inputs={"key": "{key.value}"})
+    play = Play(plan(secret(), gate("ok", "key"), use))
+    play.answers("key", "1")
+    steps = (other,) if other.name == "use" else (use, other)
+    by_planner = Play(plan(secret(), gate("ok", "key"), use))
+    by_planner.answers("key", "1")
+    before = play.state
+
+    play.revises(plan(secret(), gate("ok", "key"), *steps))
+    by_planner.revises(plan(secret(), gate("ok", "key"), *steps), by_planner=True)
+
+    said = [problem.message for refused in by_planner.of_type(RevisionRefused) for problem in refused.problems]
+    assert [str(one) for one in frontier(before, play.state).discloses] == said
+    assert play.state.revision == 2
+    assert list(frontier(play.state, play.state).discloses) == []  # it has been
+
+
+def test_nothing_is_said_of_a_secret_that_nobody_has_entered() -> None:
+    play = Play(plan(secret(), task("use", "key", inputs={"key": "{key.value}"})))
+    before = play.state
+
+    play.revises(plan(secret(), task("more", "key", inputs={"key": "{key.value}"})))
+
+    seen = frontier(before, play.state)
+    assert seen.discloses == ()
+    assert seen.of("asks") == ("key",)  # and whoever enters it now is told
 
 
 @pytest.mark.parametrize("by_planner", [True, False])
