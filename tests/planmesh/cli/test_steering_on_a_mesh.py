@@ -284,6 +284,50 @@ async def test_a_preview_of_a_redirection_with_edited_steps_does_nothing(desk: D
     assert "asks again" not in shown.out
 
 
+KEY = {"kind": "ask", "name": "key", "secret": True, "prompt": "The key?"}
+USE = {"kind": "task", "name": "use", "agent": "fetch", "inputs": {"url": "{key.value}"}, "after": ["key"]}
+TOLD = {
+    "with another agent": "step use (by agent mirror) is given the secret that was entered at key",
+    "with another step": "step more (by agent mirror) is given the secret that was entered at key",
+}
+
+
+async def test_a_preview_says_who_would_be_given_a_secret_that_was_not_entered_for_them(desk: Desk, says: Any) -> None:
+    (desk.directory / "typed").write_text("hunter22")
+    desk.down.touch()
+    await says(run.run(desk.file("keyed", KEY, USE), id="keyed", wait=False, session=desk.session()))
+    answered = await says(gates.answer("keyed", "key", file=desk.directory / "typed", session=desk.session()))
+    assert answered.code == COMPLETED
+    assert (await says(run.watch("keyed", wait=False, session=desk.session()))).code == FAILED
+    desk.down.unlink()
+
+    same = await says(steer.retry("keyed", "use", look=LOOK, session=desk.session()))
+    other = await says(steer.retry("keyed", "use", agent="mirror", look=LOOK, session=desk.session()))
+    more = desk.file("more", {**USE, "name": "more", "agent": "mirror"})
+    revised = [
+        await says(revise.revise("keyed", more, look=look, session=desk.session(output)))
+        for look, output in (
+            (LOOK, "table"),
+            (LOOK, "json"),
+            (Looking(preview=True, format="tree"), "table"),
+            (Looking(preview=True, format="mermaid"), "table"),
+        )
+    ]
+
+    assert "secret" not in same.out
+    assert f"! {TOLD['with another agent']}" in other.lines
+    listed, as_json, tree, mermaid = revised
+    assert f"! {TOLD['with another step']}" in listed.lines
+    assert as_json.json["discloses"] == [{"ask": "key", "step": "more", "agent": "mirror"}]
+    assert f"! {TOLD['with another step']}" in tree.lines
+    assert TOLD["with another step"] in mermaid.err
+    assert mermaid.out.startswith("flowchart")
+    assert "is given" not in mermaid.out
+    many = Many(where=("status=paused,text=keyed",))
+    rows = await says(steer.retry(many=many, agent="mirror", look=LOOK, session=desk.session("json")))
+    assert TOLD["with another agent"] in rows.out
+
+
 async def test_problems_of_a_revision_are_told_with_their_places_in_the_file(desk: Desk, says: Any) -> None:
     await asked(desk, says, "six")
     file = desk.file("wrong", GATE, {**SEND, "agent": "sent"})
