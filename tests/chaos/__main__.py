@@ -17,15 +17,7 @@ import structlog
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "support")]
 
-from rounds import Tally, rounds  # noqa: E402
-
-
-async def play(numbers: range, directory: Path) -> None:
-    tally = Tally()
-    async for told in rounds(numbers, directory):
-        print(told, flush=True)
-        tally.add(told)
-    print(f"{tally}\nEvery promise held.")
+from rounds import play  # noqa: E402
 
 
 def main() -> None:
@@ -34,13 +26,16 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0, help="the number of the first round")
+    parser.add_argument("--at-once", type=int, default=2, help="so many meshes at a time")
     parser.add_argument("--keep", type=Path, help="an empty directory for the files of the meshes")
     arguments = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     directory = arguments.keep or Path(tempfile.mkdtemp(prefix="planmesh-chaos-"))
     directory.mkdir(parents=True, exist_ok=True)
     print(f"files: {directory}")
-    asyncio.run(play(range(arguments.seed, arguments.seed + arguments.rounds), directory))
+    numbers = range(arguments.seed, arguments.seed + arguments.rounds)
+    tally = asyncio.run(play(numbers, directory, at_once=arguments.at_once))
+    print(f"{tally}\nEvery promise held.")
 
 
 if __name__ == "__main__":

@@ -196,9 +196,8 @@ async def running_arena(kind: Kind, directory: Path) -> AsyncIterator[Arena]:
     agents = (access.agent("agent"), access.agent("substitute"))
     mesh.ensure_users("nats://127.0.0.1", (operator, submitter, *agents))
     store = directory / "store"
-    store.mkdir()
+    store.mkdir(parents=True)
     async with AsyncExitStack() as stack:
-        stack.enter_context(_patient_supervisor())
         disk = store if kind.small_disk and stack.enter_context(_mounted(store)) else None
         settings = {"jetstream": {"max_file_store": STORE_BYTES}} if kind.small_disk else {}
         nodes = await stack.enter_async_context(
@@ -259,7 +258,7 @@ async def _patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
 
 
 @contextlib.contextmanager
-def _patient_supervisor() -> Iterator[None]:
+def patient_supervisor() -> Iterator[None]:
     """A service that is killed every few seconds, and means well in between, need not wait longer each time."""
     before = supervision._LONG_LIFE_S
     supervision._LONG_LIFE_S = 1.0  # type: ignore[misc]

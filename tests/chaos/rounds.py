@@ -6,16 +6,16 @@ A round has a number, from which all of it is drawn. Rounds in sixes share a mes
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from arena import Arena, Kind, running_arena
+from arena import Arena, Kind, patient_supervisor, running_arena
 from chance import People, random_plan
 from flows import insist
 from harms import HURT_S, PROMISED, Harm, NeverCame, harms_for
@@ -89,14 +89,13 @@ class Tally:
     def __init__(self) -> None:
         self.rounds = 0
         self.commits = 0
-        self._took_s = 0.0
+        self._started = time.perf_counter()
         self._done: Counter[str] = Counter()
         self._never: dict[str, str] = {}
 
     def add(self, told: Told) -> None:
         self.rounds += 1
         self.commits += told.commits
-        self._took_s += told.took_s
         for done in told.harms:
             if done.came:
                 self._done[done.harm] += 1
@@ -109,34 +108,54 @@ class Tally:
         return [harm for harm in PROMISED if not self._done[harm] and "not ours" not in self._never.get(harm, "")]
 
     def __str__(self) -> str:
-        lines = [f"{self.rounds} rounds, {self.commits} commits, {self._took_s:.0f} s. Harms done:"]
+        took_s = time.perf_counter() - self._started
+        lines = [f"{self.rounds} rounds, {self.commits} commits, {took_s:.0f} s. Harms done:"]
         lines += [f"{times:4} {harm}" for harm, times in sorted(self._done.items())]
         lines += [f"   - {said}" for harm, said in sorted(self._never.items()) if not self._done[harm]]
         return "\n".join(lines)
 
 
-async def rounds(numbers: range, directory: Path) -> AsyncIterator[Told]:
-    """Play the rounds of *numbers*. Raises: AssertionError, with notes that say which, and where its files are."""
-    left = list(numbers)
-    while left:
-        block = left[0] // ROUNDS_A_MESH
-        together = [number for number in left if number // ROUNDS_A_MESH == block]
-        left = left[len(together) :]
-        place = directory / f"mesh-{block}"
-        place.mkdir()
-        async with running_arena(kind_of(together[0]), place) as arena:
-            for number in together:
-                round_ = Round(arena, number)
-                try:
-                    told = await round_.run()
+async def play(numbers: range, directory: Path, *, at_once: int = 2) -> Tally:
+    """Play the rounds of *numbers*, and print a line for each.
+
+    Args:
+        at_once: So many meshes run at a time: each of them waits more than it works.
+
+    Raises:
+        Broken, AssertionError: With notes that say which round it was, and where its files are.
+    """
+    tally = Tally()
+    blocks = iter([list(block) for _, block in itertools.groupby(numbers, lambda number: number // ROUNDS_A_MESH)])
+
+    async def next_meshes() -> None:
+        for together in blocks:
+            await _on_one_mesh(together, directory / f"mesh-{together[0] // ROUNDS_A_MESH}", tally)
+
+    try:
+        with patient_supervisor():
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(at_once):
+                    lanes.create_task(next_meshes())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None  # the others were in the middle of something
+    return tally
+
+
+async def _on_one_mesh(numbers: list[int], place: Path, tally: Tally) -> None:
+    async with running_arena(kind_of(numbers[0]), place) as arena:
+        for number in numbers:
+            round_ = Round(arena, number)
+            try:
+                told = await round_.run()
+                await round_.write_down(place)
+            except Exception as error:
+                with contextlib.suppress(Exception):
                     await round_.write_down(place)
-                    yield told
-                except Exception as error:
-                    with contextlib.suppress(Exception):
-                        await round_.write_down(place)
-                    error.add_note(f"round {number} ({arena.kind.name}): {_listed(round_.happened)}")
-                    error.add_note(f"python tests/chaos --seed {number} --rounds 1; its files: {place}")
-                    raise
+                error.add_note(f"round {number} ({arena.kind.name}): {_listed(round_.happened)}")
+                error.add_note(f"python tests/chaos --seed {number} --rounds 1; its files: {place}")
+                raise
+            print(told, flush=True)
+            tally.add(told)
 
 
 class Round:

@@ -151,7 +151,7 @@ class _Story:
         if self.executors:
             process = self.random.choice(self.executors).process
             process.goes_on.clear()
-            self.world.loop.call_later(self.random.uniform(0, 2 * ACK_WAIT_S), process.goes_on.set)
+            self.world.loop.call_later(self.random.uniform(0, 10 * ACK_WAIT_S), process.goes_on.set)
 
     def _another_starts(self) -> None:
         self.executors.append(_Executor(self.world))
