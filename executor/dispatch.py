@@ -480,7 +480,7 @@ class Dispatcher:
             return
         # Up to a sequence, and without it: what is stored meanwhile stays.
         asked = {"filter": subject, "seq": last.sequence + (_attempt_of(last.data) <= newest)}
-        await self._core.request(subjects.purge_work(), encode(asked))
+        await self._core.request(subjects.purge(WORK), encode(asked))
 
     async def _signal(self, signals: list[tuple[str, bytes]]) -> None:
         """A hint, which may be lost, so it is said three times."""

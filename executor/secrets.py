@@ -11,11 +11,12 @@ from planmesh.errors import Busy, PlanmeshError, Poison, Unusable
 from planmesh.eventlog import EventLog, Recorded
 from planmesh.executor.lines import Lines
 from planmesh.executor.plans import Plans
+from planmesh.inspection import spaces_of
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.secrets import Kept, misfit, secret_inputs
 from planmesh.schemas.state import StepStatus
-from planmesh.schemas.subjects import SECRETS, Address
+from planmesh.schemas.subjects import SECRETS, SERVICE_VERB, Address
 from planmesh.schemas.work import Reveal, Revealed
 
 _QUEUE: Final = "secrets"  # several executors share the requests
@@ -27,10 +28,10 @@ log = structlog.get_logger()
 
 
 class SecretStore:
-    """The only reader of SECRETS.
+    """The only reader of secrets.
 
     Args:
-        connection: In CORE; may read SECRETS from its leader.
+        connection: In CORE; may read every stream of secrets from its leader.
         plans: What is known of plans.
     """
 
@@ -62,8 +63,9 @@ class SecretStore:
 
     async def _get(self, at: Address, kept: Kept) -> str | None:
         """A secret; None if it is not there (any more), or is none."""
-        subject = subjects.secret(at, kept.step, *kept.handle.split("."))
-        stored = await self._connection.last_on_subject(SECRETS, subject, leader=True)
+        verb, actor, name = kept.handle.split(".")
+        subject = subjects.secret(at, kept.step, verb, actor, name)
+        stored = await self._connection.last_on_subject(subjects.secret_stream(verb, actor), subject, leader=True)
         if stored is None:
             return None
         try:
@@ -74,11 +76,13 @@ class SecretStore:
 
 
 async def purge(connection: Connection, at: Address) -> None:
-    """Take away all secrets that there are of a plan. Raises: Busy, Unusable."""
+    """Take away all secrets that there are of a plan, whoever has stored them. Raises: Busy, Unusable."""
+    of_services = (subjects.secret_stream(SERVICE_VERB, space) for space in await spaces_of(connection))
     request = encode({"filter": subjects.secrets_of(at)})
-    answer = codec.value.decode(await connection.request(subjects.purge_secrets(), request))
-    if not (isinstance(answer, dict) and answer.get("success") is True):
-        raise Busy(f"the secrets of {at} could not be taken away: {str(answer)[:200]}")
+    for stream in (SECRETS, *of_services):
+        answer = codec.value.decode(await connection.request(subjects.purge(stream), request))
+        if not (isinstance(answer, dict) and answer.get("success") is True):
+            raise Busy(f"the secrets of {at} could not be taken away from {stream}: {str(answer)[:200]}")
 
 
 async def serve(store: SecretStore, agents: Connection, stop: asyncio.Event) -> None:

@@ -44,13 +44,13 @@ from planmesh.schemas.subjects import (
 )
 
 INSPECT: Final = "inspect"
-"""How an operator's requests to inspect streams and consumers begin, instead of ``$JS.API``: below that, the server
-answers in every account, for those without streams that there are none."""
+"""How an operator's requests to inspect streams and consumers begin, followed by an account, instead of ``$JS.API``:
+below that, the server answers in every account, for those without streams that there are none."""
 
 SYSTEM: Final = "SYSTEM"
 """The system account of a server that planmesh configures. Its one user may reload the configuration."""
 
-# Where each stream lives. CATALOGUE is read by the planner at each goal, so it is where the planner is.
+# Where the streams of each kind live. CATALOGUE is read by the planner at each goal, so it is where the planner is.
 HOME: Final[Mapping[str, str]] = {
     PLANS: CORE,
     COMMANDS: CORE,
@@ -75,6 +75,11 @@ _HOME_OF_FIRST_TOKEN: Final[Mapping[str, str]] = {
     "reveal": AGENTS,
     "goals": EDGE,
 }
+
+
+def home(stream: str) -> str:
+    """The account that *stream* is in. Raises: KeyError (there is no such stream)."""
+    return HOME[subjects.kind_of(stream)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +146,9 @@ _ACCOUNT_INFO: Final = "$JS.API.INFO"
 # --- services ----------------------------------------------------------------------------------------------
 
 
-def services() -> tuple[User, ...]:
-    """The users of the four services."""
+def services(spaces: Iterable[str] = ()) -> tuple[User, ...]:
+    """The users of the four services, in a mesh of these submitters."""
+    vaults = (SECRETS, *(subjects.secret_stream(subjects.SERVICE_VERB, space) for space in spaces))
     return (
         _in(
             CORE,
@@ -164,8 +170,9 @@ def services() -> tuple[User, ...]:
                 *_read_leader(BLOBS),
                 *_read(OUTCOMES),
                 *_read_leader(OUTCOMES),  # what has been told already
-                *_read_leader(SECRETS),  # nobody else may
-                subjects.purge_secrets(),
+                # Nobody else may.
+                *(right for vault in vaults for right in (*_read_leader(vault), subjects.purge(vault))),
+                f"$JS.API.CONSUMER.NAMES.{OUTCOMES}",  # which submitters may have left secrets
                 *_read_leader(WORK),  # what a step that was cancelled, and came back, has still to be taken back of
                 subjects.query("proposal"),  # what a preview takes from a planner
                 *_ANSWER,
@@ -214,7 +221,8 @@ def services() -> tuple[User, ...]:
         _in(
             EDGE,
             "planner-edge",
-            publish=(*_pull(GOALS, PLANNER), *_inspect(GOALS, PLANNER), _ACCOUNT_INFO),
+            # There is nothing in EDGE but the goals of each submitter.
+            publish=(*_pull("*", PLANNER), *_inspect("*", PLANNER), _ACCOUNT_INFO),
         ),
         _in(
             CORE,
@@ -313,7 +321,7 @@ def operator(name: str) -> User:
             "query.*",
             "$SRV.>",
             *(right for stream in (PLANS, BLOBS, POISON, CATALOGUE) for right in _read(stream)),
-            *(right for stream in HOME for right in _inspect(stream, prefix=INSPECT)),
+            *(right for account in (CORE, AGENTS, EDGE) for right in _inspect("*", prefix=f"{INSPECT}.{account}")),
         ),
         subscribe=("plans.*.*", "outcomes.*.*", "progress.*.*.*.*"),
     )
@@ -337,14 +345,14 @@ def submitter(space: str) -> User:
     )
 
 
-def named(name: str) -> User:
-    """The user with this name.
+def named(name: str, spaces: Iterable[str] = ()) -> User:
+    """The user with this name, in a mesh of these submitters.
 
     Raises:
         BadToken: It is none of the fixed names, and not ``agent-``, ``operator-`` or ``submitter-`` and a token.
         Unusable: See `operator`.
     """
-    for user in (*services(), *admins()):
+    for user in (*services(spaces), *admins()):
         if user.name == name:
             return user
     role, _, rest = name.partition("-")
@@ -397,8 +405,8 @@ _STREAM_EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
 def _home(subject: str) -> str:
     """The account that serves *subject*."""
     tokens = subject.split(".")
-    if tokens[0] in ("$JS", INSPECT):
-        return next(HOME[token] for token in tokens if token in HOME)
+    if tokens[0] == "$JS":
+        return next(HOME[kind] for kind in map(subjects.kind_of, tokens) if kind in HOME)
     return _HOME_OF_FIRST_TOKEN.get(tokens[0], CORE)
 
 
@@ -408,8 +416,8 @@ def _imports(user: User, agents: Iterable[str]) -> list[dict[str, Any]]:
     for subject in user.publish:
         # Progress is exported to whoever watches: what an account imports it cannot export again.
         if subject.startswith(f"{INSPECT}."):
-            remote = subject.replace(INSPECT, "$JS.API", 1)
-            found.append({"service": {"account": _home(subject), "subject": remote}, "to": subject})
+            account, remote = subject.removeprefix(f"{INSPECT}.").split(".", 1)
+            found.append({"service": {"account": account, "subject": f"$JS.API.{remote}"}, "to": subject})
         elif not subject.startswith("progress."):
             found.append({"service": {"account": _home(subject), "subject": subject}})
     for subject in user.subscribe:
@@ -429,7 +437,8 @@ def accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         BadToken: Not the name of a user.
     """
-    users = [named(name) for name in sorted(passwords)]
+    spaces = sorted(name.removeprefix("submitter-") for name in passwords if name.startswith("submitter-"))
+    users = [named(name, spaces) for name in sorted(passwords)]
     agents = [user.name.removeprefix("agent-") for user in users if user.name.startswith("agent-") and user.is_alone]
     block: dict[str, dict[str, Any]] = {}
     for account in (CORE, AGENTS, EDGE):

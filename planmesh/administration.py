@@ -10,7 +10,7 @@ do so there as well; else reload it yourself, twice: see `Mesh.reload`.
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +19,13 @@ import structlog
 
 from planmesh import access, streams
 from planmesh.access import User
+from planmesh.answers import read_leader
 from planmesh.connection import Connection, ServerInfo, connect
 from planmesh.credentials import Credentials, read_credentials, users, write_credentials, write_private
 from planmesh.embedded import ACCOUNTS_FILE, MAX_PAYLOAD_BYTES
 from planmesh.errors import Busy, Unusable
 from planmesh.schemas import subjects
-from planmesh.schemas.subjects import AGENTS, CORE, EDGE, WORK
+from planmesh.schemas.subjects import AGENTS, CORE, EDGE, GOALS, PLANNER, SECRETS, WORK
 
 DEFAULT_CONCURRENCY: Final = 100
 _HEALTH_WAIT_S: Final = 2.0
@@ -43,11 +44,16 @@ class _Error(msgspec.Struct, frozen=True):
     err_code: int = 0
 
 
+class _AckFloor(msgspec.Struct, frozen=True):
+    stream_seq: int = 0
+
+
 class _Answer(msgspec.Struct, frozen=True):
     """Whatever of an answer of the server's matters here. Source: JetStream API, system account API."""
 
     error: _Error | None = None
     config: dict[str, Any] = {}
+    ack_floor: _AckFloor = _AckFloor()
     id: str = ""
 
 
@@ -158,7 +164,7 @@ class Mesh:
             replicas: How many servers of a cluster hold each message.
             concurrency: How many steps of an agent may run at once. Agents that are not named keep what they
                 have, or get `agent_concurrency`.
-            max_bytes: What streams may take on disk, by name. Streams that are not named keep what they have, or get
+            max_bytes: What streams may take on disk, by kind. Streams that are not named keep what they have, or get
                 the default.
             secrets_kept_s: How long a secret is kept of a plan that does not end.
 
@@ -171,19 +177,27 @@ class Mesh:
         """
         async with self._administrators() as servers:
             check(servers[CORE].server)
-            wanted = streams.streams(replicas, max_bytes or {}, secrets_kept_s)
+            limits = max_bytes or {}
+            wanted = streams.streams(replicas, limits, secrets_kept_s)
             making = (_make_stream(servers[one.account], one) for one in wanted)
             changed = await asyncio.gather(*making)
+            old_goals = await _leave_to_submitters(servers[EDGE])
+            of_each = [streams.streams_of(space, replicas, limits, secrets_kept_s) for space in self.submitters()]
+            changed += await asyncio.gather(
+                *(_make_stream(servers[one.account], one) for of_one in of_each for one in of_one)
+            )
             of_services = (_make_consumer(servers[one.account], one) for one in streams.consumers())
             of_agents = (
                 self._make_agent_consumer(servers[CORE], name, (concurrency or {}).get(name)) for name in self.agents()
             )
             of_submitters = (
-                _make_consumer(servers[CORE], consumer)
+                _make_consumer(servers[consumer.account], consumer)
                 for space in self.submitters()
                 for consumer in streams.of_submitter(space)
             )
             changed += await asyncio.gather(*of_services, *of_agents, *of_submitters)
+            if old_goals:
+                await _move_goals(servers[EDGE], self.submitters())
         done = tuple(one for one in changed if one is not None)
         log.info("mesh.prepared", server=self._server(), changed=len(done))
         return done
@@ -208,18 +222,28 @@ class Mesh:
             await self._make_agent_consumer(server, name, concurrency)
         return credentials
 
-    async def add_submitter(self, space: str) -> Credentials:
-        """Make the user of a service that publishes goals, and the consumers of its news, and of what it is asked.
+    async def add_submitter(self, space: str, max_bytes: Mapping[str, int] | None = None) -> Credentials:
+        """Make the user of a service that publishes goals, its streams, and the consumers of its goals, of its news,
+        and of what it is asked.
+
+        Args:
+            max_bytes: What its streams may take on disk, by kind; the default for others.
 
         Raises:
             BadToken: Not a name.
-            Unusable: The server cannot be told of the user (the text says how to), or refuses the consumer.
+            Unusable: The server cannot be told of the user (the text says how to), or refuses a stream or a consumer.
             Busy: It does not answer now.
         """
         credentials = await self._add(access.submitter(space))
-        async with self._administrator(CORE) as server:
+        async with self._administrators() as servers:
+            like = await _config(servers[CORE], f"STREAM.INFO.{SECRETS}")
+            if like is None:
+                raise Unusable(f"the server has no stream {SECRETS} yet: run `planmesh init`")
+            kept_s = like["max_age"] / 1e9
+            for stream in streams.streams_of(space, like["num_replicas"], max_bytes or {}, kept_s):
+                await _make_stream(servers[stream.account], stream)
             for consumer in streams.of_submitter(space):
-                await _make_consumer(server, consumer)
+                await _make_consumer(servers[consumer.account], consumer)
         return credentials
 
     async def add_operator(self, name: str) -> Credentials:
@@ -346,6 +370,32 @@ async def _make_stream(server: Connection, stream: streams.Stream) -> str | None
         merged = {**there, **wanted}
         _insist(await _ask(server, f"STREAM.UPDATE.{stream.name}", merged), f"update the stream {stream.name}")
     return stream.name
+
+
+async def _leave_to_submitters(edge: Connection) -> bool:
+    """Take its subjects from the stream that once had the goals of all. Returns: whether there is one."""
+    there = await _config(edge, f"STREAM.INFO.{GOALS}")
+    if there is not None and there["subjects"] != [GOALS]:
+        # Without subjects, a stream listens to its own name, on which nobody may publish.
+        _insist(await _ask(edge, f"STREAM.UPDATE.{GOALS}", {**there, "subjects": [GOALS]}), f"update {GOALS}")
+    return there is not None
+
+
+async def _move_goals(edge: Connection, submitters: Collection[str]) -> None:
+    """Publish again what nobody has answered of the stream that had the goals of all, and delete it."""
+    answered = _decode(await edge.request(f"$JS.API.CONSUMER.INFO.{GOALS}.{PLANNER}")).ack_floor.stream_seq
+    get = f"$JS.API.STREAM.MSG.GET.{GOALS}"
+    while True:
+        asked = msgspec.json.encode({"seq": answered + 1, "next_by_subj": ">"})
+        stored = read_leader(await edge.request(get, asked), get)
+        if stored is None:
+            break
+        answered = stored.sequence
+        if subjects.read_goal(stored.subject).space in submitters:
+            # Some that come later may have been answered as well: the same goal twice is one.
+            headers = {name: text for name, text in stored.headers.items() if name == "traceparent"}
+            await edge.publish(stored.subject, stored.data, headers=headers)
+    _insist(await _ask(edge, f"STREAM.DELETE.{GOALS}"), f"delete the stream {GOALS}")
 
 
 async def _make_consumer(server: Connection, consumer: streams.Consumer) -> str | None:

@@ -147,8 +147,8 @@ class Channel(NamedTuple):
     @property
     def stream(self) -> "streams.Stream | None":
         """Where its messages are stored, if they are."""
-        wildcard = re.sub(r"\{\w+\}", "*", self.address)
-        found = [one for one in streams.streams() if any(_covers(of, wildcard) for of in one.settings["subjects"])]
+        wildcard = _any(self.address)
+        found = [one for one in all_streams() if any(_covers(_any(of), wildcard) for of in one.settings["subjects"])]
         return found[0] if found else None
 
 
@@ -182,7 +182,11 @@ CHANNELS: Final[tuple[Channel, ...]] = (
     Channel(subjects.put_blob, (BLOB_BYTES,), "Store a large value.", replies=(Blob,)),
     Channel(subjects.get_blob, (BLOB_NAME,), "Fetch a large value.", replies=(BLOB_BYTES,)),
     Channel(subjects.blob, (BLOB_BYTES,), "Large values, each under the SHA-256 of its bytes."),
-    Channel(subjects.secret, (SECRET,), "Answers to asks with `secret`, each stored before the answer names it."),
+    *(
+        Channel(subjects.secret, (SECRET,), "An answer to an ask with `secret`.", {"verb": verb})
+        for verb, row in VERBS.items()
+        if row.may_name_a_secret
+    ),
     Channel(subjects.reveal, (Reveal,), "Fetch the secrets that an attempt is given.", replies=(Revealed,)),
     Channel(subjects.poison, (SET_ASIDE,), "Messages that could not be handled: `planmesh poison`."),
     *_queries(),
@@ -231,7 +235,6 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "notice": "What is said; of an escalation, also which.",
     "channel": "The operator's name for it.",
     "service": "Who could not handle it.",
-    "verb": "How it is answered: `answer`, `review` or `reply`.",
     "secret": "A random id, which the answer names.",
     "stream": "The stream it came from.",
 }
@@ -540,7 +543,7 @@ class Access(NamedTuple):
 def users() -> tuple[User, ...]:
     """Everyone but the administrators; of agents, operators and submitters one each, with the name in braces."""
     found = (
-        *access.services(),
+        *access.services([_placed("space")]),
         access.agent(_placed("agent")),
         access.operator(_placed("operator")),
         access.submitter(_placed("space")),
@@ -556,6 +559,22 @@ def users() -> tuple[User, ...]:
     )
 
 
+def all_streams() -> tuple[streams.Stream, ...]:
+    """Every stream; of those of a submitter one each, with the name in braces."""
+    of_one = (
+        streams.Stream(
+            _in_braces(one.name),
+            {
+                **one.settings,
+                "name": _in_braces(one.name),
+                "subjects": [_in_braces(of) for of in one.settings["subjects"]],
+            },
+        )
+        for one in streams.streams_of(_placed("space"))
+    )
+    return (*streams.streams(), *of_one)
+
+
 def consumers() -> tuple[streams.Consumer, ...]:
     """Every consumer; of those that there are many of, one each, with the name in braces."""
     found = (
@@ -565,7 +584,7 @@ def consumers() -> tuple[streams.Consumer, ...]:
     )
     return tuple(
         streams.Consumer(
-            one.stream,
+            _in_braces(one.stream),
             _in_braces(one.name),
             {name: _in_braces(value) if isinstance(value, str) else value for name, value in one.settings.items()},
         )
@@ -595,17 +614,20 @@ def receivers(channel: Channel) -> list[Access]:
     for user in users():
         ways = [f"subscription to {right}" for right in user.subscribe if reaches(right, channel)]
         if stored is not None:
-            ways += (
-                f"consumer {one.name} of {one.stream}"
-                for one in consumers_of(channel)
-                if f"$JS.API.CONSUMER.MSG.NEXT.{one.stream}.{one.name}" in user.publish
-            )
+            ways += (f"consumer {one.name} of {one.stream}" for one in consumers_of(channel) if may_pull(user, one))
             if f"$JS.API.DIRECT.GET.{stored.name}" in user.publish:
                 ways.append(f"direct get from {stored.name}")
             elif f"$JS.API.STREAM.MSG.GET.{stored.name}" in user.publish:
                 ways.append(f"get from the leader of {stored.name}")
         found += [Access(user.name, user.account, how) for how in ways]
     return found
+
+
+def may_pull(user: User, consumer: streams.Consumer) -> bool:
+    wanted = f"$JS.API.CONSUMER.MSG.NEXT.{consumer.stream}.{consumer.name}"
+    """Whether it reads *consumer*."""
+    is_there = user.is_alone or user.account == consumer.account
+    return is_there and any(_covers(right, wanted) for right in user.publish)
 
 
 def consumers_of(channel: Channel) -> list[streams.Consumer]:
@@ -641,6 +663,11 @@ def reaches(right: str, channel: Channel) -> bool:
         elif not value.startswith("{") and found != "*" and not found.startswith("{") and found != value:
             return False
     return True
+
+
+def _any(subject: str) -> str:
+    """*subject* with a wildcard in place of each parameter."""
+    return re.sub(r"\{\w+\}", "*", subject)
 
 
 def _covers(pattern: str, subject: str) -> bool:

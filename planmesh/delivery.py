@@ -19,7 +19,7 @@ import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as Interest
 
-from planmesh.access import HOME
+from planmesh import access
 from planmesh.connection import Connection
 from planmesh.errors import Busy, Conflict, Poison, Unusable
 from planmesh.schemas import subjects
@@ -659,7 +659,7 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
         Busy, Unusable: It could not be stored; the message is not acked.
     """
     headers = {
-        "Planmesh-Account": HOME.get(message.stream, ""),
+        "Planmesh-Account": access.HOME.get(subjects.kind_of(message.stream), ""),
         "Planmesh-Stream": message.stream,
         "Planmesh-Sequence": str(message.sequence),
         "Planmesh-Subject": message.subject,

@@ -15,7 +15,9 @@ from planmesh.access import User
 from planmesh.connection import connect
 from planmesh.credentials import read_credentials
 from planmesh.errors import PlanmeshError
-from planmesh.inspection import consumer_info
+from planmesh.inspection import consumer_info, spaces_of
+from planmesh.schemas import subjects
+from planmesh.schemas.subjects import OUTCOMES, PLANNER
 
 SERVICES: Final = tuple(sorted({user.name.partition("-")[0] for user in access.services()}))
 _PULL: Final = "$JS.API.CONSUMER.MSG.NEXT."
@@ -34,7 +36,8 @@ async def unread(configured: settings.Settings, service: str) -> list[str]:
         Unusable: No credentials, no server, or not this password.
         Busy: The server does not answer.
     """
-    found = []
+    found: list[str] = []
+    spaces: list[str] = []
     for user in users_of(service):
         pulls = [right.removeprefix(_PULL).split(".") for right in user.publish if right.startswith(_PULL)]
         if not pulls:
@@ -43,6 +46,10 @@ async def unread(configured: settings.Settings, service: str) -> list[str]:
         async with await connect(
             who.server, who.user, who.password, name=f"{user.name}-health", wait_s=_CONNECT_S
         ) as connection:
+            if f"$JS.API.CONSUMER.NAMES.{OUTCOMES}" in user.publish:
+                spaces = await spaces_of(connection)
+            if ["*", PLANNER] in pulls:
+                pulls = [[subjects.goal_stream(space), PLANNER] for space in spaces]
             for stream, consumer in pulls:
                 info = await consumer_info(connection, stream, consumer, prefix="$JS.API")
                 if info is None or not info.is_read:

@@ -1,5 +1,5 @@
-"""What the server says of streams and consumers, for an operator to see. Source: JetStream API, STREAM.INFO and
-CONSUMER.INFO, which operators reach below `planmesh.access.INSPECT`.
+"""What the server says of streams and consumers. Source: JetStream API, STREAM.INFO, CONSUMER.INFO, which operators
+reach below `planmesh.access.INSPECT`, and CONSUMER.NAMES.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -9,12 +9,12 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from planmesh.access import INSPECT
+from planmesh.access import INSPECT, home
 from planmesh.connection import Connection
 from planmesh.errors import Unusable
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError
-from planmesh.schemas.subjects import CATALOGUE, BadSubject
+from planmesh.schemas.subjects import CATALOGUE, OUTCOMES, BadSubject
 from planmesh.schemas.work import AgentDescription
 
 # https://github.com/nats-io/nats-server/blob/main/server/errors.json
@@ -45,6 +45,14 @@ class StreamInfo(Struct, frozen=True):
 
     config: dict[str, Any] = {}
     state: StreamState = StreamState()
+    error: Error | None = None
+
+
+class Names(Struct, frozen=True):
+    """A page of the names of a stream's consumers. Source: JetStream API, ``$JS.API.CONSUMER.NAMES.<stream>``."""
+
+    total: int = 0
+    consumers: tuple[str, ...] | None = ()
     error: Error | None = None
 
 
@@ -83,6 +91,7 @@ class ConsumerInfo(Struct, frozen=True):
 
 
 _decode_stream = msgspec.json.Decoder(StreamInfo).decode
+_decode_names = msgspec.json.Decoder(Names).decode
 _decode_consumer = msgspec.json.Decoder(ConsumerInfo).decode
 
 
@@ -98,13 +107,11 @@ async def stream_info(connection: Connection, stream: str, *, subjects_filter: s
         Unusable: Not allowed, or the server answers with an error.
     """
     asked = msgspec.json.encode({"subjects_filter": subjects_filter}) if subjects_filter else b""
-    info = _decode_stream(await connection.request(f"{INSPECT}.STREAM.INFO.{stream}", asked))
+    info = _decode_stream(await connection.request(f"{INSPECT}.{home(stream)}.STREAM.INFO.{stream}", asked))
     return None if _missing(info.error, stream) else info
 
 
-async def consumer_info(
-    connection: Connection, stream: str, consumer: str, *, prefix: str = INSPECT
-) -> ConsumerInfo | None:
+async def consumer_info(connection: Connection, stream: str, consumer: str, *, prefix: str = "") -> ConsumerInfo | None:
     """A consumer, or None if there is none.
 
     Args:
@@ -114,6 +121,7 @@ async def consumer_info(
         Busy: No answer.
         Unusable: Not allowed, or the server answers with an error.
     """
+    prefix = prefix or f"{INSPECT}.{home(stream)}"
     info = _decode_consumer(await connection.request(f"{prefix}.CONSUMER.INFO.{stream}.{consumer}"))
     return None if _missing(info.error, f"{stream}/{consumer}") else info
 
@@ -138,6 +146,32 @@ async def agents_of(connection: Connection) -> list[AgentDescription]:
         if one.name == name:
             found[name] = one
     return [found[name] for name in sorted(found)]
+
+
+async def spaces_of(connection: Connection) -> list[str]:
+    """The submitters that the server knows.
+
+    Args:
+        connection: May ask for the names of the consumers of OUTCOMES.
+
+    Raises:
+        Busy: No answer.
+        Unusable: Not allowed, or the server answers with an error.
+    """
+    return await names_of(connection, OUTCOMES, subjects.outcome_consumer("_").removesuffix("_"))
+
+
+async def names_of(connection: Connection, stream: str, prefix: str) -> list[str]:
+    """What follows *prefix* in the names of a stream's consumers. Raises: as for `spaces_of`."""
+    found: list[str] = []
+    while True:
+        asked = msgspec.json.encode({"offset": len(found)})
+        page = _decode_names(await connection.request(f"$JS.API.CONSUMER.NAMES.{stream}", asked))
+        if page.error is not None:
+            raise Unusable(f"the server does not say which {prefix}… there are: {page.error.description}")
+        found += page.consumers or ()
+        if not page.consumers or len(found) >= page.total:
+            return [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
 
 
 def _missing(error: Error | None, what: str) -> bool:

@@ -12,9 +12,11 @@ from planmesh.contract import (
     Access,
     Message,
     Plain,
+    all_streams,
     consumers,
     event_type,
     facts,
+    may_pull,
     receivers,
     said_of,
     senders,
@@ -128,7 +130,7 @@ def _streams() -> str:
             _age(one.settings.get("max_age", 0)),
             _rest(one.settings, {"name", "subjects", "retention", "max_age", "storage", "num_replicas"}),
         )
-        for one in streams.streams()
+        for one in all_streams()
     )
     text = "All are files, on as many servers of a cluster as `replicas` says."
     return _section("Streams", text, ("Stream", "Account", "Subjects", "Retention", "Kept for", "Settings"), rows)
@@ -157,8 +159,7 @@ def _un_acked(limit: object) -> str:
 
 
 def _of_consumer(one: streams.Consumer) -> str:
-    right = f"$JS.API.CONSUMER.MSG.NEXT.{one.stream}.{one.name}"
-    return _code(user.name for user in users() if right in user.publish)
+    return _code(user.name for user in users() if may_pull(user, one))
 
 
 def _users() -> str:

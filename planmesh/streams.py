@@ -5,14 +5,14 @@ times in nanoseconds, sizes in bytes. Whatever cannot be changed later, such as 
 explicit and has room. No consumer has a `max_deliver`: at the limit the server would skip the message in silence.
 
 Every stream has a limit in bytes, so that nobody can take the room of the log: what does not fit is refused, and
-whoever wanted to store it tries again.
+whoever wanted to store it tries again. What submitters write is in streams of their own: see `streams_of`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from planmesh.access import HOME
+from planmesh.access import home
 from planmesh.schemas import subjects
 from planmesh.schemas.secrets import MAX_SECRET_BYTES
 from planmesh.schemas.subjects import (
@@ -47,7 +47,6 @@ _GIB: Final = 1024 * _MIB
 DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
     PLANS: 10 * _GIB,
     BLOBS: 5 * _GIB,
-    GOALS: 4 * _GIB,
     OUTCOMES: 4 * _GIB,
     WORK: 2 * _GIB,
     COMMANDS: _GIB,
@@ -56,9 +55,10 @@ DEFAULT_MAX_BYTES: Final[Mapping[str, int]] = {
     CLAIMS: 512 * _MIB,
     CATALOGUE: 256 * _MIB,
     NOTICES: 256 * _MIB,
-    SECRETS: 64 * _MIB,
+    GOALS: 256 * _MIB,
+    SECRETS: 16 * _MIB,
 }
-"""What each stream may take on disk, unless something else is set. The server reserves it."""
+"""What each stream of a kind may take on disk, unless something else is set. The server reserves it."""
 
 SECRETS_KEPT_S: Final = 30 * 86_400.0
 """How long a secret is kept of a plan that does not end, unless something else is set."""
@@ -91,7 +91,7 @@ class Stream:
 
     @property
     def account(self) -> str:
-        return HOME[self.name]
+        return home(self.name)
 
     @property
     def max_bytes(self) -> int:
@@ -121,27 +121,43 @@ class Consumer:
 
     @property
     def account(self) -> str:
-        return HOME[self.stream]
+        return home(self.stream)
 
 
 def streams(
     replicas: int = 1, max_bytes: Mapping[str, int] = _NOTHING_SET, secrets_kept_s: float = SECRETS_KEPT_S
 ) -> tuple[Stream, ...]:
-    """Every stream.
+    """Every stream that several may write.
 
     Args:
         replicas: How many servers hold each message: 1, or 3 or 5 in a cluster.
-        max_bytes: What streams may take on disk, by name; `DEFAULT_MAX_BYTES` for the others.
+        max_bytes: What streams may take on disk, by kind; `DEFAULT_MAX_BYTES` for the others.
         secrets_kept_s: How long a secret is kept of a plan that does not end.
     """
-    return tuple(
-        Stream(
-            one.name,
-            {**one.settings, "max_bytes": max_bytes.get(one.name, DEFAULT_MAX_BYTES[one.name])},
-            limited=one.name in max_bytes,
-        )
-        for one in _streams(replicas, secrets_kept_s)
+    return tuple(_limited(one, max_bytes) for one in _streams(replicas, secrets_kept_s))
+
+
+def streams_of(
+    space: str,
+    replicas: int = 1,
+    max_bytes: Mapping[str, int] = _NOTHING_SET,
+    secrets_kept_s: float = SECRETS_KEPT_S,
+) -> tuple[Stream, ...]:
+    """Every stream that one submitter alone writes: nobody else's room is in them. Args: as for `streams`."""
+    goals = _stream(subjects.goal_stream(space), [f"goals.{space}.*"], replicas, retention="workqueue", max_consumers=4)
+    vault = _vault(
+        subjects.secret_stream(subjects.SERVICE_VERB, space),
+        [f"secrets.*.*.*.{subjects.SERVICE_VERB}.{space}.*"],
+        replicas,
+        secrets_kept_s,
     )
+    return _limited(goals, max_bytes), _limited(vault, max_bytes)
+
+
+def _limited(stream: Stream, max_bytes: Mapping[str, int]) -> Stream:
+    kind = subjects.kind_of(stream.name)
+    settings = {**stream.settings, "max_bytes": max_bytes.get(kind, DEFAULT_MAX_BYTES[kind])}
+    return Stream(stream.name, settings, limited=kind in max_bytes)
 
 
 def _streams(replicas: int, secrets_kept_s: float) -> tuple[Stream, ...]:
@@ -196,21 +212,24 @@ def _streams(replicas: int, secrets_kept_s: float) -> tuple[Stream, ...]:
             max_msgs_per_subject=1,
             max_age=30 * _DAY_NS,
         ),
-        # What nobody but the executor may read: no direct get, and no consumer of anybody's. Each is written once, so
-        # that nobody can put another one in its place.
-        _stream(
-            SECRETS,
-            ["secrets.*.*.*.*.*.*"],
-            replicas,
-            max_consumers=1,
-            max_msgs_per_subject=1,
-            discard_new_per_subject=True,
-            max_msg_size=MAX_SECRET_BYTES + _HEADERS_BYTES,
-            max_age=int(secrets_kept_s * _SECOND_NS),
-            duplicate_window=int(min(secrets_kept_s, 120) * _SECOND_NS),  # the server takes none longer than the age
-            deny_delete=True,
-        ),
-        _stream(GOALS, ["goals.*.*"], replicas, max_consumers=4, max_age=90 * _DAY_NS),
+        _vault(SECRETS, ["secrets.*.*.*.answer.*.*", "secrets.*.*.*.review.*.*"], replicas, secrets_kept_s),
+    )
+
+
+def _vault(name: str, of: list[str], replicas: int, kept_s: float) -> Stream:
+    """What nobody but the executor may read: no direct get, and no consumer of anybody's. Each is written once, so that
+    nobody can put another one in its place."""
+    return _stream(
+        name,
+        of,
+        replicas,
+        max_consumers=1,
+        max_msgs_per_subject=1,
+        discard_new_per_subject=True,
+        max_msg_size=MAX_SECRET_BYTES + _HEADERS_BYTES,
+        max_age=int(kept_s * _SECOND_NS),
+        duplicate_window=int(min(kept_s, 120) * _SECOND_NS),  # the server takes none longer than the age
+        deny_delete=True,
     )
 
 
@@ -229,9 +248,8 @@ def consumers() -> tuple[Consumer, ...]:
         _consumer(PLANS, AUDITOR, ack_wait_s=READER_ACK_WAIT_S, ack_policy="all", max_ack_pending=20_000),
         _consumer(PLANS, GATEKEEPER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=1_000),
         _consumer(POISON, GATEKEEPER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=1_000),
-        _consumer(GOALS, PLANNER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=-1),
-        # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
         _consumer(WORK, PLANNER, filter_subject="work.planner.>", ack_wait_s=SERVICE_ACK_WAIT_S),
+        # Waiting is being un-acked, so whatever limit there was would be a limit of waits.
         _consumer(WORK, TIMERS, filter_subject="work.timer.>", ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=-1),
     )
 
@@ -254,7 +272,13 @@ def agent_consumer(agent: str, concurrency: int) -> Consumer:
 
 def of_submitter(space: str) -> tuple[Consumer, ...]:
     """Every consumer of one submitter."""
-    return outcome_consumer(space), question_consumer(space)
+    return goal_consumer(space), outcome_consumer(space), question_consumer(space)
+
+
+def goal_consumer(space: str) -> Consumer:
+    """The goals of one submitter."""
+    # Waiting for a model is being un-acked: a limit would be one of waits.
+    return _consumer(subjects.goal_stream(space), PLANNER, ack_wait_s=SERVICE_ACK_WAIT_S, max_ack_pending=-1)
 
 
 def outcome_consumer(space: str) -> Consumer:

@@ -12,36 +12,18 @@ import msgspec
 import structlog
 
 from planmesh.connection import Connection
-from planmesh.errors import Unusable
+from planmesh.inspection import names_of, spaces_of
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import DecodeError
-from planmesh.schemas.subjects import CATALOGUE, OUTCOMES, WORK, BadSubject
+from planmesh.schemas.subjects import CATALOGUE, WORK, BadSubject
 from planmesh.schemas.work import AgentDescription
 
 MAX_AGE_S: Final = 2.0
 _WHOLE_S: Final = 60.0
 _BATCH: Final = 1_000
 _AGENT: Final = subjects.agent_consumer("_").removesuffix("_")
-_NAMES: Final = f"$JS.API.CONSUMER.NAMES.{WORK}"
-_SPACE: Final = subjects.outcome_consumer("_").removesuffix("_")
-_SPACES: Final = f"$JS.API.CONSUMER.NAMES.{OUTCOMES}"
 
 log = structlog.get_logger()
-
-
-class _Error(msgspec.Struct, frozen=True):
-    description: str = ""
-
-
-class _Names(msgspec.Struct, frozen=True):
-    """A page of the names of a stream's consumers. Source: JetStream API, ``$JS.API.CONSUMER.NAMES.<stream>``."""
-
-    total: int = 0
-    consumers: tuple[str, ...] | None = ()
-    error: _Error | None = None
-
-
-_decode_names = msgspec.json.Decoder(_Names).decode
 
 
 def undescribed(agent: str) -> AgentDescription:
@@ -101,22 +83,11 @@ class Catalogue:
     async def _read(self) -> None:
         began = self._clock()
         names, spaces, _ = await asyncio.gather(
-            self._names(_NAMES, _AGENT), self._names(_SPACES, _SPACE), self._read_descriptions(began)
+            names_of(self._core, WORK, _AGENT), spaces_of(self._core), self._read_descriptions(began)
         )
         self.services = frozenset(spaces)
         self._agents = {name: self._described.get(name) or undescribed(name) for name in names}
         self._read_at = began
-
-    async def _names(self, ask: str, prefix: str) -> list[str]:
-        """What follows *prefix* in the names of a stream's consumers."""
-        found: list[str] = []
-        while True:
-            page = _decode_names(await self._core.request(ask, msgspec.json.encode({"offset": len(found)})))
-            if page.error is not None:
-                raise Unusable(f"the server does not say which {prefix}… there are: {page.error.description}")
-            found += page.consumers or ()
-            if not page.consumers or len(found) >= page.total:
-                return [name.removeprefix(prefix) for name in found if name.startswith(prefix)]
 
     async def _read_descriptions(self, now: float) -> None:
         """Read what is new. All of it now and then: whoever made the stream again began to count again."""

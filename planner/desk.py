@@ -5,12 +5,13 @@ wait here with their deliveries kept alive, and the rest is given back to the se
 """
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 from planmesh.delivery import Message
 from planmesh.errors import Busy
+from planmesh.schemas.subjects import Address
 
 WAITING: Final = 32
 """How many may wait here; so a consumer needs as many workers more, as well as `at_once`."""
@@ -34,18 +35,24 @@ class Desk(Generic[T]):
         self._places = asyncio.Semaphore(at_once)
         self._room = at_once + WAITING
         self._stop = stop
-        self._here: set[Hashable] = set()
+        self._here: dict[Hashable, str] = {}  # and whose it is
         self._done: OrderedDict[Hashable, T] = OrderedDict()
 
-    def turns_away(self, message: Message) -> bool:
-        """Whether there is no room; then *message* has been given back, for longer each time."""
-        if len(self._here) < self._room:
+    def turns_away(self, message: Message, space: str) -> bool:
+        """Whether there is no room for more of *space*; then *message* has been given back, for longer each time.
+
+        One may have as much here as there is room left, and so half of it at most: one who asks a lot of a model keeps
+        no other from asking.
+        """
+        if Counter(self._here.values())[space] < self._room - len(self._here):
             return False
         message.nak(min(_LATER_S * message.num_delivered, _LATER_MOST_S))
         return True
 
-    async def work(self, message: Message, key: Hashable, make: Callable[[], Awaitable[T]]) -> T | None:
-        """What *make* gives; or what it gave the last time, for the same *key*.
+    async def work(
+        self, message: Message, key: tuple[Address, *tuple[Hashable, ...]], make: Callable[[], Awaitable[T]]
+    ) -> T | None:
+        """What *make* gives; or what it gave the last time, for the same *key*, which begins with the plan's address.
 
         Returns:
             None, if the message has been given back, because there is no room, or because it is here already.
@@ -58,13 +65,13 @@ class Desk(Generic[T]):
         if key in self._here:
             message.nak(_LATER_S)
             return None
-        if self.turns_away(message):
+        if self.turns_away(message, key[0].space):
             return None
-        self._here.add(key)
+        self._here[key] = key[0].space
         try:
             made = await self._unless_stopped(self._in_turn(make))
         finally:
-            self._here.discard(key)
+            del self._here[key]
         self._done[key] = made
         if len(self._done) > _REMEMBERED:
             self._done.popitem(last=False)

@@ -1,6 +1,7 @@
 """Which message goes to which function: goals, and requests for revisions, become commands; questions get answers."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -12,7 +13,8 @@ from planmesh import settings
 from planmesh.connection import Connection
 from planmesh.delivery import Message, consume
 from planmesh.directory import Directory
-from planmesh.errors import Poison
+from planmesh.errors import Busy, Poison, Unusable
+from planmesh.inspection import spaces_of
 from planmesh.planner.catalogue import Catalogue, described
 from planmesh.planner.compile import Agents
 from planmesh.planner.desk import WAITING, Desk
@@ -27,7 +29,7 @@ from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, ProposeRevision, RefuseGoal, ReportDraft, verb_of
 from planmesh.schemas.goals import Problem
-from planmesh.schemas.subjects import GOALS, PLANNER, WORK, Address
+from planmesh.schemas.subjects import PLANNER, WORK, Address
 from planmesh.schemas.work import DraftWork, RunWork
 from planmesh.streams import SERVICE_ACK_WAIT_S
 
@@ -35,6 +37,7 @@ ACTOR: Final = "planner"
 
 _CONCURRENCY: Final = 16
 _REVISIONS: Final = 4
+_LOOK_S: Final = 2.0  # for submitters that are new
 _SMALL_BYTES: Final = 8 * 1024  # what takes no longer than a turn of the loop may
 
 log = structlog.get_logger()
@@ -74,18 +77,7 @@ async def plan_goals(
     log.info("planner.ready")
     on_ready()
     await asyncio.gather(
-        consume(
-            edge,
-            GOALS,
-            PLANNER,
-            planner.answer,
-            service=ACTOR,
-            batch=4 * _CONCURRENCY,
-            concurrency=_CONCURRENCY + drafts_at_once + WAITING,
-            ack_wait_s=SERVICE_ACK_WAIT_S,
-            stop=stop,
-            poison_to=core,
-        ),
+        _take_goals(core, edge, planner, _CONCURRENCY + (drafts_at_once + WAITING) // 2, stop),
         consume(
             core,
             WORK,
@@ -99,6 +91,40 @@ async def plan_goals(
         ),
         serve(core, Questions(catalogue, drafter, templates, limits, directory), stop),
     )
+
+
+async def _take_goals(
+    core: Connection, edge: Connection, planner: "Planner", concurrency: int, stop: asyncio.Event
+) -> None:
+    """Answer the goals of every submitter until *stop*, each with workers of its own: however many one publishes, those
+    of another are not behind them."""
+    read: set[str] = set()
+    async with asyncio.TaskGroup() as tasks:
+        while not stop.is_set():
+            try:
+                spaces = await spaces_of(core)
+            except (Busy, Unusable) as error:
+                if core.closed.is_set():
+                    raise
+                log.warning("submitters.unknown", error=str(error))
+                spaces = []
+            for space in set(spaces) - read:
+                read.add(space)
+                goals = consume(
+                    edge,
+                    subjects.goal_stream(space),
+                    PLANNER,
+                    planner.answer,
+                    service=ACTOR,
+                    batch=4 * _CONCURRENCY,
+                    concurrency=concurrency,
+                    ack_wait_s=SERVICE_ACK_WAIT_S,
+                    stop=stop,
+                    poison_to=core,
+                )
+                tasks.create_task(goals)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_S)
 
 
 class Planner:
@@ -135,7 +161,7 @@ class Planner:
         address = subjects.read_goal(message.subject)
         traceparent = (message.headers or {}).get("traceparent")
         command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
-        if isinstance(command, InWords) and self._goals.turns_away(message):
+        if isinstance(command, InWords) and self._goals.turns_away(message, address.space):
             return  # before anything is asked of the server for it
         if isinstance(command, InWords) or lacks_an_agent(command):
             command = await self._consider(message.data, await self._catalogue.agents_now(), traceparent)

@@ -9,6 +9,9 @@ subject of a request, so whoever shares an account with a stream can make the se
 - ``CORE``: the services. Holds the log, the commands, the work, the outcomes and the blobs.
 - ``AGENTS``: those who run steps. Holds what they say: results, claims, descriptions of themselves.
 - ``EDGE``: those who publish goals. Holds the goals.
+
+What a submitter writes is in streams of its own, ``GOALS-<space>`` and ``SECRETS-<space>``: of what is stored, the
+server limits nothing but streams, so whoever fills theirs takes nobody else's room.
 """
 
 import re
@@ -30,6 +33,9 @@ CATALOGUE: Final = "CATALOGUE"
 NOTICES: Final = "NOTICES"
 SECRETS: Final = "SECRETS"
 GOALS: Final = "GOALS"
+
+SERVICE_VERB: Final = "reply"
+"""How a service answers what it is asked."""
 
 ACTORS: Final = frozenset({"planner", "executor", "gatekeeper", "auditor", "planmesh"})
 """Who acts in a log besides people: no person may be called so."""
@@ -133,11 +139,6 @@ def is_step_planning(subject: str) -> bool:
     return subject.count(".") == 4
 
 
-def purge_work() -> str:
-    """The server's request to purge WORK: what a cancelled plan left there is taken back."""
-    return f"$JS.API.STREAM.PURGE.{WORK}"
-
-
 def timer(at: Address, step: str) -> str:
     return f"work.timer.{at.space}.{at.plan}.{token('step', step)}"
 
@@ -179,9 +180,9 @@ def secrets_of(at: Address) -> str:
     return f"secrets.{at.space}.{at.plan}.*.*.*.*"
 
 
-def purge_secrets() -> str:
-    """The server's request to purge SECRETS: those of a plan that has ended."""
-    return f"$JS.API.STREAM.PURGE.{SECRETS}"
+def purge(stream: str) -> str:
+    """The server's request to take messages out of a stream."""
+    return f"$JS.API.STREAM.PURGE.{stream}"
 
 
 def poison(service: str, stream: str) -> str:
@@ -250,6 +251,24 @@ def get_blob_pattern() -> str:
 def query(name: str) -> str:
     """A query that the auditor answers, such as ``query.plans``."""
     return f"query.{token('query', name)}"
+
+
+# --- streams of one writer ---------------------------------------------------------------------------------
+
+
+def goal_stream(space: str) -> str:
+    """Where the goals of one submitter are."""
+    return f"{GOALS}-{token('space', space)}"
+
+
+def secret_stream(verb: str, actor: str) -> str:
+    """Where the secrets are that answers of this verb and actor name: those of a service are in a stream of its own."""
+    return f"{SECRETS}-{token('space', actor)}" if verb == SERVICE_VERB else SECRETS
+
+
+def kind_of(stream: str) -> str:
+    """What a stream is for, such as ``GOALS``, whoever writes it."""
+    return stream.partition("-")[0]
 
 
 # --- consumers ---------------------------------------------------------------------------------------------

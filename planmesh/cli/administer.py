@@ -150,7 +150,7 @@ async def add_submitter(
 ) -> None:
     """Make a user for a service that publishes goals, with a space of its own. Nobody else hears its outcomes."""
     mesh = mesh_of(session)
-    made = await mesh.add_submitter(name)
+    made = await mesh.add_submitter(name, session.settings.storage.max_bytes)
     file = _file(mesh, made)
     _tell(
         session,

@@ -22,7 +22,7 @@ from planmesh.model import NoModel, check_model
 from planmesh.operator import Operator, QueryRefused
 from planmesh.schemas import subjects
 from planmesh.schemas.queries import GatesQuery, PositionAnswer
-from planmesh.schemas.subjects import DISPATCH, PLANS, POISON, TIMERS, WORK
+from planmesh.schemas.subjects import DISPATCH, GOALS, PLANNER, PLANS, POISON, TIMERS, WORK
 from planmesh.settings import Settings
 
 FULL: Final = 0.8
@@ -102,7 +102,9 @@ async def examine(
 
 async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIterator[Finding]:
     connection = operator.connection
-    wanted = streams.streams(settings.replicas, settings.storage.max_bytes, settings.secrets_kept_s)
+    about = (settings.replicas, settings.storage.max_bytes, settings.secrets_kept_s)
+    of_submitters = (stream for space in mesh.submitters() for stream in streams.streams_of(space, *about))
+    wanted = [*streams.streams(*about), *of_submitters]
     there = await asyncio.gather(*(stream_info(connection, one.name) for one in wanted))
     infos = {one.name: info for one, info in zip(wanted, there, strict=True)}
     yield _as_wanted("streams", [_pair(one, infos[one.name]) for one in wanted])
@@ -116,7 +118,12 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
 
     for service in SERVICES:
         rights = {right for user in access.services() if _is(user, service) for right in user.publish}
-        reads = [name for name in consumers if "$JS.API.CONSUMER.MSG.NEXT.{}.{}".format(*name) in rights]
+        reads = [
+            (stream, name)
+            for stream, name in consumers
+            if f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}" in rights
+            or (name == PLANNER and subjects.kind_of(stream) == GOALS and service == PLANNER)
+        ]
         finding = _service(service, {name: consumers[name] for name in reads})
         if service == "gatekeeper" and finding.level == "bad" and not _channels(settings):
             # One that has nobody to tell reads nothing, so that nothing is lost when it has.
@@ -477,7 +484,8 @@ def _share(info: StreamInfo) -> float | None:
 
 def _raise_limit(stream: str, info: StreamInfo) -> str:
     double_mib = 2 * int(info.config["max_bytes"]) // 2**20
-    return f"set PLANMESH_STORAGE__{stream}_BYTES={double_mib}MiB, say, and `planmesh init` or restart `planmesh up`"
+    kind = subjects.kind_of(stream)
+    return f"set PLANMESH_STORAGE__{kind}_BYTES={double_mib}MiB, say, and `planmesh init` or restart `planmesh up`"
 
 
 def _poison(info: StreamInfo | None) -> Finding:

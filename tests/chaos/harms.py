@@ -62,7 +62,7 @@ class Point(NamedTuple):
 
 POINTS = (
     Point("planner", r"commands\..*\.create\.planner", "a goal is planned, and its plan not yet asked for"),
-    Point("planner-edge", r"\$JS\.ACK\.GOALS\.", "a plan is asked for, and its goal not acked"),
+    Point("planner-edge", r"\$JS\.ACK\.GOALS-", "a plan is asked for, and its goal not acked"),
     Point("planner", r"commands\..*\.propose\.planner", "a revision is worked out"),
     Point("planner", r"\$JS\.ACK\.WORK\.planner\.", "a revision is proposed, and its request not acked"),
     Point("executor", r"plans\.", "a command or a result is decided, and not committed", often=True),
@@ -433,7 +433,7 @@ def _files(database: Path) -> Iterator[Path]:
 
 # --- all of them -------------------------------------------------------------------------------------------
 
-STREAMS = ("GOALS", "COMMANDS", "PLANS", "WORK", "RESULTS", "CLAIMS", "BLOBS", "OUTCOMES")
+STREAMS = ("GOALS-shop", "COMMANDS", "PLANS", "WORK", "RESULTS", "CLAIMS", "BLOBS", "OUTCOMES")
 USERS = ("planner", "executor", "executor-agents", "agent-agent", "gatekeeper", "auditor")
 
 

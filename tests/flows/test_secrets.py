@@ -25,15 +25,17 @@ from receivers import WebReceiver, web_receiver
 
 from planmesh.client import Client
 from planmesh.connection import Connection
+from planmesh.schemas import subjects
 from planmesh.schemas.commands import AnswerAsk
 from planmesh.schemas.questions import Questioned
 from planmesh.schemas.state import PlanStatus, StepStatus, open_asks
 from planmesh.schemas.subjects import SECRETS, Address
 from planmesh.steering import Refused
-from planmesh.streams import streams
+from planmesh.streams import streams, streams_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+SPACES = ("tester", "vault")
 PROOF = "p" * 32
 KEY = 'sk-It\'s "the" kéy/of+the=shop\\'
 """With what is quoted by repr, by JSON, and in addresses."""
@@ -97,8 +99,8 @@ class World:
 
     async def nowhere(self, secret: str, *addresses: Address) -> None:
         """It is in nothing that anybody can read, but in SECRETS and in what the executor has told an agent."""
-        for stream in streams():
-            if stream.name != SECRETS:
+        for stream in (*streams(), *(stream for space in SPACES for stream in streams_of(space))):
+            if subjects.kind_of(stream.name) != SECRETS:
                 assert not [on for on, data in await self.stored(stream.name) if has(data, secret)], stream.name
         ways = ("secrets.", "_INBOX.", "_R_.")
         found = {(account, on) for account, on, data in self.heard if has(data, secret)}
@@ -134,7 +136,8 @@ class World:
         await eventually(lambda: self._is_gone(address))
 
     async def _is_gone(self, address: Address) -> bool:
-        return not [subject for subject, _ in await self.stored(SECRETS) if str(address) in subject]
+        vaults = (SECRETS, *(subjects.secret_stream("reply", space) for space in SPACES))
+        return not [subject for vault in vaults for subject, _ in await self.stored(vault) if str(address) in subject]
 
     async def enter(self, address: Address, secret: str, step: str = "key") -> httpx.Response:
         path = f"/gates/{address.space}/{address.plan}/{step}"

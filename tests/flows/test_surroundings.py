@@ -121,7 +121,7 @@ async def submit_everything(flow: Flow, stream: str) -> Submitted:
 @SHARED
 async def test_a_submitter_is_told_that_the_goals_are_full_and_may_try_again(flow: Flow) -> None:
     submit = flow.client.submit(plan(task("only")), id="full-goals")
-    async with full(flow, "GOALS"):
+    async with full(flow, "GOALS-tester"):
         with pytest.raises(
             Busy, match=r"the stream of goals\.\w+\.full-goals is full .*: make room or raise its limits"
         ):

@@ -18,8 +18,8 @@ from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
 from planmesh.errors import Conflict, Unusable
 from planmesh.schemas import subjects
-from planmesh.schemas.subjects import CATALOGUE, PLANS, SECRETS, WORK, BadToken
-from planmesh.streams import consumers, streams
+from planmesh.schemas.subjects import CATALOGUE, PLANS, SECRETS, WORK, BadToken, kind_of
+from planmesh.streams import consumers, of_submitter, streams, streams_of
 from planmesh.testing import MeshServer, mesh_server
 
 MODULE = pytest.mark.asyncio(loop_scope="module")
@@ -33,8 +33,9 @@ OUTSIDERS = (
     access.submitter("shop"),
     access.submitter("victim"),
 )
-USERS = (*access.services(), *OUTSIDERS, access.named("admin-system"))
+USERS = (*access.services(["shop", "victim"]), *OUTSIDERS, access.named("admin-system"))
 
+STREAMS = (*streams(), *streams_of("shop"))
 FOR_ADMINISTRATORS = tuple(
     f"$JS.API.{verb}"
     for verb in (
@@ -42,13 +43,13 @@ FOR_ADMINISTRATORS = tuple(
         "STREAM.NAMES",
         *(
             f"{verb}.{stream.name}"
-            for stream in streams()
+            for stream in STREAMS
             for verb in ("STREAM.UPDATE", "STREAM.DELETE", "STREAM.MSG.DELETE", "STREAM.SNAPSHOT")
         ),
-        *(f"STREAM.PURGE.{stream.name}" for stream in streams() if stream.name not in (WORK, SECRETS)),
+        *(f"STREAM.PURGE.{stream.name}" for stream in STREAMS if kind_of(stream.name) not in (WORK, SECRETS)),
         *(
             f"{verb}.{one.stream}.{one.name}"
-            for one in consumers()
+            for one in (*consumers(), *of_submitter("shop"))
             for verb in ("CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.DELETE", "CONSUMER.UNPIN")
         ),
     )
@@ -186,7 +187,8 @@ async def test_a_user_may_subscribe_only_to_what_its_row_says(server: MeshServer
         *(
             (user, subject)
             for user in ("agent-echo", "submitter-shop", "operator-ada", "gatekeeper", "auditor", "planner")
-            for subject in ("$JS.API.STREAM.MSG.GET.SECRETS", "$JS.API.STREAM.PURGE.SECRETS")
+            for vault in ("SECRETS", "SECRETS-shop", "SECRETS-victim")
+            for subject in (f"$JS.API.STREAM.MSG.GET.{vault}", f"$JS.API.STREAM.PURGE.{vault}")
         ),
         *((user, "secrets.s.p.q.answer.x.x") for user in ("agent-echo", "auditor", "planner")),
         ("submitter-shop", "goals.victim.g"),
@@ -355,8 +357,8 @@ PULL = b'{"batch":1,"no_wait":true}'
                 "secrets.s.p.q.answer.ada.x": b"{}",
                 "$JS.API.DIRECT.GET.PLANS.plans.s.p": b"",
                 "$JS.API.DIRECT.GET.BLOBS.blobs.sha256.abc": b"",
-                "inspect.STREAM.INFO.PLANS": b"",
-                "inspect.CONSUMER.INFO.WORK.agent-victim": b"",
+                "inspect.CORE.STREAM.INFO.PLANS": b"",
+                "inspect.CORE.CONSUMER.INFO.WORK.agent-victim": b"",
                 "query.plans": b"{}",
                 "$SRV.PING": b"",
             },
@@ -414,7 +416,7 @@ async def test_a_submitter_publishes_a_goal_and_hears_what_became_of_it(server: 
             heard = [message.data for message in await outcomes.receive()]
         watched = await asyncio.wait_for(seen.get(), 5)
 
-    assert (goal.stream, watched, heard[-1]) == ("GOALS", "plans.shop.order-7", b"accepted")
+    assert (goal.stream, watched, heard[-1]) == ("GOALS-shop", "plans.shop.order-7", b"accepted")
 
 
 @MODULE
@@ -457,7 +459,7 @@ async def test_an_operator_looks_asks_watches_and_steers(server: MeshServer) -> 
         watched = {await asyncio.wait_for(seen.get(), 5) for _ in range(3)}
         log = await operator.direct_get(PLANS, subject="plans.s.watched")
         last = await operator.last_on_subject(PLANS, "plans.s.watched")
-        infos = [await operator.request(f"inspect.STREAM.INFO.{stream.name}") for stream in streams()]
+        infos = [await operator.request(f"inspect.{stream.account}.STREAM.INFO.{stream.name}") for stream in STREAMS]
 
     assert asked.stream == "COMMANDS"
     assert answers == [b"rows", b"auditor"]
@@ -465,7 +467,7 @@ async def test_an_operator_looks_asks_watches_and_steers(server: MeshServer) -> 
     assert [message.data for message in log] == [b"commit"]
     assert last is not None
     assert last.sequence == log[0].sequence
-    assert [json.loads(info)["config"]["name"] for info in infos] == [stream.name for stream in streams()]
+    assert [json.loads(info)["config"]["name"] for info in infos] == [stream.name for stream in STREAMS]
 
 
 @MODULE

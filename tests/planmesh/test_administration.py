@@ -105,7 +105,7 @@ async def test_what_was_lost_or_changed_by_hand_is_put_right_and_own_limits_stay
 
 async def test_a_mesh_from_before_there_were_limits_gets_them_and_keeps_what_it_has(mesh_server: MeshServer) -> None:
     names = [one.name for one in streams()]
-    homes = {"GOALS": "admin-edge", "RESULTS": "admin-agents", "CLAIMS": "admin-agents"}
+    homes = {"RESULTS": "admin-agents", "CLAIMS": "admin-agents"}
     for name in names:
         async with as_user(mesh_server.credentials(homes.get(name, "admin"))) as admin:
             config = json.loads(await admin.request(f"$JS.API.STREAM.INFO.{name}"))["config"]
@@ -179,7 +179,7 @@ async def test_a_submitter_and_an_operator_that_are_added_can_begin(mesh_server:
         goal = await late.publish("goals.late.g", b"{}")
         vote = await person.publish("commands.s.p.vote.late", b"{}")
 
-    assert (goal.stream, vote.stream) == ("GOALS", "COMMANDS")
+    assert (goal.stream, vote.stream) == ("GOALS-late", "COMMANDS")
 
 
 async def test_an_operator_sees_the_progress_of_an_agent_that_is_added_later(mesh_server: MeshServer) -> None:

@@ -11,7 +11,15 @@ from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
 from planmesh.errors import Busy, Conflict, Poison
 from planmesh.schemas.subjects import PLANS, WORK
-from planmesh.streams import DEFAULT_MAX_BYTES, PINNED_GROUP, agent_consumer, consumers, outcome_consumer, streams
+from planmesh.streams import (
+    DEFAULT_MAX_BYTES,
+    PINNED_GROUP,
+    agent_consumer,
+    consumers,
+    of_submitter,
+    streams,
+    streams_of,
+)
 from planmesh.testing import MeshServer
 
 
@@ -97,7 +105,7 @@ async def test_one_of_two_executors_decides(mesh_server: MeshServer) -> None:
 
 
 def test_nobody_gives_up_on_a_message() -> None:
-    every = (*consumers(), agent_consumer("echo", 5), outcome_consumer("shop"))
+    every = (*consumers(), agent_consumer("echo", 5), *of_submitter("shop"))
 
     assert {consumer.settings["max_deliver"] for consumer in every} == {-1}
 
@@ -128,18 +136,20 @@ async def test_whoever_floods_a_stream_takes_no_room_of_the_log(mesh_server: Mes
 
 
 def test_every_stream_says_how_much_it_may_take() -> None:
-    every = streams(3, {"PLANS": 5 * 2**30})
+    every = (*streams(3, {"PLANS": 5 * 2**30}), *streams_of("shop", 3, {"GOALS": 2**30}))
 
-    assert {one.name: one.max_bytes for one in every} == {**DEFAULT_MAX_BYTES, "PLANS": 5 * 2**30}
+    of_shop = {"GOALS-shop": 2**30, "SECRETS-shop": DEFAULT_MAX_BYTES["SECRETS"]}
+    of_all = {name: most for name, most in DEFAULT_MAX_BYTES.items() if name != "GOALS"}
+    assert {one.name: one.max_bytes for one in every} == {**of_all, "PLANS": 5 * 2**30, **of_shop}
     assert sum(DEFAULT_MAX_BYTES.values()) < 32 * 2**30
 
 
 def test_every_stream_says_how_many_consumers_it_may_have() -> None:
-    assert all(stream.settings["max_consumers"] > 0 for stream in streams())
+    assert all(stream.settings["max_consumers"] > 0 for stream in (*streams(), *streams_of("shop")))
 
 
 async def test_a_secret_is_kept_for_as_long_as_the_settings_say(mesh_server: MeshServer) -> None:
-    assert await mesh_server.mesh.prepare(secrets_kept_s=3_600) == ("SECRETS",)
+    assert await mesh_server.mesh.prepare(secrets_kept_s=3_600) == ("SECRETS", "SECRETS-tester")
     assert await mesh_server.mesh.prepare(secrets_kept_s=3_600) == ()
 
     async with as_user(mesh_server, "admin") as admin:

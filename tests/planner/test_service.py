@@ -13,7 +13,7 @@ from planmesh.planner.catalogue import Catalogue, undescribed
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Permissions
-from planmesh.schemas.subjects import COMMANDS, GOALS, POISON, WORK
+from planmesh.schemas.subjects import COMMANDS, POISON, WORK, goal_stream
 from planmesh.schemas.work import AgentDescription, AgentParameter, RunWork
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -235,7 +235,7 @@ async def test_what_is_on_no_goals_subject_is_set_aside(bench: Bench) -> None:
         found: list[StoredMessage] = []
 
         async def set_aside() -> bool:
-            found[:] = await bench.admin.direct_get(POISON, subject=f"poison.planner.{GOALS}")
+            found[:] = await bench.admin.direct_get(POISON, subject=f"poison.planner.{goal_stream('tester')}")
             return bool(found)
 
         await until(set_aside)

@@ -17,7 +17,7 @@ from planmesh.planner.templates import Templates
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import CreatePlan, RefuseGoal
-from planmesh.schemas.subjects import COMMANDS, DECIDE, GOALS
+from planmesh.schemas.subjects import COMMANDS, DECIDE, goal_stream
 from planmesh.schemas.work import AgentDescription
 from planmesh.streams import PINNED_GROUP
 from planmesh.testing import MeshServer
@@ -78,7 +78,9 @@ class Bench:
 
     async def open_goals(self) -> int:
         """Goals that are not acked."""
-        answer = msgspec.json.decode(await self.admin_edge.request(f"$JS.API.CONSUMER.INFO.{GOALS}.planner"))
+        answer = msgspec.json.decode(
+            await self.admin_edge.request(f"$JS.API.CONSUMER.INFO.{goal_stream('tester')}.planner")
+        )
         return int(answer["num_pending"]) + int(answer["num_ack_pending"])
 
     async def _take(self, message: Message) -> None:

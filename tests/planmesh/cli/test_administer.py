@@ -15,10 +15,11 @@ from planmesh.errors import Poison, Unusable
 from planmesh.operator import Operator
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.subjects import GOALS, PLANNER, PLANS, Address, BadToken
+from planmesh.schemas.subjects import PLANNER, PLANS, Address, BadToken, goal_stream
 from planmesh.schemas.work import AgentDescription
 from planmesh.testing import MeshServer
 
+GOALS = goal_stream("tester")
 HOSTILE = "\x1b[2J\u202e"
 
 
@@ -155,7 +156,7 @@ async def test_poison_is_listed_with_where_it_came_from_and_why(
     await administer.list_poison(session=lines)
 
     (row,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert (row["number"], row["service"], row["stream"], row["subject"]) == (1, "planner", "GOALS", "goals.tester.g1")
+    assert (row["number"], row["service"], row["stream"], row["subject"]) == (1, "planner", GOALS, "goals.tester.g1")
 
     await administer.list_poison(session=session)
 
