@@ -107,7 +107,7 @@ def _subjects() -> str:
             channel.stream.name if channel.stream else "-",
         )
         for channel in CHANNELS
-        if not channel.fixed
+        if channel.subject not in (subjects.command, subjects.query)
     )
     return _section("Other subjects", text, ("Subject", "Message", "Sent by", "Received by", "Stored in"), rows)
 

@@ -70,7 +70,7 @@ class Storage(BaseModel):
     blobs_bytes: Annotated[ByteSize | None, _LEAST] = None
     """Large outputs and inputs: kept for as long as the log, which refers to them."""
     goals_bytes: Annotated[ByteSize | None, _LEAST] = None
-    """Goals of 90 days."""
+    """Goals of one submitter that wait for the planner: each has as much."""
     outcomes_bytes: Annotated[ByteSize | None, _LEAST] = None
     """News of 30 days."""
     work_bytes: Annotated[ByteSize | None, _LEAST] = None

@@ -9,7 +9,7 @@ For pytest::
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 
 from planmesh import access
@@ -42,9 +42,9 @@ class MeshServer:
         """See `Mesh.add_agent`."""
         return await self.mesh.add_agent(name, concurrency)
 
-    async def add_submitter(self, space: str) -> Credentials:
+    async def add_submitter(self, space: str, max_bytes: Mapping[str, int] | None = None) -> Credentials:
         """See `Mesh.add_submitter`."""
-        return await self.mesh.add_submitter(space)
+        return await self.mesh.add_submitter(space, max_bytes)
 
     async def add_operator(self, name: str) -> Credentials:
         """See `Mesh.add_operator`."""

@@ -18,7 +18,7 @@ from planmesh.frontier import frontier
 from planmesh.schemas import commands as asks
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import AnswerAsk
+from planmesh.schemas.commands import AnswerAsk, Reply
 from planmesh.schemas.events import AnswerInvalid, AskAnswered, AskOpened, CommandRefused, Recipient, RevisionRefused
 from planmesh.schemas.plan import Ask, Branch, Decide, Each, Step, Task
 from planmesh.schemas.secrets import MAX_SECRET_CHARACTERS, Kept, misfit, secret_inputs
@@ -456,3 +456,25 @@ async def test_a_purge_takes_those_of_one_plan(vault: Vault) -> None:
         for at, name in ((HERE, kept_here), (near, kept_near))
     ]
     assert [one is not None for one in found] == [False, True]
+
+
+async def test_those_of_a_service_that_is_made_while_the_executor_runs_are_told_and_taken_away(
+    opened: Callable[..., Any],
+) -> None:
+    async with opened() as house:
+        vault = Vault(await house.connected("executor"), await house.connected("operator-tester"))
+        await house.server.add_submitter("late")
+        late = await house.connected("submitter-late")
+        ask = secret(reviewers=("service:late", "team:a"))
+        play = Play(plan(ask, task("use", "key", inputs={"key": "{key.value}"})))
+        opened_ask = play.state.steps["key"].opened
+        assert opened_ask is not None
+        name = await store(late, HERE, "key", "reply", "late", KEY)
+        play.ask(Reply(id="r", step="key", digest=opened_ask.digest, decision="answer", secret=name), "service:late")
+        await vault.write(play)
+
+        assert await vault.tells("use") == Revealed(inputs={"key": KEY})
+
+        await purge(vault.core, HERE)
+        assert await vault.tells("use") == Revealed(inputs={}, gone=("key",))
+        assert not vault.core.violations

@@ -23,6 +23,7 @@ from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSett
 from patience import eventually
 from receivers import WebReceiver, web_receiver
 
+from planmesh.access import home
 from planmesh.client import Client
 from planmesh.connection import Connection
 from planmesh.schemas import subjects
@@ -35,7 +36,6 @@ from planmesh.streams import streams, streams_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SPACES = ("tester", "vault")
 PROOF = "p" * 32
 KEY = 'sk-It\'s "the" kéy/of+the=shop\\'
 """With what is quoted by repr, by JSON, and in addresses."""
@@ -81,10 +81,14 @@ class World:
 
         await connection.listen(">", hear)
 
+    @property
+    def spaces(self) -> tuple[str, ...]:
+        return self.flow.mesh.mesh.submitters()
+
     async def stored(self, stream: str) -> list[tuple[str, bytes]]:
         """Whatever a stream holds."""
         of = {"AGENTS": "admin-agents", "EDGE": "admin-edge"}
-        account = next(one.account for one in streams() if one.name == stream)
+        account = home(stream)
         async with self.flow.connected(of.get(account, "admin")) as admin:
             info = json.loads(await admin.request(f"$JS.API.STREAM.INFO.{stream}"))["state"]
             found = []
@@ -99,7 +103,7 @@ class World:
 
     async def nowhere(self, secret: str, *addresses: Address) -> None:
         """It is in nothing that anybody can read, but in SECRETS and in what the executor has told an agent."""
-        for stream in (*streams(), *(stream for space in SPACES for stream in streams_of(space))):
+        for stream in (*streams(), *(stream for space in self.spaces for stream in streams_of(space))):
             if subjects.kind_of(stream.name) != SECRETS:
                 assert not [on for on, data in await self.stored(stream.name) if has(data, secret)], stream.name
         ways = ("secrets.", "_INBOX.", "_R_.")
@@ -136,7 +140,7 @@ class World:
         await eventually(lambda: self._is_gone(address))
 
     async def _is_gone(self, address: Address) -> bool:
-        vaults = (SECRETS, *(subjects.secret_stream("reply", space) for space in SPACES))
+        vaults = (SECRETS, *(subjects.secret_stream("reply", space) for space in self.spaces))
         return not [subject for vault in vaults for subject, _ in await self.stored(vault) if str(address) in subject]
 
     async def enter(self, address: Address, secret: str, step: str = "key") -> httpx.Response:

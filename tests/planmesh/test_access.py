@@ -251,7 +251,7 @@ def test_every_user_has_its_own_inbox_and_nobody_reads_another_one() -> None:
 def test_every_name_gives_its_row() -> None:
     everybody = (*USERS, *access.admins())
 
-    assert [access.named(user.name) for user in everybody] == list(everybody)
+    assert [access.named(user.name, ["shop", "victim"]) for user in everybody] == list(everybody)
 
 
 @pytest.mark.parametrize("name", ["", "root", "agent", "agent-", "agent-a.b", "operator->", "agent-" + "x" * 59])

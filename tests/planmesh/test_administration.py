@@ -14,6 +14,7 @@ from planmesh import access
 from planmesh.administration import Mesh, check
 from planmesh.connection import Connection, ServerInfo, connect
 from planmesh.credentials import Credentials
+from planmesh.delivery import subscribe
 from planmesh.embedded import server_binary
 from planmesh.errors import Unusable
 from planmesh.schemas.subjects import BadToken
@@ -122,6 +123,36 @@ async def test_a_mesh_from_before_there_were_limits_gets_them_and_keeps_what_it_
     # What was set once stays, where nobody says otherwise.
     assert await mesh_server.mesh.prepare() == ()
     assert await mesh_server.mesh.prepare(max_bytes={"BLOBS": 2**30}) == ("BLOBS",)
+
+
+async def test_goals_of_a_mesh_from_before_submitters_had_streams_of_their_own_are_moved(
+    mesh_server: MeshServer,
+) -> None:
+    async with as_user(mesh_server.credentials("admin-edge")) as admin:
+        await admin.request("$JS.API.STREAM.DELETE.GOALS-tester")
+        once = {"name": "GOALS", "subjects": ["goals.*.*"], "discard": "new", "max_age": 90 * 24 * 3600 * 10**9}
+        await admin.request("$JS.API.STREAM.CREATE.GOALS", json.dumps(once).encode())
+        config = {"durable_name": "planner", "ack_policy": "explicit"}
+        asked = json.dumps({"stream_name": "GOALS", "config": config}).encode()
+        await admin.request("$JS.API.CONSUMER.CREATE.GOALS.planner", asked)
+        for goal in ("tester.answered", "tester.a", "gone.b", "tester.c"):
+            headers = {"traceparent": "00-1"} if goal == "tester.c" else None
+            await admin.publish(f"goals.{goal}", goal.encode(), headers=headers)
+        async with await subscribe(admin, "GOALS", "planner") as goals:
+            (await goals.receive(1))[0].ack()
+            await admin.flush()
+
+        changed = await mesh_server.mesh.prepare()
+
+        assert {"GOALS-tester", "GOALS-tester/planner"} <= set(changed)
+        async with await subscribe(admin, "GOALS-tester", "planner") as goals:
+            found = [(await goals.receive(1))[0] for _ in range(2)]
+        there = json.loads(await admin.request("$JS.API.STREAM.INFO.GOALS"))
+    assert [(one.subject, one.data) for one in found] == [(f"goals.tester.{g}", f"tester.{g}".encode()) for g in "ac"]
+    assert found[1].headers is not None
+    assert found[1].headers["traceparent"] == "00-1"
+    assert there["error"]["err_code"] == 10059
+    assert await mesh_server.mesh.prepare() == ()
 
 
 async def test_a_server_that_runs_is_told_of_rights_that_are_new(mesh_server: MeshServer) -> None:

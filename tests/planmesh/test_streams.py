@@ -10,7 +10,8 @@ import pytest
 from planmesh.connection import Connection, connect
 from planmesh.delivery import subscribe
 from planmesh.errors import Busy, Conflict, Poison
-from planmesh.schemas.subjects import PLANS, WORK
+from planmesh.schemas.subjects import PLANS, WORK, Address
+from planmesh.secrets import store
 from planmesh.streams import (
     DEFAULT_MAX_BYTES,
     PINNED_GROUP,
@@ -133,6 +134,38 @@ async def test_whoever_floods_a_stream_takes_no_room_of_the_log(mesh_server: Mes
         stored = await executor.publish("plans.s.p", b"commit")
 
     assert stored.sequence == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "subject", "size_bytes"),
+    [
+        ("GOALS", "goals.{0}.g{1}", 2_000_000),
+        ("SECRETS", "secrets.s.p.q.reply.{0}.s{1}", 60_000),
+    ],
+)
+async def test_a_submitter_that_fills_what_there_is_for_it_keeps_no_other_from_storing(
+    mesh_server: MeshServer, kind: str, subject: str, size_bytes: int
+) -> None:
+    await mesh_server.add_submitter("late", {kind: 16 * 1024 * 1024})
+    await mesh_server.mesh.prepare(max_bytes={kind: 16 * 1024 * 1024})
+    async with as_user(mesh_server, "submitter-tester") as flood, as_user(mesh_server, "submitter-late") as other:
+        stored, is_full = 0, False
+        while not is_full:
+            assert stored < 1_000, "nothing keeps it from storing more"
+            answers = await asyncio.gather(
+                *(flood.publish(subject.format("tester", stored + n), bytes(size_bytes)) for n in range(10)),
+                return_exceptions=True,
+            )
+            refused = [answer for answer in answers if isinstance(answer, BaseException)]
+            assert all(isinstance(one, Busy) and "is full" in str(one) for one in refused)
+            stored, is_full = stored + 10 - len(refused), bool(refused)
+
+        of_other = [await other.publish(subject.format("late", n), bytes(size_bytes)) for n in range(5)]
+        async with as_user(mesh_server, "operator-tester") as person:
+            assert await store(person, Address("s", "p"), "q", "answer", "tester", "of a person")
+
+    assert stored * size_bytes <= 16 * 1024 * 1024
+    assert [one.sequence for one in of_other] == [1, 2, 3, 4, 5]
 
 
 def test_every_stream_says_how_much_it_may_take() -> None:

@@ -229,6 +229,32 @@ async def test_who_has_a_description_but_no_consumer_is_not_part_of_the_mesh(ben
     assert list(await Catalogue(bench.core).agents()) == ["echo"]
 
 
+@with_echo
+async def test_the_goals_of_one_are_not_behind_all_the_goals_of_another(bench: Bench) -> None:
+    await bench.server.add_submitter("other")
+    other = await bench.connect("submitter-other")
+    flood = [bench.submit(f"flood-{number}", {"plan": plan(text="x" * 50_000)}) for number in range(400)]
+    await asyncio.gather(*flood)
+    await other.publish("goals.other.g", msgspec.json.encode({"plan": plan(text="hello")}))
+
+    async with planning(bench):
+        await bench.taken("g", "create", space="other")
+
+        assert await bench.open_goals() > 200
+
+
+@with_echo
+async def test_goals_are_answered_of_a_submitter_that_is_made_while_the_planner_runs(bench: Bench) -> None:
+    async with planning(bench):
+        await bench.submit("g", {"plan": plan(text="hello")})
+        await bench.created("g")
+        await bench.server.add_submitter("late")
+        late = await bench.connect("submitter-late")
+        await late.publish("goals.late.g", msgspec.json.encode({"plan": plan(text="hello")}))
+
+        await bench.taken("g", "create", space="late")
+
+
 async def test_what_is_on_no_goals_subject_is_set_aside(bench: Bench) -> None:
     async with planning(bench):
         await bench.submit("a" * 65, {"plan": plan()})

@@ -104,6 +104,21 @@ async def test_no_goal_with_a_plan_waits_for_a_model(bench: Bench) -> None:
         assert server.most_at_once == 2
 
 
+@with_echo
+async def test_one_who_asks_a_lot_of_a_model_keeps_no_other_from_asking(bench: Bench) -> None:
+    await bench.server.add_submitter("other")
+    other = await bench.connect("submitter-other")
+    async with modelled(bench, answer(), drafts_at_once=1) as server:
+        for number in range(3 * WAITING):
+            await bench.submit(f"words-{number}", {"goal": "Say hi"})
+        await until(lambda: held(server, 1))
+        await other.publish("goals.other.g", msgspec.json.encode({"goal": "Say hi"}))
+
+        await bench.taken("g", "create", space="other")
+
+        assert await bench.open_goals() > WAITING
+
+
 async def held(server: ModelServer, count: int) -> bool:
     return server.running >= count
 

@@ -59,9 +59,9 @@ class Bench:
         agent = await self.connect(f"agent-{description.name}")
         await agent.publish(subjects.catalogue(description.name), encode(description))
 
-    async def taken(self, goal: str, verb: str, count: int = 1) -> list[bytes]:
+    async def taken(self, goal: str, verb: str, count: int = 1, space: str = "tester") -> list[bytes]:
         """The commands for *goal*, once there are *count*."""
-        subject = f"commands.tester.{goal}.{verb}.planner"
+        subject = f"commands.{space}.{goal}.{verb}.planner"
         async with asyncio.timeout(FAST_S), self._arrived:
             await self._arrived.wait_for(lambda: len(self.commands.get(subject, [])) >= count)
         return self.commands[subject]

@@ -157,7 +157,7 @@ async def test_a_server_of_ones_own_is_prepared_and_learns_of_new_users(
         lines = Session(url, data, output="jsonl")
         await mesh.init(session=lines)
         prepared = json.loads(capsys.readouterr().out)
-        assert {"PLANS", "GOALS", "WORK/agent-list-distributions", "OUTCOMES/submitter-shop"} <= set(
+        assert {"PLANS", "GOALS-shop", "WORK/agent-list-distributions", "OUTCOMES/submitter-shop"} <= set(
             prepared["changed"]
         )
 
