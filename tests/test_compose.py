@@ -306,7 +306,7 @@ async def test_its_scripts_and_its_server_make_a_mesh(tmp_path: Path) -> None:
 
         # A service needs no more than what it was handed.
         environment = deployment.environment(PLANMESH_CREDENTIALS=str(tmp_path / "hand-out/planner"))
-        assert "GOALS/planner" in await health_of("planner", environment)
+        assert "GOALS-shop/planner" in await health_of("planner", environment)
         planner = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", "planmesh.planner"], env=environment, stderr=asyncio.subprocess.DEVNULL
         )

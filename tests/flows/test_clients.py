@@ -49,7 +49,7 @@ class Plain:
         heard: list[dict[str, Any]] = []
         news = await self.client.subscribe(f"outcomes.{self.space}.{goal}")
         stored = await self.publish(goal, json.dumps(payload).encode())
-        assert stored["stream"] == "GOALS-tester"
+        assert stored["stream"] == f"GOALS-{self.space}"
         while not heard or heard[-1]["outcome"] not in FINAL:
             heard.append(json.loads((await news.next_msg(timeout=10)).data))
         await news.unsubscribe()
@@ -164,7 +164,7 @@ async def test_a_goal_under_an_id_that_no_plan_can_have_is_set_aside_with_the_ru
     stored = await shop.publish(goal, json.dumps({"plan": PLAN, "inputs": {"what": "x"}}).encode())
 
     found = await eventually(lambda: set_aside(flow, stored["seq"]))
-    assert (found.service, found.stream) == ("planner", "GOALS-tester")
+    assert (found.service, found.stream) == ("planner", "GOALS-shop")
     assert "expected a subject like goals.<space>.<goal>, found" in found.error
     heard = await shop.outcomes(f"after-{stored['seq']}", {"plan": PLAN, "inputs": {"what": "x"}})
     assert heard[-1]["outcome"] == "completed"

@@ -15,12 +15,12 @@ from msgspec.structs import replace
 from patience import eventually
 from promises import expect_promises
 
-from planmesh.access import HOME
+from planmesh.access import home
 from planmesh.client import Submitted
 from planmesh.credentials import read_credentials, users, write_credentials
 from planmesh.errors import Busy
 from planmesh.schemas import goals
-from planmesh.schemas.subjects import AGENTS, CORE, EDGE, Address
+from planmesh.schemas.subjects import AGENTS, CORE, EDGE, Address, goal_stream
 from planmesh.supervision import Service, services, worker
 from planmesh.testing import MeshServer
 
@@ -42,7 +42,7 @@ EVERYTHING = plan(
 @contextlib.asynccontextmanager
 async def full(flow: Flow, stream: str) -> AsyncIterator[None]:
     """A stream that takes nothing more for as long as the block lasts."""
-    async with flow.connected(ADMINS[HOME[stream]]) as admin:
+    async with flow.connected(ADMINS[home(stream)]) as admin:
 
         async def limit(max_bytes: int) -> int:
             info = json.loads(await admin.request(f"$JS.API.STREAM.INFO.{stream}"))
@@ -121,7 +121,7 @@ async def submit_everything(flow: Flow, stream: str) -> Submitted:
 @SHARED
 async def test_a_submitter_is_told_that_the_goals_are_full_and_may_try_again(flow: Flow) -> None:
     submit = flow.client.submit(plan(task("only")), id="full-goals")
-    async with full(flow, "GOALS-tester"):
+    async with full(flow, goal_stream(flow.client.space)):
         with pytest.raises(
             Busy, match=r"the stream of goals\.\w+\.full-goals is full .*: make room or raise its limits"
         ):

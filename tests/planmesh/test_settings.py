@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import planmesh
+from planmesh.access import HOME
 from planmesh.errors import Unusable
 from planmesh.settings import Settings, Storage, load
-from planmesh.streams import streams
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +181,7 @@ def test_what_streams_may_take_is_written_with_units(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PLANMESH_STORAGE__PLANS_BYTES", "64MiB")
 
     assert load().storage.max_bytes == {"BLOBS": 20 * 2**30, "PLANS": 64 * 2**20}
-    assert set(Storage.model_fields) == {f"{one.name.lower()}_bytes" for one in streams()}
+    assert set(Storage.model_fields) == {f"{kind.lower()}_bytes" for kind in HOME}
 
     monkeypatch.setenv("PLANMESH_STORAGE__PLANS_BYTES", "1MiB")
     assert "PLANMESH_STORAGE__PLANS_BYTES in the environment: expected greater than or equal to" in problems()

@@ -269,13 +269,8 @@ class SimulatedConnection:
         return asyncio.ensure_future(self.publish(subject, payload, **options))
 
     async def request(self, subject: str, payload: bytes = b"", **_options: Any) -> bytes:
-<<<<<<< HEAD
         await self._pause()
-        if subject == subjects.purge_work():
-=======
-        await self._world.pause()
         if subject == subjects.purge("WORK"):
->>>>>>> d2fa80b (Give each submitter streams of its own, so that one who fills them takes nobody else's room)
             asked = msgspec.json.decode(payload)
             self._world.purge("WORK", asked["filter"], asked.get("seq"))
         await self._pause()
