@@ -21,7 +21,7 @@ from receivers import web_receiver
 from wire import Link, Wire
 
 from planmesh import access, supervision
-from planmesh.access import HOME
+from planmesh.access import home
 from planmesh.administration import Mesh
 from planmesh.client import Client
 from planmesh.connection import Connection, connect
@@ -132,7 +132,7 @@ class Arena:
 
     def admin(self, stream: str) -> Connection:
         """Who may do anything with *stream*."""
-        return self._admins[HOME[stream]]
+        return self._admins[home(stream)]
 
     async def ask(self, stream: str, verb: str, asked: Any = None) -> Any:
         """Ask the server something about *stream*, as often as it takes."""
