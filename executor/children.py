@@ -199,13 +199,14 @@ def moved(turn: Turn, command: ReportChild) -> None:
         if not ended and known is not None and not handed_over:
             # It was created while its step was being cancelled.
             turn.record(events.ChildRecalled(step=command.step, attempt=command.attempt, child=command.child))
+        elif ended:
+            _gives_back(turn, command)
         return
     run = turn.state.graph.steps[command.step]
     assert isinstance(run, Run)  # nothing else has a child
     if command.number <= step.child_number:
         return
-    # One that was refused has run nothing.
-    plans_left = step.plans if command.status == "refused" else min(command.plans_left, step.plans)
+    plans_left = _unused(command, step.plans)
     done = command.status == "completed" or (run.mode == "draft" and not ended)
     if done and turn.alone:
         message = f"plan {command.child} is {command.status}, and {turn.alone}"
@@ -249,6 +250,26 @@ def moved(turn: Turn, command: ReportChild) -> None:
                 retries=command.troubled if stuck and step.retried < run.retries else (),
             )
         )
+
+
+def _gives_back(turn: Turn, command: ReportChild) -> None:
+    """A plan that no step waits for any more has ended: what it has not used is there for others."""
+    plans_left = _unused(command, turn.state.lent.get(command.child, 0))
+    if plans_left and turn.state.status not in ENDED:
+        turn.record(
+            events.ChildEnded(
+                step=command.step,
+                attempt=command.attempt,
+                child=command.child,
+                status=command.status,
+                plans_left=plans_left,
+            )
+        )
+
+
+def _unused(command: ReportChild, given: int) -> int:
+    """How many plans are left of those that an ended one was *given*. One that was refused has run nothing."""
+    return given if command.status == "refused" else min(command.plans_left, given)
 
 
 _ENDS: Final = {"failed": "failed", "cancelled": "was cancelled", "refused": "was refused"}

@@ -422,7 +422,7 @@ VERBS: Final[dict[str, Verb]] = {
     "child": Verb(
         ReportChild,
         ("executor",),
-        (events.ChildMoved, events.ChildRecalled, events.StepCompleted, events.StepFailed),
+        (events.ChildMoved, events.ChildRecalled, events.ChildEnded, events.StepCompleted, events.StepFailed),
     ),
     "due": Verb(
         TimerDue,

@@ -317,6 +317,17 @@ class ChildRecalled(Event, frozen=True, kw_only=True, tag="child.recalled"):
     child: str
 
 
+class ChildEnded(Event, frozen=True, kw_only=True, tag="child.ended"):
+    """(no change): a plan that no step waited for any more has ended, and has plans left of those that it was given"""
+
+    step: str
+    attempt: int
+    child: str
+    status: str
+    plans_left: int
+    """How many plans may run for other steps instead."""
+
+
 # --- gates -------------------------------------------------------------------------------------------------
 
 
@@ -623,6 +634,7 @@ AnyEvent: TypeAlias = (
     | NoticeSent
     | ChildMoved
     | ChildRecalled
+    | ChildEnded
     | RevisionRequested
     | PlanRevised
     | RevisionRefused

@@ -297,6 +297,8 @@ class PlanState(Struct, frozen=True, kw_only=True):
         away: Steps that others work on, and that take no room of tasks: plans to be written, and plans that run.
         leaving: Steps of that kind that may be handed out as soon as there is room for them.
         plans_left: How many plans may yet run for its steps, and for those of these plans, in all.
+        lent: Plans that run for no step any more, by their ids, with how many plans each was given for its own steps:
+            what they do not use of that comes back when they end.
         started_by: Who has started it: the planner, or whoever has started the draft.
         has_secrets: Whether it has ever asked for a secret: there may be some of it, until it ends.
     """
@@ -334,6 +336,7 @@ class PlanState(Struct, frozen=True, kw_only=True):
     away: tuple[str, ...] = ()
     leaving: tuple[str, ...] = ()
     plans_left: int = 0
+    lent: Map[str, int] = Map()
     started_by: str = ""
     has_secrets: bool = False
     outcome: str = ""
@@ -539,7 +542,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             )
         case events.StepCompleted():
             return _settle(
-                _given_up(state, event.plans_left),
+                _parted(state, event.step, event.plans_left),
                 event.step,
                 at,
                 status=StepStatus.COMPLETED,
@@ -594,7 +597,7 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
             )
         case events.StepFailed():
             return _move(
-                _given_up(state, event.plans_left),
+                _parted(state, event.step, event.plans_left),
                 event.step,
                 at,
                 status=StepStatus.FAILED,
@@ -713,6 +716,14 @@ def evolve(state: PlanState, event: AnyEvent, at: datetime) -> PlanState:
                 retried=step.retried + bool(event.retries),
                 retrying=bool(event.retries),
             )
+        case events.ChildEnded():
+            given = state.lent.get(event.child, 0)
+            return _replace(
+                state,
+                plans_left=state.plans_left + min(event.plans_left, given),
+                lent=state.lent.delete(event.child) if given else state.lent,
+                updated_at=at,
+            )
         case events.NoticeSent() | events.PermissionDenied() | events.CommandRefused() | events.ChildRecalled():
             return _replace(state, updated_at=at)
         case _:
@@ -751,9 +762,17 @@ def fold(address: Address, commits: Iterable[tuple[Commit, str]]) -> PlanState:
 _replace = msgspec.structs.replace
 
 
-def _given_up(state: PlanState, plans_left: int) -> PlanState:
-    """A plan that ran for a step has ended, and *plans_left* plans may run for others that might have run for it."""
-    return _replace(state, plans_left=state.plans_left + plans_left) if plans_left else state
+def _parted(state: PlanState, name: str, plans_left: int) -> PlanState:
+    """A step waits no more for the plan that runs for it, if one does. Of a plan that has ended, *plans_left* plans may
+    run for other steps instead."""
+    if plans_left:
+        return _replace(state, plans_left=state.plans_left + plans_left)
+    step = state.steps[name]
+    return _replace(state, lent=state.lent.set(step.child, step.plans)) if _has_lent(step) else state
+
+
+def _has_lent(step: StepState) -> bool:
+    return step.status is StepStatus.DISPATCHED and bool(step.child) and step.plans > 0
 
 
 def _without(names: tuple[str, ...], name: str) -> tuple[str, ...]:
@@ -818,9 +837,11 @@ def _move(state: PlanState, name: str, at: datetime, *, status: StepStatus, **ch
 def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> PlanState:
     gone = frozenset(event.steps)
     steps = state.steps.mutate()
-    running, in_hand = state.running, state.in_hand
+    running, in_hand, lent = state.running, state.in_hand, state.lent
     for name in event.steps:
         before = steps[name]
+        if _has_lent(before):
+            lent = lent.set(before.child, before.plans)
         if before.status is StepStatus.DISPATCHED and name not in state.away:
             running -= 1
             in_hand = _given_back(in_hand, before.agent)
@@ -830,6 +851,7 @@ def _cancelled(state: PlanState, event: events.StepsCancelled, at: datetime) -> 
         steps=steps.finish(),
         running=running,
         in_hand=in_hand,
+        lent=lent,
         open=state.open - len(gone),
         updated_at=at,
         **{

@@ -140,6 +140,9 @@ def tell(event: AnyEvent, agent: str = "") -> Told:
             return Told(f"plan {event.child} is {one_line(event.status, 20)}{again}", why=one_line(event.reason))
         case events.ChildRecalled():
             return Told(f"recalls plan {event.child}")
+        case events.ChildEnded():
+            ends = f"plan {event.child} is {one_line(event.status, 20)}"
+            return Told(f"{ends}, and gives back {counted(event.plans_left, 'plan')}", style=_QUIET)
         case events.StepsCancelled():
             gone = f"cancelled {counted(len(event.steps), 'step')} ({listed(event.steps)})"
             return Told(gone, event.by, one_line(event.reason), _BAD if event.by else _QUIET)

@@ -27,6 +27,7 @@ from planmesh.schemas.codec import encode
 from planmesh.schemas.commands import AnyCommand, verb_of
 from planmesh.schemas.events import hash_of
 from planmesh.schemas.goals import FINAL, Outcome, Problem, Refused
+from planmesh.schemas.mandate import MAX_PLANS, Mandate
 from planmesh.schemas.payload import Payload
 from planmesh.schemas.state import ENDED, PlanState, PlanStatus, StepStatus
 from planmesh.schemas.subjects import Address
@@ -126,7 +127,9 @@ class _Story:
         self._spawn(self._plan(SimulatedSubscription(self.world, "work.planner")))
         plan = random_plan(self.random)
         inputs = {**{name: given.default for name, given in plan.inputs.items()}, "n": 1}
-        await self._ask(self.address, asks.CreatePlan(id="create", plan=plan, inputs=inputs, goal_digest="d"))
+        mandate = Mandate(plans=self.random.choice([MAX_PLANS, 0, 1, 2, 5, 20]))
+        about: dict[str, Any] = {"plan": plan, "inputs": inputs, "mandate": mandate}
+        await self._ask(self.address, asks.CreatePlan(id="create", goal_digest="d", **about))
         self.world.loop.call_later(HURT_S, self._heal)
         states = await self._people()
         for task in self.tasks:

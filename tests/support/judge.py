@@ -1,5 +1,6 @@
 """The judge: reads a plan's log commit by commit, and says which promise it breaks. It trusts nothing but the log."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -240,13 +241,47 @@ def judge_family(judges: Mapping[Address, Judge]) -> None:
     """Hold plans that have all ended against the plans that ran for their steps. Raises: Broken."""
     for address, judge in judges.items():
         children: dict[tuple[str, int], Address] = {}
+        given: dict[Address, int] = {}
         for event in judge.events:
             match event:
                 case events.StepDispatched(child=child) if child:
-                    children[event.step, event.attempt] = Address(address.space, child)
+                    at = children[event.step, event.attempt] = Address(address.space, child)
+                    given[at] = event.plans
                 case events.StepCompleted() | events.StepFailed() if (event.step, event.attempt) in children:
-                    child = judges.get(children[event.step, event.attempt])
-                    _judge_child(event, Judge(children[event.step, event.attempt]) if child is None else child)
+                    at = children[event.step, event.attempt]
+                    _judge_child(event, judges.get(at) or Judge(at))
+                    _judge_given_back(event.plans_left, at, given, judges)
+                case events.ChildEnded():
+                    _judge_given_back(event.plans_left, Address(address.space, event.child), given, judges)
+    _judge_number(judges)
+
+
+def _judge_given_back(
+    plans_left: int, child: Address, given: dict[Address, int], judges: Mapping[Address, Judge]
+) -> None:
+    """A plan gives back what it has left of the plans that it was *given*, and that once."""
+    if not plans_left:
+        return
+    state = (judges.get(child) or Judge(child)).state
+    most = given.pop(child, 0)
+    if state.created is not None and state.parent is not None:  # or it has run nothing
+        most = min(most, state.plans_left)
+    if plans_left > most:
+        raise Broken(f"{child} gives back {plans_left} plans, and has not got them, or has given them back before")
+
+
+def _judge_number(judges: Mapping[Address, Judge]) -> None:
+    """No more plans have run for those that run for nobody than their mandates say."""
+    ran = Counter[Address]()
+    for address, judge in judges.items():
+        above = judge
+        while (parent := above.state.parent) is not None:
+            above = judges[address._replace(plan=parent.plan)]
+        ran[above.state.address] += judge.state.created is not None and above is not judge
+    for address, number in ran.items():
+        most = judges[address].state.mandate.plans
+        if number > most:
+            raise Broken(f"{number} plans have run for {address}, which may have {most}")
 
 
 def _judge_child(said: events.StepCompleted | events.StepFailed, child: Judge) -> None:
