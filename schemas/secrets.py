@@ -6,9 +6,8 @@ from the document of its plan, never from a value that looks like a handle.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
-
-from msgspec import Struct
 
 from planmesh.schemas.events import Recipient
 from planmesh.schemas.plan import Ask, Plan, Step, Task
@@ -70,7 +69,8 @@ def recipients_in(plan: Plan, ask: Ask) -> tuple[Recipient, ...]:
     return _given(plan.innermost(), ask.bound_as)
 
 
-class Disclosure(Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclosure:
     """A secret that was entered at *ask*, and a step that would be given it, and was not meant to be then."""
 
     ask: str
