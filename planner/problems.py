@@ -153,12 +153,17 @@ class Problems:
         near = get_close_matches(name, known, n=1) if self._left >= 0 else []
         return f"did you mean {near[0]}?" if near else instead
 
-    def listed(self) -> list[Problem]:
-        """All of them: first what is about the document as a whole, then step by step."""
+    def listed(self, others: Iterable[Problem] = ()) -> list[Problem]:
+        """All of them: first what is about the document as a whole, then step by step.
+
+        Args:
+            others: What somebody else has found in the same document; it comes last, unless a script has the order.
+        """
         found = [problem for _, problem in sorted(self._found, key=lambda found: found[0])]
         if self._dropped:
             more = f"{self._dropped:,} more problems were found, and are not listed"
             found.append(Problem(code="more_problems", message=more, hint="correct these first"))
+        found += others
         return found if self._origin is None else self._origin.placed(found)
 
 

@@ -60,7 +60,7 @@ def _revised(work: PlannerWork, agents: Agents, limits: Limits, directory: Direc
             return problems.listed()
     compiled = compile_plan(document, _known(work, document, agents), limits=limits, directory=directory)
     if isinstance(compiled, list):
-        return [*problems.listed(), *_as_written(compiled, left_out)]
+        return problems.listed(_as_written(compiled, left_out))
     return problems.listed() or _with_what_has_started(work, compiled.plan)
 
 
@@ -90,10 +90,10 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
         The plan, and how many steps that the document does not have come first in it.
     """
     current: dict[str, Any] = msgspec.to_builtins(work.current)
-    declared = document.get("inputs", current.get("inputs", {}))
-    if declared != current.get("inputs", {}):
+    inputs = current.get("inputs", {})
+    if _changes_inputs(document.get("inputs", inputs), inputs):
         problems.add("started", "the inputs of a plan cannot change once it has been created", "inputs")
-    whole = {**current, **document, "inputs": current.get("inputs", {})}
+    whole = {**current, **document, "inputs": inputs}
     steps = document.get("steps")
     if not isinstance(steps, list):
         return {**whole, "steps": steps}, 0
@@ -125,6 +125,20 @@ def _merged(work: PlannerWork, document: dict[str, Any], problems: Problems) -> 
             )
         merged.append(stored[name])
     return {**whole, "steps": [*left_out, *merged]}, len(left_out)
+
+
+def _changes_inputs(declared: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a document declares other inputs than the plan has.
+
+    One of which it says nothing, not even a type, is a name that a script reads without having bound it: an input, or
+    what a step gives that has started and is left out. Whoever looks at the expressions knows which.
+    """
+    if not isinstance(declared, dict) or not declared:
+        return bool(declared != inputs)
+    said = {name: one for name, one in declared.items() if one != {}}
+    return any(inputs.get(name) != one for name, one in said.items()) or (
+        bool(said) and not inputs.keys() <= declared.keys()
+    )
 
 
 def _same(stored: dict[str, Any], written: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import msgspec
 from planmesh.planner.catalogue import undescribed
 from planmesh.planner.revisions import propose
 from planmesh.schemas.commands import ProposeRevision
-from planmesh.schemas.plan import Each, Gate, Permissions, Plan, Policy, Task
+from planmesh.schemas.plan import Each, Gate, Parameter, Permissions, Plan, Policy, Task
 from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork, ToolDescription
 
 OPERATORS = ("role:operator",)
@@ -177,6 +177,41 @@ def test_pointers_lead_into_the_document_that_was_sent() -> None:
     steps = [{"kind": "task", "name": "c", "agent": "first", "after": ["nobody"]}]
 
     assert problems(wants({"steps": steps}, kept=("a", "g"))) == [("unknown_step", "/steps/0/after/0")]
+
+
+def test_what_is_wrong_with_a_script_is_said_with_its_line() -> None:
+    script = 'script "Release"\n\ndo "C" with frist\n  x = nothing_of_the_kind\n'
+
+    found = propose(wants(script), AGENTS, reviewers=OPERATORS).problems
+
+    assert [(one.code, one.line) for one in found] == [("unknown_agent", 3), ("unknown_name", 4)]
+
+
+def test_what_is_wrong_with_a_script_that_leaves_out_steps_is_said_with_its_line() -> None:
+    script = 'script "Release"\n\ndo "C" with first\n  x = a\n\ndo "D" with frist\n'
+
+    found = propose(wants(script, kept=("a", "g", "b")), AGENTS, reviewers=OPERATORS).problems
+
+    assert [(one.code, one.line) for one in found] == [("unknown_agent", 6)]
+
+
+def test_a_script_reads_what_a_step_gave_that_it_leaves_out() -> None:
+    plan = proposed(wants('script "Release"\n\ndo "C" with first\n  x = a\n'))
+
+    assert [(step.name, step.after) for step in plan.steps] == [("a", ()), ("c", ("a",))]
+
+
+def test_inputs_cannot_change() -> None:
+    plan = msgspec.structs.replace(CURRENT, inputs={"x": Parameter(type="text"), "y": Parameter()})
+    same = {"x": {"type": "text"}, "y": {}}
+    refused = [("started", "/inputs")]
+
+    assert problems(wants({"inputs": same, "steps": []}, current=plan)) == []
+    assert problems(wants({"inputs": {"x": {}}, "steps": []}, current=plan)) == []
+    assert problems(wants({"inputs": {"x": {"type": "number"}, "y": {}}, "steps": []}, current=plan)) == refused
+    assert problems(wants({"inputs": {**same, "z": {"type": "text"}}, "steps": []}, current=plan)) == refused
+    assert problems(wants({"inputs": {"x": {"type": "text"}}, "steps": []}, current=plan)) == refused
+    assert problems(wants({"inputs": {}, "steps": []}, current=plan)) == refused
 
 
 def test_steps_that_are_no_list_are_a_problem_and_no_error() -> None:
