@@ -24,8 +24,18 @@ _ID: Final = r"^[A-Za-z0-9_-]{1,40}$"  # what is longer leaves no room for the n
 _EMAIL: Final = r"^[^\s@<>\"',;:\\()\[\]]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*$"
 _LINE: Final = r"^[^\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
 
+_SPACE: Final = r"^[A-Za-z0-9_-]{1,64}$"
+
+PATTERNS: Final = {
+    _ID: "an id of 1 to 40 of A-Z a-z 0-9 _ -",
+    _SPACE: "the name of a space, 1 to 64 of A-Z a-z 0-9 _ -",
+    _EMAIL: "one e-mail address, such as ada@example.org",
+    _LINE: "one line of plain text",
+}
+"""What the regular expressions of fields say, in words."""
+
 Id = Annotated[str, Field(pattern=_ID)]
-SpaceName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+SpaceName = Annotated[str, Field(pattern=_SPACE)]
 Label = Annotated[str, Field(max_length=100, pattern=_LINE)]
 
 

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from planmesh.directory import Directory
+from planmesh.directory import PATTERNS, Directory
 from planmesh.errors import Unusable
 
 DEFAULT_FILE: Final = "planmesh.toml"
@@ -35,6 +35,17 @@ _PREFIX: Final = "PLANMESH_"
 _CONFIG: Final = "PLANMESH_CONFIG"
 _DURATION: Final = re.compile(r"[1-9][0-9]{0,8}(ms|s|m|h)")
 _LEAST: Final = Field(ge=16 * 1024 * 1024)  # twice the largest message
+_BASE_URL: Final = r"^https?://[^\s/?#@\"'<>]+(/[^\s?#\"'<>]*)?$"
+_URL: Final = r"^https?://[^\s\"'<>]{1,500}$"
+_HEADER: Final = r"^[A-Za-z0-9-]{1,64}$"
+_PATTERNS: Final = {
+    **PATTERNS,
+    _BASE_URL: "a URL that begins with http:// or https://, without user, password or query, such as "
+    "http://localhost:8080/v1",
+    _URL: "a URL that begins with http:// or https://, of at most 500 characters",
+    _HEADER: "the name of a header, 1 to 64 of A-Z a-z 0-9 -",
+}
+"""What the regular expressions of fields say, in words."""
 _SECRET: Final = frozenset({"database_url", "notify_urls", "directory", "sign_in", "model"})
 
 
@@ -119,13 +130,13 @@ class SignIn(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    user_header: str = Field(default="X-Forwarded-Email", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    user_header: str = Field(default="X-Forwarded-Email", pattern=_HEADER)
     """The header in which the proxy says who it is: a person's e-mail address or id."""
-    secret_header: str = Field(default="X-Planmesh-Proxy-Secret", pattern=r"^[A-Za-z0-9-]{1,64}$")
+    secret_header: str = Field(default="X-Planmesh-Proxy-Secret", pattern=_HEADER)
     """The header in which the proxy proves that it is the proxy."""
     secret: SecretStr | None = None
     """What only the proxy knows, 32 characters at least. None: nobody can sign in."""
-    url: str | None = Field(default=None, pattern=r"^https?://[^\s\"'<>]{1,500}$")
+    url: str | None = Field(default=None, pattern=_URL)
     """Where people sign in, for a page to say so. None: at `public_url`."""
 
     @field_validator("secret")
@@ -143,7 +154,7 @@ class Model(BaseModel):
 
     name: str | None = Field(default=None, min_length=1, max_length=200)
     """What the endpoint calls it. None: there is no model, and whatever needs one says so."""
-    base_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@\"'<>]+(/[^\s?#\"'<>]*)?$")
+    base_url: str | None = Field(default=None, pattern=_BASE_URL)
     """Where requests go, such as ``http://localhost:8080/v1``. None: to OpenAI."""
     api_key: SecretStr | None = None
     """What the endpoint knows this mesh by; many need none."""
@@ -299,7 +310,7 @@ class Settings(BaseSettings):
     """How long a gate that does not say may wait before its reviewers are reminded."""
     directory: Directory = Directory()
     """Who decides, and how they are told."""
-    public_url: str | None = Field(default=None, pattern=r"^https?://[^\s/?#@\"'<>]+(/[^\s?#\"'<>]*)?$")
+    public_url: str | None = Field(default=None, pattern=_BASE_URL)
     """Where people find the review pages, such as ``https://plans.example.org``: what links in notices begin with."""
     web_host: str = "127.0.0.1"
     """The address on which the gatekeeper serves the review pages."""
@@ -437,7 +448,9 @@ def load(config: Path | None = None, **flags: Any) -> Settings:
             f"{_variable(said_whole[0], key)}"
         ) from error
     except ValidationError as error:
-        problems += [_problem(one, given, file) for one in error.errors(include_url=False)]
+        misspelt = {problem.partition(":")[0] for problem in problems}
+        more = (_problem(one, given, file) for one in error.errors(include_url=False))
+        problems += [problem for problem in more if problem.partition(":")[0] not in misspelt]
     if problems:
         raise Unusable("\n".join(["the settings cannot be used:", *(f"  {problem}" for problem in problems)]))
     return settings
@@ -459,6 +472,8 @@ def _problem(error: Mapping[str, Any], flags: Mapping[str, Any], file: Path) -> 
         close = _meant(first, rest)
         return f"{where}: there is no such setting" + (f"; did you mean {close}?" if close else "")
     expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if error["type"] == "string_pattern_mismatch":
+        expected = f"expected {_PATTERNS[error['ctx']['pattern']]}"
     found = "" if first in _SECRET else f", found {error['input']!r:.80}"
     return f"{where}: {expected}{found}"
 
