@@ -17,7 +17,7 @@ import structlog
 from planmesh.auditor.project import Batch, Followed
 from planmesh.auditor.query import answering
 from planmesh.auditor.read import Reader
-from planmesh.auditor.store import REBUILD, Database, Position, Store
+from planmesh.auditor.store import REBUILD, Database, OlderTables, Position, Store
 from planmesh.connection import Connection, StoredMessage
 from planmesh.delivery import Message, Subscription, subscribe
 from planmesh.errors import Busy, Conflict, Unusable
@@ -288,11 +288,26 @@ class Follower:
             try:
                 self.position = await self._patiently(lambda: asyncio.to_thread(self._store.open))
                 await self._patiently(self.check)
+            except OlderTables as older:
+                await self._make_again(older)
             except Conflict as error:
                 log.warning("tables.changed", error=str(error))
                 await asyncio.sleep(_BUSY_S)
             else:
                 return
+
+    async def _make_again(self, older: OlderTables) -> None:
+        """Forget tables that an older version has made, if the log has all that they were made from.
+
+        Raises:
+            Unusable: It has not.
+        """
+        stream = await self._patiently(self.look_at_stream)
+        is_the_same = older.position.stream_created in ("", stream.created)
+        if not is_the_same or stream.state.first_seq > 1 or older.position.sequence > stream.state.last_seq:
+            raise older
+        log.warning("tables.made_again", of_version=older.version, up_to=stream.state.last_seq)
+        await self._patiently(lambda: asyncio.to_thread(self._store.forget))
 
     async def take(self, messages: Sequence[Message]) -> None:
         """Write what was delivered to the tables; then ack it. Raises: Unusable."""

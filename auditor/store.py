@@ -92,6 +92,20 @@ class Position(NamedTuple):
     skipped: int = 0
 
 
+class OlderTables(Unusable):
+    """The tables are those of an older version.
+
+    Attributes:
+        version: Which one.
+        position: What they were made from.
+    """
+
+    def __init__(self, text: str, version: int, position: Position) -> None:
+        super().__init__(text)
+        self.version = version
+        self.position = position
+
+
 class Database:
     """A database, and the connections to it.
 
@@ -307,7 +321,7 @@ class Store:
 
         Raises:
             Busy, Conflict, Unusable: See `Database.transaction`.
-            Unusable: The tables are those of another version.
+            OlderTables, Unusable: The tables are those of another version.
         """
         with self._database.transaction("write") as connection:
             tables.METADATA.create_all(connection)
@@ -316,12 +330,14 @@ class Store:
                 first = {"id": 1, "version": tables.VERSION, **Position()._asdict()}
                 connection.execute(insert(tables.position), first)
                 return Position()
+        position = Position(found.stream_created, found.sequence, found.at, found.skipped)
         if found.version != tables.VERSION:
-            raise Unusable(
+            said = (
                 f"the tables in {self._database.shown} are of version {found.version}, and this auditor writes version "
                 f"{tables.VERSION}: make them again from the log with {REBUILD}"
             )
-        return Position(found.stream_created, found.sequence, found.at, found.skipped)
+            raise OlderTables(said, found.version, position) if found.version < tables.VERSION else Unusable(said)
+        return position
 
     def forget(self) -> None:
         """Drop everything. Raises: Busy, Conflict, Unusable."""

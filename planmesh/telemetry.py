@@ -52,17 +52,16 @@ def configure_logging(level: str = "info", format: LogFormat = "auto", service: 
         event.setdefault("service", service)
         return event
 
-    processors: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=not console, key="time"),
-        add_service,
-        _hide,
-    ]
+    # At a terminal a line is to fit into one: `planmesh up` says in front of it which service it is of.
+    stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console, key="time")
+    processors: list[Processor] = [structlog.processors.add_log_level, stamp, _hide]
+    if not console:
+        processors.append(add_service)
     factory: Any
     if console:
         # Plain tracebacks: the pretty ones show local variables, and with them payloads and passwords.
         renderer = structlog.dev.ConsoleRenderer(
-            colors=terminal, exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
+            colors=terminal, exception_formatter=structlog.dev.plain_traceback, timestamp_key="time", pad_event_to=0
         )
         processors += [structlog.processors.format_exc_info, _defuse, renderer]
         factory = structlog.PrintLoggerFactory(_StandardError())  # type: ignore[arg-type]

@@ -281,7 +281,30 @@ async def test_it_stops_at_a_commit_that_only_a_newer_version_can_read(desk: Any
             await running.ended()
 
 
-async def test_tables_of_another_version_are_not_touched(desk: Any, tables_in: Any) -> None:
+async def test_tables_of_an_older_version_are_made_again(desk: Any) -> None:
+    await desk.write(*played())
+    async with desk.running():
+        await desk.until_read(len(played()))
+        before = await desk.ask(queries.PlanQuery(plan="plan"))
+    of_old = "UPDATE position SET version = 1; DELETE FROM plans; DELETE FROM steps"
+    sqlite3.connect(desk.path, isolation_level=None).executescript(of_old).connection.close()
+
+    async with desk.running():
+        await desk.until_read(len(played()))
+        assert await desk.ask(queries.PlanQuery(plan="plan")) == before
+
+
+async def test_tables_of_an_older_version_are_not_touched_if_the_log_is_another(desk: Any, tables_in: Any) -> None:
+    tables_in(desk.path.name).database.close()
+    of_another_log = "UPDATE position SET version = 1, stream_created = '2020-01-01T00:00:00Z'"
+    sqlite3.connect(desk.path, isolation_level=None).execute(of_another_log).connection.close()
+
+    async with desk.running() as running:
+        with pytest.raises(Unusable, match=rf"of version 1, and this auditor writes version {VERSION}.*--rebuild"):
+            await running.ended()
+
+
+async def test_tables_of_a_newer_version_are_not_touched(desk: Any, tables_in: Any) -> None:
     tables_in(desk.path.name).database.close()
     sqlite3.connect(desk.path, isolation_level=None).execute("UPDATE position SET version = 99").connection.close()
 
