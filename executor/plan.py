@@ -282,7 +282,9 @@ def _resume(turn: Turn, command: asks.ResumePlan) -> None:
             turn.record(events.StepResumed(step=command.step, by=turn.by, reason=command.reason))
     elif not turn.state.held:
         steps = f", but these of its steps: {', '.join(turn.state.held_steps[:5])}" if turn.state.held_steps else ""
-        turn.refuse("not_paused", f"nobody has paused the plan{steps}; it is {described(turn.state)}")
+        # It is called paused as well, when it stands still because a step has failed.
+        then = ", and goes on once that step does" if turn.state.troubled else ""
+        turn.refuse("not_paused", f"nobody has paused the plan{steps}; it is {described(turn.state)}{then}")
     elif turn.by == EXECUTOR != turn.state.by:
         # The plan that it runs for goes on; what a person has stopped, a person lets go on.
         turn.refuse("not_paused", f"{turn.state.by} has paused the plan, and not the one that it runs for")

@@ -27,6 +27,7 @@ class Standing(NamedTuple):
 
 OPERATOR: Final = Standing()
 
+_NAMED = 5
 _PROMPT_BYTES = 64 * 1024  # it is for people to read; a large value belongs into `show`
 
 
@@ -44,7 +45,8 @@ def may_answer(
         takes = "an approval or a rejection" if kind == "gate" else "an answer"
         turn.refuse("other_kind", f"step {name} is {'a gate' if kind == 'gate' else 'an ask'}: it takes {takes}", name)
     elif not may_decide(step.reviewers, turn.by, standing.groups):
-        turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of {kind} {name}", name)
+        asked = ", ".join(step.reviewers[:_NAMED]) + (", …" if len(step.reviewers) > _NAMED else "")
+        turn.refuse("not_a_reviewer", f"{turn.by} is not a reviewer of {kind} {name}, which asks {asked}", name)
     elif LEVELS.index(standing.level) < LEVELS.index(level := asking.level_for(standing.groups or (), step.also)):
         least = {"login": "whoever has signed in", "operator": "an operator's credentials"}[level]
         turn.refuse("level", f"{kind} {name} takes the answer of {least}, and {turn.by} came by {standing.level}", name)

@@ -1,6 +1,6 @@
 """One turn: what one command sets going. Each event is recorded on the state that the ones before it made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -22,6 +22,7 @@ from planmesh.schemas.state import (
 from planmesh.schemas.work import Parent
 
 PLANMESH: Final = "planmesh"
+_NAMED: Final = 5
 """Who acts when nobody asked: the rules themselves."""
 
 
@@ -98,7 +99,15 @@ class Turn:
 def described(state: PlanState) -> str:
     if not state.exists:
         return "unknown: there is no such plan"
-    return f"paused by {state.by}" if state.held else str(state.status)
+    if state.held:
+        return f"paused by {state.by}"
+    if state.status is PlanStatus.PAUSED and state.troubled:
+        return f"paused at {_first(state.troubled)}"
+    return str(state.status)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def possible(state: PlanState, step: str = "") -> tuple[str, ...]:

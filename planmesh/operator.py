@@ -231,9 +231,9 @@ class Operator(Steering):
             raise Unusable(f"a planner has answered with {verb_of(answer)}, not with a plan")
         return answer
 
-    async def templates(self) -> queries.TemplatesAnswer:
+    async def templates(self, *, timeout_s: float = 30.0) -> queries.TemplatesAnswer:
         """The plans that the mesh keeps. Raises: Busy, Unusable."""
-        data = await self._ask_planner("templates", queries.TemplatesQuery())
+        data = await self._ask_planner("templates", queries.TemplatesQuery(), timeout_s)
         return _understood(_templates, data, "templates")
 
     async def template(self, name: str) -> queries.TemplateAnswer:

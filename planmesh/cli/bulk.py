@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -123,7 +124,7 @@ async def steer_many(
         found = await _each(addresses, lambda address: _wanted(operator, address, where, commands))
         wanted = [(address, state, asked) for address, (state, asked) in zip(addresses, found, strict=True) if asked]
         if not wanted:
-            session.say(f"There is nothing to {verb}: no such plan takes it.", to=session.err)
+            session.say(await _why_nothing(operator, where, verb, statuses), to=session.err)
             if session.output != "table":
                 print(*as_rows([], session.output), sep="\n")
             return COMPLETED
@@ -142,6 +143,16 @@ async def steer_many(
     else:
         print(*as_rows(outcome, session.output), sep="\n")
     return COMPLETED if all(row.is_good for row in outcome) else FAILED
+
+
+async def _why_nothing(operator: Operator, where: Where, verb: str, statuses: tuple[PlanStatus, ...]) -> str:
+    """What there is, where nothing takes the verb: a misspelt agent looks like one whose plans are all done."""
+    there = Counter(row.status for row in await _rows(operator, where, where.statuses))
+    if not there:
+        return f"There is nothing to {verb}: no plan is like that. `planmesh list` says which there are."
+    found = listed([f"{count:,} {status}" for status, count in there.most_common()])
+    takes = f"; it is for plans that are {' or '.join(statuses)}" if not where.statuses else ""
+    return f"There is nothing to {verb} in what is like that ({found}){takes}."
 
 
 async def _behind(operator: Operator) -> int:

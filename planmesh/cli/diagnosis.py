@@ -28,6 +28,7 @@ from planmesh.settings import Settings
 FULL: Final = 0.8
 _LAG: Final = 1_000
 _SERVER_S: Final = 2.0
+_ANSWER_S: Final = 3.0
 _LOOK_S: Final = 3.0
 
 Level = Literal["ok", "warning", "bad"]
@@ -128,6 +129,13 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
         if service == "gatekeeper" and finding.level == "bad" and not _channels(settings):
             # One that has nobody to tell reads nothing, so that nothing is lost when it has.
             finding = Finding(what=service, level="ok", found="it has nobody to tell, and reads nothing")
+        if service == "planner" and finding.level == "ok" and not await _answers(operator):
+            finding = Finding(
+                what=service,
+                level="bad",
+                found=f"it is connected, and answers no question within {_ANSWER_S:g} s",
+                advice="it hangs, or has far too much to do: end its process; `planmesh up` starts another",
+            )
         yield finding
     asked = await _gates(operator, settings)
     yield _told(settings, asked)
@@ -143,6 +151,17 @@ async def _mesh(operator: Operator, mesh: Mesh, settings: Settings) -> AsyncIter
     yield _log(infos[PLANS], mesh.server_dir)
     yield _room(infos)
     yield _poison(infos[POISON])
+
+
+async def _answers(operator: Operator) -> bool:
+    """Whether a planner answers. What it has asked the server for stands for half a minute, also if it hangs."""
+    try:
+        await operator.templates(timeout_s=_ANSWER_S)
+    except Busy:
+        return False
+    except (QueryRefused, Unusable):
+        pass  # which is an answer
+    return True
 
 
 def _storage(sickness: str) -> Finding:

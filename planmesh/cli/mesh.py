@@ -276,12 +276,12 @@ async def doctor(*, session: OfSession) -> int:
             sign, style = _SIGNS[finding.level]
             # Not cut: what is wrong is worth more than one line.
             line = (
-                Text(f"{sign} ", style).append(f"{finding.what:<12} ", "bold").append(defuse(finding.found), "not bold")
+                Text(f"{sign} ", style).append(f"{finding.what:<13} ", "bold").append(defuse(finding.found), "not bold")
             )
             session.out.print(line, soft_wrap=True)
             if finding.advice:
                 session.out.print(
-                    Text(f"  {'':<12} ").append("→ ", style).append(defuse(finding.advice)), soft_wrap=True
+                    Text(f"  {'':<13} ").append("→ ", style).append(defuse(finding.advice)), soft_wrap=True
                 )
     if session.output != "table":
         for text in as_rows(findings, session.output):

@@ -492,7 +492,8 @@ def plans(rows: Sequence[PlanRow], now: datetime, *, spaces: bool, width: int | 
 def _matter(row: PlanRow) -> str:
     """The one thing to know of a plan in a list."""
     at = (*row.gates, *row.asks) or row.troubled or row.held_steps
-    if at and row.status not in ENDED:
+    is_said = row.status is PlanStatus.PAUSED and not row.held  # by the status
+    if at and row.status not in ENDED and not (is_said and at == (row.troubled or row.held_steps)):
         return f"at {listed(at)}{_SEPARATOR}{row.name}"
     if row.status in _CUT_SHORT and row.reason:
         return f"{row.reason}{_SEPARATOR}{row.name}"

@@ -67,7 +67,7 @@ def review(
 
 def _question(gate: GateRow, now: datetime, width: int) -> list[Text]:
     title = Text("  ◆ ", style="magenta").append(gate.step, "bold").append(f" of {gate.plan}", "not bold")
-    if gate.label:
+    if gate.label and gate.label != gate.prompt:
         title.append(f"   {one_line(gate.label)}", "dim")
     asked = f"  for {listed(gate.reviewers)}, open since {clock(gate.since, now)} ({ago(gate.since, now)})"
     asked += f", asked {gate.round} times" if gate.round > 1 else ""
@@ -136,6 +136,9 @@ def _releases(gate: GateRow, width: int) -> list[Text]:
             lines += paragraph(f"may {allowed(release.permissions)}", width, "      ", "dim")
     if len(gate.releases) > _MOST:
         lines.append(Text(f"    … and {counted(len(gate.releases) - _MOST, 'more step')}", style="dim"))
+    if gate.releases and (later := gate.behind - len(gate.releases)) > 0:
+        that = "that" if len(gate.releases) == 1 else "those"
+        lines.append(Text(f"    and then {counted(later, 'step')} behind {that}", style="dim"))
     return lines
 
 

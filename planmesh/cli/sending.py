@@ -133,6 +133,8 @@ def refusal(event: CommandRefused, address: Address, command: str, what: str = "
         step = f" {event.step}" if event.step and verb in _ABOUT_A_STEP else ""
         if verb == "vote":
             possible.append(f"gates show {plan} {event.step}")
+        elif verb == "resolve":  # it takes one of two words, and nobody is to paste the wrong one unread
+            possible += [f"resolve {plan}{step} --done", f"resolve {plan}{step} --not-done"]
         elif verb in ours and verb != "redirect":
             possible.append(f"{verb} {plan}{step}" + (" FILE" if verb == "revise" else ""))
     if possible:

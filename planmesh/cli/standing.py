@@ -105,7 +105,8 @@ def stops(view: PlanView, command: str = "planmesh", unserved: Collection[str] =
             needed = (rows.get(need) for need in step.needs)
             reached = all(need is None or (need.status in SATISFIED and not need.held) for need in needed)
             task = document if isinstance(document, Task) else None
-            found.append(_trouble(step, task, command, of, can_skip=step.optional and reached))
+            key = f"{row.space}.{row.plan}.{step.step}.{step.attempt}"
+            found.append(_trouble(step, task, command, of, key, can_skip=step.optional and reached))
     waiting: dict[str, list[StepRow]] = {}
     for step in view.steps:
         if step.status is StepStatus.DISPATCHED and step.agent in unserved:
@@ -167,9 +168,10 @@ def possible_answers(ask: GateRow) -> list[tuple[str, str]]:
     return [("VALUE" if ask.answer == "text" else "NUMBER", f"answer with {expected(ask.answer)}")]
 
 
-def _trouble(step: StepRow, task: Task | None, command: str, of: str, *, can_skip: bool) -> Stop:
+def _trouble(step: StepRow, task: Task | None, command: str, of: str, key: str, *, can_skip: bool) -> Stop:
     """Args:
     task: The step in the document; None where it calls no agent, or is of an item.
+    key: The idempotency key of its last attempt.
     """
     name = step.step
     attempts = task.retry.attempts if task is not None else 1
@@ -180,7 +182,7 @@ def _trouble(step: StepRow, task: Task | None, command: str, of: str, *, can_ski
             by = f" by {listed(step.votes)}" if step.votes else ""
             why = f"It was rejected{by}" + (f": {step.reason}" if step.reason else ".")
         case StepStatus.OUTCOME_UNKNOWN:
-            why = f"It may have had its effect, or not; nobody knows: {step.reason}"
+            why = f"It may have had its effect, or not; nobody knows: {step.reason}. Its idempotency key is {key}"
             remedies += [
                 Remedy(f"{command} resolve {of} {name} --done", "it had its effect: go on"),
                 Remedy(f"{command} resolve {of} {name} --not-done", "it had none: it has failed"),

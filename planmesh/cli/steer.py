@@ -232,7 +232,7 @@ async def resolve(
     step: _ITS_STEP = "",
     /,
     *,
-    done: Annotated[bool, Parameter(negative="--not-done", help="Whether the step had its effect.")],
+    done: Annotated[bool | None, Parameter(negative="--not-done", help="Whether the step had its effect.")] = None,
     value: Annotated[str | None, Parameter(help="What it gave, as JSON (with --done).")] = None,
     reason: Why = "",
     many: Many = ONE,
@@ -244,6 +244,8 @@ async def resolve(
 
     With --where: every step of these plans whose outcome is unknown.
     """
+    if done is None:
+        raise NotUnderstood("say whether the step had its effect: --done, or --not-done if it had none")
     if value is not None and not done:
         raise NotUnderstood("--value is what a step gave that was done: leave it out with --not-done")
     output = NOTHING

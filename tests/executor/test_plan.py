@@ -274,6 +274,15 @@ def test_a_refusal_says_what_would_work() -> None:
     assert "cancel" in refused.possible
 
 
+def test_a_plan_that_a_failed_step_has_stopped_says_that_it_is_no_pause_that_ends() -> None:
+    play = Play(plan(task("a")))
+    play.fails("a")
+
+    (refused,) = play.ask(asks.ResumePlan(id="1"))
+
+    assert refused.reason == "nobody has paused the plan; it is paused at a, and goes on once that step does"
+
+
 @pytest.mark.parametrize(
     ("command", "code", "state", "works"),
     [

@@ -82,6 +82,15 @@ async def test_a_mesh_comes_up_works_is_well_and_stops(tmp_path: Path, capsys: p
         assert found["agents"]["found"] == "somebody runs shout"
         assert code == COMPLETED
         children = psutil.Process(process.pid).children(recursive=True)
+
+        (planner,) = [one for one in children if "planmesh.planner" in one.cmdline()]
+        planner.suspend()
+        try:
+            code, found = await findings(data, capsys)
+        finally:
+            planner.resume()
+        assert (code, found["planner"]["level"]) == (FAILED, "bad")
+        assert "answers no question" in found["planner"]["found"]
     finally:
         process.send_signal(signal.SIGINT)
     _, err = await process.communicate()

@@ -129,6 +129,16 @@ def test_a_list_has_one_line_a_plan(asked: Play) -> None:
     ]
 
 
+def test_a_list_says_once_at_which_step_a_plan_has_stopped() -> None:
+    play = Play(plan(task("a")))
+    play.fails("a")
+
+    shown = [line.plain for line in render.plans([of_state(play.state).plan], play.at, spaces=False)]
+
+    assert "‖ paused at a" in shown[1]
+    assert shown[1].endswith("  A plan")
+
+
 def items(count: int) -> Play:
     body = (task("read", inputs={"of": "{item}"}), task("write", "read"))
     each = Each(name="all", items=f"[{', '.join(map(str, range(count)))}]", steps=body, after=("first",))

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from plays import Play, gate, plan, question, task
 
 from planmesh.cli.review import gates, review
@@ -34,6 +35,25 @@ def test_it_shows_what_ran_and_what_an_approval_lets_go(asked: Play) -> None:
         "      what = (shown above, 39 bytes)",
         "      may use nothing that has to be permitted",
     ]
+
+
+def test_steps_behind_those_that_start_at_once_are_counted() -> None:
+    play = Play(plan(gate("g"), task("a", "g"), task("b", "a"), task("c", "b")))
+    row = gate_row(play.state, "g")
+    one = msgspec.structs.replace(row, releases=row.releases[:1])
+
+    said = [line.plain for line in review(one, play.at, 100)]
+
+    assert "  An approval lets go 3 steps behind it" in said
+    assert "    and then 2 steps behind that" in said
+
+
+def test_a_question_that_is_its_label_is_asked_once() -> None:
+    play = Play(plan(question("city", label="Which city?", prompt="Which city?")))
+
+    said = "\n".join(line.plain for line in review(gate_row(play.state, "city"), play.at, 100))
+
+    assert said.count("Which city?") == 1
 
 
 def test_it_names_what_a_step_may_use() -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from planmesh.cli import COMPLETED, FAILED, WAITING, gates, revise, run, steer
+from planmesh.cli import COMPLETED, FAILED, WAITING, gates, plans, revise, run, steer
 from planmesh.cli.bulk import Many
 from planmesh.cli.preview import Looking
 from planmesh.cli.session import NotUnderstood, Output, Session
@@ -392,6 +392,20 @@ async def test_one_source_that_was_down_is_retried_in_all_plans_that_it_stopped(
     assert "There is nothing to retry" in again.err
 
 
+async def test_where_nothing_takes_a_verb_it_says_what_there_is(desk: Desk, says: Any) -> None:
+    await desk.stopped(says, "nothing-0")
+
+    paused = await says(steer.pause(many=Many(where=("text=nothing-0",)), look=LOOK, session=desk.session()))
+    nobody = await says(steer.pause(many=Many(where=("agent=fetsh",)), look=LOOK, session=desk.session()))
+
+    assert paused.err.strip() == (
+        "There is nothing to pause in what is like that (1 paused); it is for plans that are running or waiting."
+    )
+    assert nobody.err.strip() == (
+        "There is nothing to pause: no plan is like that. `planmesh list` says which there are."
+    )
+
+
 async def test_many_plans_are_told_apart_by_what_became_of_each(desk: Desk, says: Any) -> None:
     for number in range(2):
         await asked(desk, says, f"row-{number}")
@@ -431,12 +445,18 @@ async def test_attempts_of_which_nobody_knows_the_end_are_resolved_together(desk
     for number in range(2):
         await says(run.watch(f"charges-{number}", wait=False, session=desk.session()))
     retried = await says(steer.retry(many=drafts, session=desk.session()))
+    refused = await says(steer.skip("charges-0", "charge", session=desk.session()))
+    shown = await says(plans.show("charges-0", session=desk.session()))
+    with pytest.raises(NotUnderstood, match="--done, or --not-done"):
+        await steer.resolve("charges-0", "charge", session=desk.session())
     resolved = await says(
         steer.resolve(done=True, value="{}", many=drafts, reason="the bank says so", session=desk.session("json"))
     )
 
     assert [row["said"] for row in started.json] == ["plan started by root"] * 2
     assert "There is nothing to retry" in retried.err
+    assert all(f"resolve charges-0 charge --{said}\n" in refused.err for said in ("done", "not-done"))
+    assert "Its idempotency key is root.charges-0.charge.1" in " ".join(shown.out.split())
     assert [(row["step"], row["outcome"]) for row in resolved.json] == [("charge", "done")] * 2
     assert all(row["said"].endswith("by root: the bank says so") for row in resolved.json)
 
