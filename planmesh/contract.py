@@ -236,7 +236,7 @@ PARAMETERS: Final[Mapping[str, str]] = {
     "channel": "The operator's name for it.",
     "service": "Who could not handle it.",
     "secret": "A random id, which the answer names.",
-    "stream": "The stream it came from.",
+    "stream": "The stream it came from; with `-` and who wrote it, where outsiders may write.",
 }
 """What may stand in the braces. Every one is 1 to 64 of the characters A-Z a-z 0-9 _ -."""
 

@@ -54,6 +54,9 @@ _MOST_DELIVERIES_OF_A_BUG: Final = 5
 _HOPELESS: Final = (Poison, DecodeError, BadSubject)
 _LATER: Final = (Busy, Conflict, Unusable)
 
+# Of what nobody understands. With the limit of messages of one writer in POISON, it bounds what one can have there.
+_KEPT_BYTES: Final = 256 * 1024
+
 _ERROR_CHARACTERS: Final = 1000
 _TRACEBACK_CHARACTERS: Final = 8000
 
@@ -647,7 +650,8 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
 
     Where it came from and why it is here are in the headers `Planmesh-Account`, `-Stream`, `-Sequence`, `-Subject`
     and `-Error`; a bug adds `-Traceback`, with its newlines as ``\\n``. A payload so large that the headers do not
-    fit is cut, and `Planmesh-Cut` says how many bytes it had.
+    fit is cut, and so is what somebody has said that nobody understands, beyond `_KEPT_BYTES`; `Planmesh-Cut` says how
+    many bytes it had.
 
     Args:
         connection: In the account of the stream POISON.
@@ -665,7 +669,8 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
         "Planmesh-Subject": message.subject,
         "Planmesh-Error": _one_line(f"{error}" or type(error).__name__)[:_ERROR_CHARACTERS],
     }
-    if not isinstance(error, _HOPELESS):
+    is_hopeless = isinstance(error, _HOPELESS)
+    if not is_hopeless:
         lines = "".join(traceback.format_exception(error))
         headers["Planmesh-Error"] = f"{type(error).__name__}: {headers['Planmesh-Error']}"
         headers["Planmesh-Traceback"] = _one_line(lines[-_TRACEBACK_CHARACTERS:])
@@ -673,10 +678,14 @@ async def set_aside(connection: Connection, service: str, message: Message, erro
     room = (
         connection.client.max_payload - 2000 - sum(len(name) + len(value.encode()) for name, value in headers.items())
     )
+    writer = subjects.writer_of(message.subject)
+    if is_hopeless and writer:
+        room = min(room, _KEPT_BYTES)
     if len(payload) > room:
         headers["Planmesh-Cut"] = str(len(payload))
         payload = payload[:room]
-    await connection.publish(subjects.poison(service, message.stream), payload, headers=headers)
+    of = f"{subjects.kind_of(message.stream)}-{writer}" if writer else message.stream
+    await connection.publish(subjects.poison(service, of), payload, headers=headers)
     log.warning("message.set_aside", **_told(service, message), error=headers["Planmesh-Error"])
     message.ack()
 

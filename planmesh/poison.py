@@ -137,7 +137,7 @@ def _read(stored: StoredMessage) -> SetAside:
         at=stored.time,
         service=service,
         account=said.get("Planmesh-Account", ""),
-        stream=stream,
+        stream=said.get("Planmesh-Stream") or stream,
         sequence=_number(said.get("Planmesh-Sequence", "")),
         subject=said.get("Planmesh-Subject", ""),
         error=said.get("Planmesh-Error", ""),

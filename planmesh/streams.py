@@ -190,7 +190,17 @@ def _streams(replicas: int, secrets_kept_s: float) -> tuple[Stream, ...]:
             max_msgs_per_subject=1,
             discard_new_per_subject=True,
         ),
-        _stream(POISON, ["poison.*.*"], replicas, max_consumers=4, allow_direct=True),
+        # Each who writes what nobody understands has a place here, and room for so much. Were it full, what cannot be
+        # set aside would stay where it is, in the way of what comes behind it: the oldest go first.
+        _stream(
+            POISON,
+            ["poison.*.*"],
+            replicas,
+            discard="old",
+            max_consumers=4,
+            allow_direct=True,
+            max_msgs_per_subject=1_000,
+        ),
         _stream(RESULTS, ["results.*"], replicas, retention="workqueue", max_consumers=4),
         _stream(CLAIMS, ["claims.*.*.*.*.*"], replicas, max_consumers=4, max_age=30 * _DAY_NS),
         _stream(

@@ -186,7 +186,18 @@ def purge(stream: str) -> str:
 
 
 def poison(service: str, stream: str) -> str:
-    return f"poison.{token('service', service)}.{token('stream', stream)}"
+    """Where what *service* cannot handle is set aside; of what outsiders have said, with the writer in the name of the
+    stream: ``RESULTS-echo``."""
+    kind, dash, writer = stream.partition("-")
+    return f"poison.{token('service', service)}.{token('stream', kind)}{dash}{token('writer', writer) if dash else ''}"
+
+
+def writer_of(subject: str) -> str:
+    """Who has published a goal, a command or a result; empty of other messages."""
+    found = subject.split(".")
+    places = {"goals": 1, "results": 1, "commands": 4}
+    writer = found[places[found[0]]] if len(found) > places.get(found[0], len(found)) else ""
+    return writer if is_token(writer) else ""
 
 
 # --- core NATS, for requests and hints: nothing is stored ---------------------------------------------------
