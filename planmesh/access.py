@@ -211,6 +211,7 @@ def services(spaces: Iterable[str] = ()) -> tuple[User, ...]:
                 *_inspect(WORK, PLANNER),
                 *_read(CATALOGUE),
                 *_inspect(CATALOGUE),
+                f"$JS.API.STREAM.INFO.{PLANS}",  # whether the log has room
                 f"$JS.API.CONSUMER.NAMES.{WORK}",  # an agent is there once it has a consumer
                 f"$JS.API.CONSUMER.NAMES.{OUTCOMES}",  # and so is whoever publishes goals
                 *_ANSWER,
@@ -402,6 +403,10 @@ _STREAM_EXPORTS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
+# Of one outsider: a server has some 65,000 connections for everybody. The server closes what is beyond.
+_LIMITS: Final[Mapping[str, int]] = {"max_conn": 2_000, "max_subs": 20_000}
+
+
 def _home(subject: str) -> str:
     """The account that serves *subject*."""
     tokens = subject.split(".")
@@ -460,6 +465,7 @@ def accounts(passwords: Mapping[str, str]) -> dict[str, Any]:
             block[user.account] = {
                 "users": [],
                 "imports": _imports(user, agents),
+                "limits": _LIMITS,
                 "exports": [{"stream": subject} for subject in user.publish if subject.startswith("progress.")],
             }
         block[user.account]["users"].append(

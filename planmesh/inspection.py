@@ -95,11 +95,13 @@ _decode_names = msgspec.json.Decoder(Names).decode
 _decode_consumer = msgspec.json.Decoder(ConsumerInfo).decode
 
 
-async def stream_info(connection: Connection, stream: str, *, subjects_filter: str = "") -> StreamInfo | None:
+async def stream_info(
+    connection: Connection, stream: str, *, subjects_filter: str = "", prefix: str = ""
+) -> StreamInfo | None:
     """A stream, or None if there is none.
 
     Args:
-        connection: An operator's.
+        connection: An operator's; or, with ``$JS.API`` as *prefix*, that of a service which may ask.
         subjects_filter: Count the messages of each subject that this matches.
 
     Raises:
@@ -107,7 +109,8 @@ async def stream_info(connection: Connection, stream: str, *, subjects_filter: s
         Unusable: Not allowed, or the server answers with an error.
     """
     asked = msgspec.json.encode({"subjects_filter": subjects_filter}) if subjects_filter else b""
-    info = _decode_stream(await connection.request(f"{INSPECT}.{home(stream)}.STREAM.INFO.{stream}", asked))
+    prefix = prefix or f"{INSPECT}.{home(stream)}"
+    info = _decode_stream(await connection.request(f"{prefix}.STREAM.INFO.{stream}", asked))
     return None if _missing(info.error, stream) else info
 
 

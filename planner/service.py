@@ -23,6 +23,7 @@ from planmesh.planner.drafting import Drafter, Wish, allowed, draft_for_step
 from planmesh.planner.goals import NO_TEMPLATES, InWords, consider, drafted, lacks_an_agent
 from planmesh.planner.questions import Questions, serve
 from planmesh.planner.revisions import propose
+from planmesh.planner.room import Room
 from planmesh.planner.runs import consider_run
 from planmesh.planner.templates import Templates
 from planmesh.schemas import codec, subjects
@@ -142,6 +143,7 @@ class Planner:
         directory: Directory | None = None,
     ) -> None:
         self._core = core
+        self._room = Room(core)
         self._catalogue = catalogue
         self._drafter = drafter
         self._goals = goals
@@ -155,10 +157,11 @@ class Planner:
 
         Raises:
             BadSubject: It is not on the subject of a goal.
-            Busy: The server cannot say now which agents there are, or cannot take the command.
+            Busy: The log is nearly full; or the server cannot say now which agents there are, or take the command.
             Unusable: Not allowed, or closed.
         """
         address = subjects.read_goal(message.subject)
+        await self._room.expect()
         traceparent = (message.headers or {}).get("traceparent")
         command = await self._consider(message.data, await self._catalogue.agents(), traceparent)
         if isinstance(command, InWords) and self._goals.turns_away(message, address.space):

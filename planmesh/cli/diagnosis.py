@@ -472,7 +472,7 @@ def _log(plans: StreamInfo | None, server_dir: Path) -> Finding:
     taken_of = f"{share:.0%} of its limit, {size(plans.config['max_bytes'])}, is taken"
     if share < FULL:
         return Finding(what="log", level="ok", found=f"{found}; {taken_of}")
-    advice = f"when it is full, nothing goes on: {_raise_limit(PLANS, plans)}"
+    advice = f"from 90 % on, goals wait, and when it is full, nothing goes on: {_raise_limit(PLANS, plans)}"
     return Finding(what="log", level="warning", found=taken_of, advice=advice)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import nats
@@ -252,6 +252,24 @@ def test_every_name_gives_its_row() -> None:
     everybody = (*USERS, *access.admins())
 
     assert [access.named(user.name, ["shop", "victim"]) for user in everybody] == list(everybody)
+
+
+async def test_one_who_takes_every_connection_that_it_may_leaves_others_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "_LIMITS", {"max_conn": 3, "max_subs": 20})
+    async with mesh_server(tmp_path, agents=("echo", "victim")) as server, AsyncExitStack() as stack:
+
+        async def connects(user: str) -> Connection:
+            who = server.credentials(user)
+            return await stack.enter_async_context(await connect(who.server, user, who.password, name="t", wait_s=1))
+
+        for _ in range(3):
+            await connects("agent-echo")
+        with pytest.raises(Unusable):
+            await connects("agent-echo")
+
+        assert (await (await connects("agent-victim")).publish("results.victim", b"{}")).stream == "RESULTS"
 
 
 @pytest.mark.parametrize("name", ["", "root", "agent", "agent-", "agent-a.b", "operator->", "agent-" + "x" * 59])

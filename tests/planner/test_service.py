@@ -13,7 +13,7 @@ from planmesh.planner.catalogue import Catalogue, undescribed
 from planmesh.schemas import subjects
 from planmesh.schemas.codec import encode
 from planmesh.schemas.plan import Permissions
-from planmesh.schemas.subjects import COMMANDS, POISON, WORK, goal_stream
+from planmesh.schemas.subjects import COMMANDS, PLANS, POISON, WORK, goal_stream
 from planmesh.schemas.work import AgentDescription, AgentParameter, RunWork
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -253,6 +253,27 @@ async def test_goals_are_answered_of_a_submitter_that_is_made_while_the_planner_
         await late.publish("goals.late.g", msgspec.json.encode({"plan": plan(text="hello")}))
 
         await bench.taken("g", "create", space="late")
+
+
+@with_echo
+async def test_goals_wait_while_what_is_left_of_the_log_is_for_plans_that_there_are(bench: Bench) -> None:
+    await bench.server.mesh.prepare(max_bytes={PLANS: 1_000_000})
+    executor = await bench.connect("executor")
+    await executor.publish("plans.s.p", bytes(920_000))
+    async with planning(bench):
+        await bench.submit("g", {"plan": plan(text="hello")})
+
+        async def has_come_back() -> bool:
+            asked = f"$JS.API.CONSUMER.INFO.{goal_stream('tester')}.planner"
+            return bool(msgspec.json.decode(await bench.admin_edge.request(asked))["num_redelivered"])
+
+        await until(has_come_back)
+        assert not bench.commands
+        await executor.publish("plans.s.p", b"a line of a plan that goes on")
+
+        await bench.server.mesh.prepare(max_bytes={PLANS: 2_000_000})
+
+        await bench.created("g")
 
 
 async def test_what_is_on_no_goals_subject_is_set_aside(bench: Bench) -> None:
