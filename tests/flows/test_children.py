@@ -164,8 +164,7 @@ async def test_a_failed_step_of_the_plan_is_tried_again_for_its_parent(flow: Flo
     assert stuck.status in (PlanStatus.RUNNING, PlanStatus.WAITING)
     await flow.until(child, lambda state: state.steps["fetch"].attempt == 2)
     flow.mends("inner")
-    await flow.until(child, lambda state: state.ended_at or state.status is PlanStatus.PAUSED)
-    state = await flow.operator.state(child)
+    state = await flow.until(child, lambda state: state.steps["fetch"].attempt == 2 and not state.running)
     if state.status is PlanStatus.PAUSED:  # it was mended too late for the second attempt
         await flow.operator.retry(child, "fetch")
     assert (await ended(flow, submitted.address)).status is PlanStatus.COMPLETED
