@@ -128,7 +128,7 @@ class Dispatcher:
             # What it is, is found out the other way; what was sent already is sent again under the same id.
             log.debug("commit.slow", subject=message.subject, error=type(error).__name__)
         if whole:
-            _ack_when_stored(self, message, sent)
+            self._ack_when_stored(message, sent)
         else:
             _forget(sent)
             self._spawn(self._take_slowly(address, message, commit, late))
@@ -181,6 +181,28 @@ class Dispatcher:
     def _ack(self, message: Message) -> None:
         self._let_go(message)
         message.ack()
+
+    def _ack_when_stored(self, message: Message, sent: "list[asyncio.Future[Any]]") -> None:
+        """Ack *message* once everything that it asked for is stored. No task: most commits send one message."""
+        left = len(sent)
+        if left == 0:
+            self._ack(message)
+            return
+
+        def on_done(future: "asyncio.Future[Ack]") -> None:
+            nonlocal left
+            error = future.exception()
+            if message.answered:
+                return
+            if error is not None:
+                self._spawn(self._give_back(message, error))
+                return
+            left -= 1
+            if left == 0:
+                self._ack(message)
+
+        for future in sent:
+            future.add_done_callback(on_done)
 
     def _let_go(self, message: Message) -> None:
         self._held_bytes -= self._held.pop(message.sequence, 0)
@@ -542,29 +564,6 @@ def _forget(sent: "list[asyncio.Future[Any]]") -> None:
     """What becomes of these does not matter any more: all of it is sent again."""
     for future in sent:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
-def _ack_when_stored(dispatcher: Dispatcher, message: Message, sent: "list[asyncio.Future[Any]]") -> None:
-    """Ack *message* once everything that it asked for is stored. No task: most commits send one message."""
-    left = len(sent)
-    if left == 0:
-        dispatcher._ack(message)
-        return
-
-    def on_done(future: "asyncio.Future[Ack]") -> None:
-        nonlocal left
-        error = future.exception()
-        if message.answered:
-            return
-        if error is not None:
-            dispatcher._spawn(dispatcher._give_back(message, error))
-            return
-        left -= 1
-        if left == 0:
-            dispatcher._ack(message)
-
-    for future in sent:
-        future.add_done_callback(on_done)
 
 
 async def _last(sent: "list[asyncio.Future[Ack]]") -> Ack:

@@ -21,12 +21,12 @@ from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
-from planmesh.context import Context
+from planmesh.context import Context, Tool
 from planmesh.errors import Unusable
 from planmesh.schemas.plan import Name, Permissions
 from planmesh.schemas.work import MAX_TOOLS, AgentDescription, AgentParameter
 from planmesh.tools import ENTRY_POINT as TOOLS
-from planmesh.tools import MARK, Tool, check_told
+from planmesh.tools import MARK, check_told
 
 ENTRY_POINT: Final = "planmesh.agents"
 """A distribution that ships agents names their modules under this group of entry points."""

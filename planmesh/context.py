@@ -1,25 +1,35 @@
-"""What an agent, or a tool, may know of the attempt that it works for, and what it may tell of it."""
+"""What an agent, or a tool, may know of the attempt that it works for, what it may call, and what it may tell of it."""
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
+import msgspec
+import structlog
+
+from planmesh.calling import awaited, called
+from planmesh.schemas.codec import describe
 from planmesh.schemas.plan import Permissions
 from planmesh.schemas.subjects import Address
-from planmesh.schemas.work import MAX_CALLS, MAX_DENIALS, MAX_TOKENS, Call, Denial
-
-if TYPE_CHECKING:
-    from planmesh.tools import Tool
+from planmesh.schemas.work import MAX_CALLS, MAX_DENIALS, MAX_TOKENS, Call, Denial, ToolDescription
 
 _LINE_CHARACTERS = 200
 _WHY_CHARACTERS = 1_000
+_MESSAGE_CHARACTERS = 500
+_WHO = "the tool"
+
+log = structlog.get_logger()
 
 
 class ToolError(Exception):
@@ -193,6 +203,79 @@ class Context:
             ok = True
         finally:
             self.journal.end(call, ok=ok)
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function with what it declares.
+
+    Attributes:
+        arguments: A struct: what its arguments are checked against.
+        timeout_s: How long one call may take.
+    """
+
+    description: ToolDescription
+    function: Callable[..., Any]
+    arguments: type[msgspec.Struct]
+    context_parameter: str | None
+    timeout_s: float
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    async def call(self, context: Context, arguments: Mapping[str, Any]) -> object:
+        """Call it for the attempt of *context*, whose journal notes the call. Raises: ToolError."""
+        with context.calling("tool", self.name):
+            return await self._run(context, self._checked(arguments))
+
+    def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises: ToolError."""
+        try:
+            given = msgspec.convert(arguments, self.arguments)
+        except msgspec.ValidationError as error:
+            what, pointer = describe(error)
+            at = f" at {pointer}" if pointer else ""
+            raise ToolError(f"the arguments of {self.name} do not fit: {_clipped(what)}{at}") from None
+        # What was left out is left to the function.
+        return {
+            name: value
+            for name in self.arguments.__struct_fields__
+            if (value := getattr(given, name)) is not msgspec.UNSET
+        }
+
+    async def _run(self, context: Context, given: dict[str, Any]) -> object:
+        if self.context_parameter is not None:
+            given[self.context_parameter] = replace(
+                context,
+                key=f"{context.key}.{context.journal.number()}",
+                permissions=self.description.permissions,
+                tools={},
+            )
+        try:
+            async with asyncio.timeout(self.timeout_s) as limit:
+                if inspect.iscoroutinefunction(self.function):
+                    return await awaited(self.function, given, _WHO)
+                run = partial(copy_context().run, called, self.function, given, _WHO)
+                return await asyncio.get_running_loop().run_in_executor(context.threads, run)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise ToolError(f"{self.name} failed: something that it waited for was cancelled") from None
+        except ToolError:
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                effect = "" if self.description.idempotent else "; it may have had its effect all the same"
+                raise ToolError(f"{self.name} gave no answer within {self.timeout_s:g} s{effect}") from None
+            said = context.hide("".join(traceback.format_exception(error)).rstrip("\n"))
+            log.warning("tool.failed", tool=self.name, key=context.key, exception=said)
+            raise ToolError(f"{self.name} failed: {type(error).__name__}: {_clipped(str(error))}") from error
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[:_MESSAGE_CHARACTERS]} …"
 
 
 def line_of(text: str) -> str:

@@ -7,7 +7,7 @@ The model is the one of the settings (`planmesh.model`). Tools are those of the 
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -21,24 +21,9 @@ from planmesh.model import check_context, check_model, open_model
 from planmesh.schemas.codec import describe
 from planmesh.schemas.plan import ModelOptions
 from planmesh.schemas.values import text_of
-
-if TYPE_CHECKING:
-    from planmesh.thinking import Thought
+from planmesh.thought import Asked, Thought
 
 DEFAULT_ITERATIONS: Final = ModelOptions().max_iterations
-
-
-class Asked(ModelOptions, frozen=True, kw_only=True):
-    """What a step asks of the model: its inputs, read.
-
-    Attributes:
-        prompt: The task, and whatever else the step gives, by name.
-        form: Of the answer; None: any text.
-    """
-
-    prompt: str
-    system: str = ""
-    form: Form | None = None
 
 
 class ModelAway(Exception):
@@ -124,7 +109,7 @@ def _read(prompt: str, options: dict[str, Any], schema: dict[str, Any] | None) -
     return msgspec.structs.replace(asked, form=form)
 
 
-async def _think(context: Context, asked: Asked) -> "Thought":
+async def _think(context: Context, asked: Asked) -> Thought:
     try:
         configured = (await asyncio.to_thread(settings.load)).model
         check_model(configured, asked.model)

@@ -7,9 +7,8 @@ model says, the names of tools among it, and what tools give.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import msgspec
 from pydantic_ai import Agent, ModelRetry, NativeOutput, PromptedOutput, RunContext, StructuredDict, ToolOutput
 from pydantic_ai.exceptions import ToolFailed
 from pydantic_ai.messages import ModelMessage, ModelResponse
@@ -26,9 +25,7 @@ from planmesh.model import explained
 from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError
 from planmesh.schemas.payload import canonical
-
-if TYPE_CHECKING:
-    from planmesh.llm import Asked
+from planmesh.thought import Asked, Thought
 
 MAX_TOOL_CALLS: Final = 300
 _AT_ONCE: Final = 10
@@ -39,37 +36,7 @@ _TEXTS: Final = ("content", "args", "tool_name", "tool_call_id")
 _NO_LIMIT: Final = 1_000_000  # of retries: how often the model is asked is counted here, whatever the reason
 
 
-class Thought(msgspec.Struct):
-    """How far a model has come.
-
-    Attributes:
-        text: The last thing that it said.
-        value: The answer, where it is to have a form.
-        cut_short: The last answer was as long as it may be.
-        exhausted: It has given as many answers as it may, and was not done.
-    """
-
-    text: str = ""
-    value: Any = None
-    iterations: int = 0
-    tool_calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cut_short: bool = False
-    exhausted: bool = False
-
-    def as_output(self, *, with_form: bool) -> dict[str, Any]:
-        return {
-            "text": self.text,
-            **({"output": self.value} if with_form else {}),
-            "iterations": self.iterations,
-            "tool_calls": self.tool_calls,
-            "exhausted": self.exhausted or self.cut_short,
-            "usage": {"input_tokens": self.input_tokens, "output_tokens": self.output_tokens},
-        }
-
-
-async def think(model: Model, structured: str, context: Context, asked: "Asked") -> Thought:
+async def think(model: Model, structured: str, context: Context, asked: Asked) -> Thought:
     """Ask *model* until it is done, or has been asked often enough.
 
     Args:

@@ -10,22 +10,14 @@ The docstring and the annotations are what a model is told. A step names the too
 (`permissions.tools`); for its agent, there are no others.
 """
 
-import asyncio
 import inspect
-import traceback
 import typing
-from collections.abc import Callable, Mapping
-from contextvars import copy_context
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
-import structlog
 
-from planmesh.calling import awaited, called
-from planmesh.context import Context, ToolError
-from planmesh.schemas.codec import describe
+from planmesh.context import Context, Tool
 from planmesh.schemas.plan import Name, Permissions
 from planmesh.schemas.work import ToolDescription
 
@@ -37,79 +29,8 @@ DEFAULT_TIMEOUT_S: Final = 60.0
 
 _DESCRIPTION_CHARACTERS: Final = 4_000
 _SCHEMA_BYTES: Final = 16 * 1024
-_MESSAGE_CHARACTERS: Final = 500
-_WHO: Final = "the tool"
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function with what it declares.
-
-    Attributes:
-        arguments: A struct: what its arguments are checked against.
-        timeout_s: How long one call may take.
-    """
-
-    description: ToolDescription
-    function: Callable[..., Any]
-    arguments: type[msgspec.Struct]
-    context_parameter: str | None
-    timeout_s: float
-
-    @property
-    def name(self) -> str:
-        return self.description.name
-
-    async def call(self, context: Context, arguments: Mapping[str, Any]) -> object:
-        """Call it for the attempt of *context*, whose journal notes the call. Raises: ToolError."""
-        with context.calling("tool", self.name):
-            return await self._run(context, self._checked(arguments))
-
-    def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Raises: ToolError."""
-        try:
-            given = msgspec.convert(arguments, self.arguments)
-        except msgspec.ValidationError as error:
-            what, pointer = describe(error)
-            at = f" at {pointer}" if pointer else ""
-            raise ToolError(f"the arguments of {self.name} do not fit: {_clipped(what)}{at}") from None
-        # What was left out is left to the function.
-        return {
-            name: value for name in self.arguments.__struct_fields__ if (value := getattr(given, name)) is not _LEFT_OUT
-        }
-
-    async def _run(self, context: Context, given: dict[str, Any]) -> object:
-        if self.context_parameter is not None:
-            given[self.context_parameter] = replace(
-                context,
-                key=f"{context.key}.{context.journal.number()}",
-                permissions=self.description.permissions,
-                tools={},
-            )
-        try:
-            async with asyncio.timeout(self.timeout_s) as limit:
-                if inspect.iscoroutinefunction(self.function):
-                    return await awaited(self.function, given, _WHO)
-                run = partial(copy_context().run, called, self.function, given, _WHO)
-                return await asyncio.get_running_loop().run_in_executor(context.threads, run)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise ToolError(f"{self.name} failed: something that it waited for was cancelled") from None
-        except ToolError:
-            raise
-        except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
-                effect = "" if self.description.idempotent else "; it may have had its effect all the same"
-                raise ToolError(f"{self.name} gave no answer within {self.timeout_s:g} s{effect}") from None
-            said = context.hide("".join(traceback.format_exception(error)).rstrip("\n"))
-            log.warning("tool.failed", tool=self.name, key=context.key, exception=said)
-            raise ToolError(f"{self.name} failed: {type(error).__name__}: {_clipped(str(error))}") from error
 
 
 @overload
@@ -156,10 +77,6 @@ def tool(
         return function
 
     return mark if function is None else mark(function)
-
-
-# What a parameter has that was not given; msgspec takes it for "may be left out".
-_LEFT_OUT: Final = msgspec.UNSET
 
 
 def _tool(
@@ -229,7 +146,7 @@ def _arguments(function: Callable[..., Any], called: str) -> tuple[type[msgspec.
         elif parameter.default is parameter.empty:
             fields.append((parameter.name, annotation))
         else:
-            fields.append((parameter.name, typing.Union[annotation, msgspec.UnsetType], _LEFT_OUT))  # noqa: UP007
+            fields.append((parameter.name, typing.Union[annotation, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
     return msgspec.defstruct("Arguments", fields, kw_only=True, forbid_unknown_fields=True), context_parameter
 
 
@@ -256,7 +173,3 @@ def _schema(arguments: type[msgspec.Struct], signature: inspect.Signature, calle
             f"{size_bytes:,}. Take fewer parameters, or simpler ones"
         )
     return schema
-
-
-def _clipped(text: str) -> str:
-    return text if len(text) <= _MESSAGE_CHARACTERS else f"{text[:_MESSAGE_CHARACTERS]} …"

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from planmesh import Context, Permissions, ToolError, agent, tool
 from planmesh.agents import find
+from planmesh.context import Tool
 from planmesh.errors import Unusable
 from planmesh.schemas.subjects import Address
-from planmesh.tools import MARK, Tool
+from planmesh.tools import MARK
 
 
 def of(function: Callable[..., Any]) -> Tool:
