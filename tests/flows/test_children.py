@@ -8,7 +8,7 @@ from promises import expect_promises
 
 from planmesh.client import PlanCancelled
 from planmesh.schemas.commands import CancelPlan, PausePlan, ResumePlan
-from planmesh.schemas.state import PlanState, PlanStatus, open_gates
+from planmesh.schemas.state import PlanState, PlanStatus, StepStatus, open_gates
 from planmesh.schemas.subjects import Address
 from planmesh.steering import RevisionRefused
 
@@ -150,6 +150,26 @@ async def test_pause_resume_and_cancel_reach_the_plan_that_runs(flow: Flow) -> N
 
     assert (await ended(flow, child)).status is PlanStatus.CANCELLED
     flow.let_go(child, "held")
+    await ended(flow, submitted.address)
+
+
+async def test_what_the_plan_of_a_cancelled_step_has_not_used_is_there_for_others(flow: Flow) -> None:
+    document = parent(plan(task("held", agent="hold")))
+    document["steps"].append({"kind": "gate", "name": "look"})  # which keeps it from ending
+    submitted = await flow.client.submit(document)
+    child = await child_of(flow, submitted.address)
+    await flow.until_begun(child, "held")
+    before = await flow.operator.state(submitted.address)
+
+    await flow.command(submitted.address, CancelPlan(id="cancel", step="execute"))
+    given = before.steps["execute"].plans
+    assert given
+    after = await flow.until(submitted.address, lambda state: state.plans_left == before.plans_left + given)
+
+    assert (await ended(flow, child)).status is PlanStatus.CANCELLED
+    assert after.steps["execute"].status is StepStatus.CANCELLED
+    flow.let_go(child, "held")
+    await flow.approve(submitted.address)
     await ended(flow, submitted.address)
 
 
