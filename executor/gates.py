@@ -20,7 +20,7 @@ from planmesh.schemas.events import GateApproved, GateOpened, GateRejected, Plan
 from planmesh.schemas.expressions import ExpressionError
 from planmesh.schemas.four_eyes import barred, same
 from planmesh.schemas.payload import Payload, canonical, digest_of
-from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task
+from planmesh.schemas.plan import Draft, Each, Gate, Permissions, Run, Step, Task, is_destructive
 from planmesh.schemas.quorum import is_enough
 from planmesh.schemas.revision import Change, abridged
 from planmesh.schemas.state import Names, PlanState
@@ -191,6 +191,7 @@ def _release(step: Step, known: _Known) -> Release:
         kind=str(step.__struct_config__.tag),
         agent=step.agent if isinstance(step, Task) else "",
         permissions=permissions or Permissions(),
+        destructive=is_destructive(step),
         inputs=known.inputs,
         later=known.later,
     )

@@ -251,6 +251,7 @@ _OPENED: Final = GateOpened(
             kind="task",
             agent="pay-invoice",
             permissions=Permissions(network=("bank.example.com",)),
+            destructive=True,
             inputs={"to": "Example Ltd", "total": "EUR 48,000.00"},
         ),
     ),

@@ -229,6 +229,7 @@ class Next(Struct, frozen=True, kw_only=True):
         inputs: What the agent is given, by name.
         withheld: What stands for the inputs where they may not leave.
         permissions: What it may do.
+        destructive: Whether what it does cannot be undone.
     """
 
     name: str
@@ -237,6 +238,7 @@ class Next(Struct, frozen=True, kw_only=True):
     inputs: tuple[tuple[str, str], ...]
     withheld: str
     permissions: str
+    destructive: bool
 
 
 class Again(Struct, frozen=True, kw_only=True):
@@ -541,6 +543,7 @@ def _next(release: events.Release, reviews: Reviews, with_outputs: bool) -> Next
         inputs=tuple(inputs),
         withheld="" if with_outputs or not release.inputs else _withheld(release.inputs),
         permissions=_permissions(release.permissions),
+        destructive=release.destructive,
     )
 
 

@@ -51,11 +51,13 @@ def _settle_task(task: Task, agent: AgentDescription | None) -> Task:
     if idempotent is None:
         idempotent = agent is not None and agent.idempotent is True
         idempotent = idempotent and all(tool.idempotent for tool in _tools(permissions, agent))
+    declared_so = agent is not None and agent.destructive
+    destructive = task.destructive or declared_so or any(tool.destructive for tool in _tools(permissions, agent))
     if agent is not None:
         permissions = with_what_tools_use(permissions, agent)
-    if permissions == task.permissions and idempotent is task.idempotent:
+    if (permissions, idempotent, destructive) == (task.permissions, task.idempotent, task.destructive):
         return task
-    return msgspec.structs.replace(task, permissions=permissions, idempotent=idempotent)
+    return msgspec.structs.replace(task, permissions=permissions, idempotent=idempotent, destructive=destructive)
 
 
 def with_what_tools_use(permissions: Permissions, agent: AgentDescription) -> Permissions:

@@ -74,7 +74,7 @@ def change(work: PlannerWork, agents: Mapping[str, AgentDescription], reviewers:
     """What is to become of a plan that runs."""
     document = msgspec.to_builtins(work.current)
     for step in document["steps"]:
-        for settled in ("permissions", "idempotent"):
+        for settled in ("permissions", "idempotent", "destructive"):
             step.pop(settled, None)
     parts = [tagged("agents", [_agent(agent) for agent in agents.values()])]
     if reviewers:

@@ -22,7 +22,7 @@ from planmesh.schemas.plan import Plan, Step, Task
 from planmesh.schemas.work import AgentDescription, PlannerWork
 
 _STEP: Final = re.compile(r"/steps/([0-9]+)")
-_SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent"})
+_SETTLED_BY_US: Final = frozenset({"after", "permissions", "idempotent", "destructive"})
 
 
 def propose(
@@ -78,6 +78,7 @@ def _with_other_means(work: PlannerWork, agents: Agents) -> dict[str, Any]:
                 if tools and work.agent in agents and agents[work.agent].tools is not None:
                     step["permissions"] = {"tools": tools}
                 step.pop("idempotent", None)
+                step.pop("destructive", None)
             if work.inputs is not None:
                 step["inputs"] = work.inputs
     return document
@@ -154,7 +155,7 @@ def _says_the_same(stored: dict[str, Any], plain: dict[str, Any]) -> bool:
     if not set(plain.get("after", ())) <= set(stored.get("after", ())):
         return False
     keys = (plain.keys() | stored.keys()) - _SETTLED_BY_US
-    keys |= plain.keys() & {"permissions", "idempotent"}
+    keys |= plain.keys() & (_SETTLED_BY_US - {"after"})
     if "steps" in keys:  # the body of an each, whose steps the planner has settled as well
         keys.discard("steps")
         bodies = [{step["name"]: step for step in one.get("steps", ())} for one in (stored, plain)]

@@ -349,6 +349,8 @@ class Release(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str
     agent: str = ""
     permissions: Permissions = Permissions()
+    destructive: bool = False
+    """Whether what it does cannot be undone, as far as its agent says."""
     inputs: dict[str, Any] = {}
     """Put together from what is known; large values as `{"$blob": sha256, …}`."""
     later: dict[str, tuple[str, ...]] = {}

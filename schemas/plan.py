@@ -139,11 +139,24 @@ class Task(StepBase, frozen=True, kw_only=True, tag="task"):
     idempotent: bool | None = None
     """Whether doing it twice does no harm. Unless given, what the agent declares; an agent that declares nothing
     is not. A step that is not is begun at most once an attempt."""
+    destructive: bool = False
+    """Whether what it does cannot be undone: so its agent declares, or a tool that it permits. The planner settles it,
+    and whoever approves the step is told."""
     on_error: Literal["halt", "ignore"] = "halt"
     """`ignore`: when it has failed for good, the step counts as skipped, with null as its output."""
     accept: ExpressionText | None = None
     """What must hold of its output, which is read by the step's binding. An attempt whose output does not is failed, as
     `not_accepted`, and tried again while there are attempts."""
+
+
+def is_destructive(step: "Step") -> bool:
+    """Whether what a step does cannot be undone, or what one does that goes through its items."""
+    match step:
+        case Task():
+            return step.destructive
+        case Each():
+            return any(map(is_destructive, step.steps))
+    return False
 
 
 MODEL_AGENT: Final = "llm"

@@ -27,7 +27,7 @@ from planmesh.schemas import events
 from planmesh.schemas.events import Barred, GateOpened, Release, Upstream
 from planmesh.schemas.four_eyes import barred, same
 from planmesh.schemas.payload import Blob, Payload
-from planmesh.schemas.plan import OPERATORS, Gate, Level, Permissions
+from planmesh.schemas.plan import OPERATORS, Gate, Level, Permissions, is_destructive
 from planmesh.schemas.quorum import missing
 from planmesh.schemas.revision import Change
 from planmesh.schemas.state import PlanState, StepState, StepStatus
@@ -56,6 +56,7 @@ class Next(Struct, frozen=True, kw_only=True):
     agent: str
     inputs: tuple[tuple[str, Shown], ...] = ()
     permissions: tuple[tuple[str, str], ...] = ()
+    destructive: bool = False
 
 
 class Changed(Struct, frozen=True, kw_only=True):
@@ -84,6 +85,7 @@ class GatePage(Sheet, frozen=True, kw_only=True):
         lacking: Who has to approve yet, in words.
         own: Why the reader may reject, and not approve.
         barred: Who else may not approve, and why.
+        for_good: The steps behind the gate that cannot be undone, whether they start at once or later.
         further: What stands behind the steps that an approval starts, as far as it is named.
         reason: Of a rejection: why, and when.
         stuck: That too few of those who are asked may approve it.
@@ -101,6 +103,7 @@ class GatePage(Sheet, frozen=True, kw_only=True):
     shown: tuple[Shown, ...]
     before: tuple[Before, ...]
     next: tuple[Next, ...]
+    for_good: tuple[str, ...]
     further: tuple[str, ...]
     changes: tuple[Changed, ...]
     reason: Approval | None
@@ -150,6 +153,7 @@ def gate_page(
         before=tuple(_before(state, one) for one in (opened.upstream if opened is not None else ())[:_MOST_LISTED]),
         next=tuple(_next(state, one, blobs) for one in (opened.releases if opened is not None else ())[:_MOST_LISTED]),
         changes=changed(opened.changes if opened is not None else (), state),
+        for_good=_for_good(state, name),
         further=_further(state, name, opened),
         reason=_reason(case, step),
     )
@@ -180,6 +184,11 @@ def _further(state: PlanState, name: str, opened: GateOpened | None) -> tuple[st
     first = {one.step for one in opened.releases} if opened is not None else set()
     names = [one for one in state.graph.behind(name) if one not in first][:_MOST_NAMED]
     return tuple(_label(state, one) or one for one in names)
+
+
+def _for_good(state: PlanState, name: str) -> tuple[str, ...]:
+    behind = state.graph.behind(name)
+    return tuple(_label(state, one) or one for one in behind if is_destructive(state.graph.steps[one]))
 
 
 def _approvals(case: Case, step: StepState, directory: Directory) -> tuple[Approval, ...]:
@@ -274,6 +283,7 @@ def _next(state: PlanState, one: Release, blobs: Mapping[str, object]) -> Next:
         agent=line(one.agent),
         inputs=tuple(inputs),
         permissions=tuple((field, line(", ".join(values))) for field, values in granted if values),
+        destructive=one.destructive,
     )
 
 

@@ -132,6 +132,8 @@ def _releases(gate: GateRow, width: int) -> list[Text]:
         who = f" by {release.agent}" if release.agent else f" ({release.kind})"
         lines.append(Text("    ").append(release.step, "bold").append(who, "not bold"))
         lines += _inputs(release, gate.shown, width)
+        if release.destructive:
+            lines.append(Text("      This cannot be undone.", style="red"))
         if release.agent:
             lines += paragraph(f"may {allowed(release.permissions)}", width, "      ", "dim")
     if len(gate.releases) > _MOST:

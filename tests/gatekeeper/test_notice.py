@@ -244,6 +244,15 @@ def test_whoever_is_asked_as_well_learns_why_and_who_else_is() -> None:
     assert "Asked as well from 2026-01-01 02:00 UTC on: team:board.\n" in notice.body
 
 
+def test_a_notice_says_of_each_step_that_cannot_be_undone_that_it_cannot() -> None:
+    play = Play(plan(gate("g"), task("pay", "g", destructive=True), task("tell", "g")))
+
+    said = notice_of(play, step="g").body
+
+    assert said.count("THIS CANNOT BE UNDONE.") == 1
+    assert said.index("- pay:") < said.index("THIS CANNOT BE UNDONE.") < said.index("- tell:")
+
+
 def test_a_notice_says_whose_approvals_it_takes() -> None:
     play = Play(publishing(reviewers=("team:a", "team:b"), shares=(Share(of="team:a", count=2), Share(of="team:b"))))
     play.completes("audit")

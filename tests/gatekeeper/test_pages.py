@@ -31,7 +31,7 @@ from planmesh.testing import MeshServer
 
 def asking(**fields: Any) -> Plan:
     rules = {"reviewers": ("team:finance",), "prompt": "Pay?", **fields}
-    pay = task("pay", "ok", inputs={"total": "{before.total}", "note": "{before.note}"})
+    pay = task("pay", "ok", inputs={"total": "{before.total}", "note": "{before.note}"}, destructive=True)
     thank = task("thank", "ok", "pay", inputs={"receipt": "{pay.receipt}"})
     return plan(task("before"), gate("ok", "before", **rules), pay, thank)
 
@@ -54,6 +54,8 @@ async def test_a_reviewer_reads_what_is_asked_and_what_would_start(site: Site, c
         assert said in text
     assert 'class="node waiting here"' in text
     assert "not known yet: pay has to run first" in text
+    assert text.count("This cannot be undone.") == 1
+    assert "exactly as shown. <b>pay cannot be undone.</b>" in text
 
 
 async def test_nothing_that_strangers_wrote_becomes_markup_or_hides_text(site: Site, clerk: Clerk) -> None:

@@ -15,7 +15,7 @@ from planmesh.planner.flow import Flow, read_flow
 from planmesh.planner.graph import Condition, components, exclusive
 from planmesh.planner.problems import Problems
 from planmesh.planner.scope import read_scope
-from planmesh.schemas.plan import Check, Decide, Emit, Gate, Permissions, Plan, Task
+from planmesh.schemas.plan import Check, Decide, Emit, Gate, Permissions, Plan, Task, is_destructive
 from planmesh.schemas.state import Graph
 from planmesh.schemas.work import AgentDescription, ToolDescription
 
@@ -215,6 +215,39 @@ def test_permissions_and_idempotence_are_the_steps_own_or_else_what_the_agent_de
         (Permissions(), True),
         (Permissions(), True),
     ]
+
+
+def test_a_step_cannot_be_undone_if_its_agent_or_a_tool_that_it_permits_says_so() -> None:
+    tools = (ToolDescription(name="look"), ToolDescription(name="buy", destructive=True))
+    agents = {
+        "thinker": AgentDescription(name="thinker", any_parameters=True, tools=tools),
+        "payer": AgentDescription(name="payer", any_parameters=True, destructive=True),
+    }
+
+    def step(name: str, agent: str, *tools: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "kind": "task", "agent": agent, "permissions": {"tools": list(tools)}, **more}
+
+    inner = step("inner", "payer")
+    document = {
+        "name": "Demo",
+        "steps": [
+            step("a", "payer"),
+            step("b", "payer", destructive=False),
+            step("c", "thinker", "look"),
+            step("d", "thinker", "look", "buy"),
+            step("e", "thinker", destructive=True),
+            {"kind": "each", "name": "all", "items": "[1]", "item": "x", "steps": [inner]},
+            {"kind": "gate", "name": "g"},
+        ],
+    }
+
+    found = compile_plan(document, agents)
+
+    assert isinstance(found, Compiled)
+    assert [is_destructive(step) for step in found.plan.steps] == [True, True, False, True, True, True, False]
+    again = compile_plan(msgspec.to_builtins(found.plan), agents)
+    assert isinstance(again, Compiled)
+    assert again.plan == found.plan
 
 
 def test_a_step_of_an_agent_that_uses_tools_is_idempotent_if_all_that_it_permits_are() -> None:

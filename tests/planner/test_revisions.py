@@ -7,7 +7,7 @@ import msgspec
 from planmesh.planner.catalogue import undescribed
 from planmesh.planner.revisions import propose
 from planmesh.schemas.commands import ProposeRevision
-from planmesh.schemas.plan import Each, Gate, Parameter, Permissions, Plan, Policy, Task
+from planmesh.schemas.plan import Each, Gate, Parameter, Permissions, Plan, Policy, Task, is_destructive
 from planmesh.schemas.work import AgentDescription, AgentParameter, PlannerWork, ToolDescription
 
 OPERATORS = ("role:operator",)
@@ -143,6 +143,17 @@ def test_a_retry_with_another_agent_takes_what_that_one_declares() -> None:
     assert isinstance(b, Task)
     assert (b.agent, b.idempotent, b.permissions) == ("second", True, Permissions(network=("api.example",)))
     assert b.after == ("a", "g")
+
+
+def test_a_retry_with_another_agent_cannot_be_undone_only_if_that_one_says_so() -> None:
+    steps = tuple(
+        msgspec.structs.replace(step, destructive=True) if step.name == "b" else step for step in CURRENT.steps
+    )
+    current = msgspec.structs.replace(CURRENT, steps=steps)
+
+    plan = proposed(wants(kind="retry", step="b", agent="second", inputs={"value": "{a}"}, current=current))
+
+    assert [step.name for step in plan.steps if is_destructive(step)] == []
 
 
 def test_a_retry_with_another_agent_keeps_the_tools_that_the_step_names() -> None:

@@ -48,6 +48,15 @@ def test_steps_behind_those_that_start_at_once_are_counted() -> None:
     assert "    and then 2 steps behind that" in said
 
 
+def test_a_step_that_cannot_be_undone_says_so() -> None:
+    play = Play(plan(gate("g"), task("pay", "g", destructive=True), task("tell", "g")))
+
+    said = [line.plain for line in review(gate_row(play.state, "g"), play.at, 100)]
+
+    assert said.count("      This cannot be undone.") == 1
+    assert said.index("    pay by agent") < said.index("      This cannot be undone.") < said.index("    tell by agent")
+
+
 def test_a_question_that_is_its_label_is_asked_once() -> None:
     play = Play(plan(question("city", label="Which city?", prompt="Which city?")))
 
