@@ -16,7 +16,7 @@ from planmesh.connection import Connection, ServerInfo, connect
 from planmesh.credentials import Credentials
 from planmesh.delivery import subscribe
 from planmesh.embedded import server_binary
-from planmesh.errors import Unusable
+from planmesh.errors import Busy, Unusable
 from planmesh.schemas.subjects import BadToken
 from planmesh.streams import DEFAULT_MAX_BYTES, consumers, streams
 from planmesh.testing import MeshServer, mesh_server
@@ -211,6 +211,30 @@ async def test_a_submitter_and_an_operator_that_are_added_can_begin(mesh_server:
         vote = await person.publish("commands.s.p.vote.late", b"{}")
 
     assert (goal.stream, vote.stream) == ("GOALS-late", "COMMANDS")
+
+
+async def test_one_whose_file_is_deleted_is_shut_out_and_what_it_left_can_be_taken_out(mesh_server: MeshServer) -> None:
+    mesh = mesh_server.mesh
+    evil, good = await mesh_server.add_agent("evil"), await mesh_server.add_agent("good")
+    async with as_user(evil) as agent, as_user(good) as other:
+        for _ in range(3):
+            await agent.publish("results.evil", b"junk")
+        await other.publish("results.good", b"{}")
+
+        (mesh.credentials / "agent-evil.toml").unlink()
+        assert mesh.ensure_users(mesh_server.url) == ()
+        assert mesh.accounts_changed
+        await mesh.reload()
+
+        with pytest.raises((Busy, Unusable)):
+            await agent.publish("results.evil", b"junk", timeout_s=1)
+        with pytest.raises(Unusable):
+            await connect(evil.server, evil.user, evil.password, name="test", wait_s=1)
+        async with as_user(mesh_server.credentials("admin-agents")) as admin:
+            asked = json.dumps({"filter": "results.evil"}).encode()
+            purged = json.loads(await admin.request("$JS.API.STREAM.PURGE.RESULTS", asked))
+        assert purged["purged"] == 3
+        assert (await other.publish("results.good", b"{}")).sequence == 5
 
 
 async def test_an_operator_sees_the_progress_of_an_agent_that_is_added_later(mesh_server: MeshServer) -> None:
