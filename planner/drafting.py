@@ -32,7 +32,7 @@ from planmesh.schemas import codec
 from planmesh.schemas.codec import DecodeError, encode
 from planmesh.schemas.commands import ProposeRevision, ReportDraft
 from planmesh.schemas.goals import Origin, Problem, Try
-from planmesh.schemas.plan import Plan, Policy
+from planmesh.schemas.plan import Each, Plan, Policy, Step, Task
 from planmesh.schemas.work import MAX_TOKENS, Call, DraftWork, Failure, PlannerWork
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ class Drafter:
         if isinstance(revised, list):
             return revised
         # What a person has written stays as a person has written it.
-        before = {step.name: step for step in work.current.steps}
-        theirs = {step.name for step in revised.steps if step.name in work.kept or before.get(step.name) == step}
+        before = {step.name: _written(step) for step in work.current.steps}
+        theirs = {one.name for one in revised.steps if one.name in work.kept or before.get(one.name) == _written(one)}
         problems = Problems()
         refuse_widening(revised, agents, problems, theirs)
         if problems:
@@ -526,3 +526,13 @@ def _type_of(value: Any) -> str:
         case dict():
             return "object"
     return "any"
+
+
+def _written(step: Step) -> Step:
+    """A step without what the planner says of its agent, which may have come to declare it since."""
+    match step:
+        case Task():
+            return msgspec.structs.replace(step, destructive=False)
+        case Each():
+            return msgspec.structs.replace(step, steps=tuple(map(_written, step.steps)))
+    return step
