@@ -5,7 +5,6 @@ Templates escape what they are given; `plain` has taken out what would hide or r
 
 import json
 import re
-import textwrap
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -76,7 +75,8 @@ def _fields(value: object) -> str:
 def _field(value: object) -> str:
     """A text of several lines stands below its name, indented: none of it passes for another field."""
     text = value if isinstance(value, str) else json.dumps(value, **_AS_JSON)
-    return f"\n{textwrap.indent(text, '  ', lambda _: True)}" if len(text.splitlines()) > 1 else text
+    lines = text.splitlines()
+    return "".join(f"\n  {one}" for one in lines) if len(lines) > 1 else "".join(lines)
 
 
 def plain(text: str, most: int = TEXT_CHARACTERS) -> str:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from planmesh.gatekeeper.web.words import Shown, listed, value_of
@@ -13,6 +13,7 @@ flat = st.dictionaries(texts, texts | st.integers() | st.booleans() | st.none(),
 
 
 @given(flat)
+@example({"": "\n"})
 def test_of_an_object_each_field_begins_a_line_and_nothing_else_does(fields: dict[str, object]) -> None:
     lines = value_of(fields).text.split("\n")
 
