@@ -200,7 +200,10 @@ async def _watching(operator: Operator, address: Address, feed: Feed) -> AsyncIt
         # A hint more or less; whatever is wrong with the connection, `read` says so.
         with contextlib.suppress(PlanmeshError):
             async for report in operator.progress(address):
-                feed.hint(report.step, report.progress.text)
+                step = watched.state.steps.get(report.step) if watched.state is not None else None
+                # Any agent may say something of any step; only of its own is it to be believed.
+                if step is not None and step.agent == report.agent:
+                    feed.hint(report.step, report.progress.text)
 
     watched.reading = asyncio.create_task(read())
     tasks = (watched.reading, asyncio.create_task(hints()))
