@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -23,6 +23,7 @@ from planmesh.cli.session import NotUnderstood, Session
 from planmesh.cli.text import counted, listed, one_line
 from planmesh.cli.where import Where, read_where
 from planmesh.errors import Busy, PlanmeshError
+from planmesh.frontier import Fate, Frontier
 from planmesh.operator import Operator
 from planmesh.schemas.commands import VERBS, AnyCommand, verb_of
 from planmesh.schemas.queries import PlanRow, PlansQuery
@@ -215,12 +216,25 @@ async def _foresee(operator: Operator, address: Address, state: PlanState, asked
         foreseen = await foresee(operator, state, command)
         if foreseen.seen is not None:
             state = foreseen.after
-            said = "; ".join([*map(str, foreseen.seen.discloses), f"the plan would be {state.status}"])
-            rows.append(Row(**about, outcome="would be done", said=said))
+            rows.append(Row(**about, outcome="would be done", said="; ".join(_said(foreseen.seen, about["step"]))))
         else:
             why = foreseen.refused.reason if foreseen.refused is not None else foreseen.problems[0].message
             rows.append(Row(**about, outcome="would be refused", said=f"refused: {why}"))
     return rows
+
+
+def _said(seen: Frontier, step: str) -> Iterator[str]:
+    """What somebody who looks at many plans has to know of one: the whole of it is in the preview of the one."""
+    yield from map(str, seen.discloses)
+    yield from (
+        f"{one.agent} would do it" for one in seen.steps if one.step == step and one.fate == "again" and one.change
+    )
+    others: tuple[tuple[Fate, str], ...] = (("asks", "would ask again"), ("dropped", "would be dropped"))
+    for fate, what in others:
+        found = [name for name in seen.of(fate) if name != step]
+        if found:
+            yield f"{listed(found)} {what}"
+    yield f"the plan would be {seen.status}"
 
 
 async def _send(

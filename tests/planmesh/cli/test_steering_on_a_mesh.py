@@ -392,6 +392,18 @@ async def test_one_source_that_was_down_is_retried_in_all_plans_that_it_stopped(
     assert "There is nothing to retry" in again.err
 
 
+async def test_a_look_at_many_says_who_would_do_it_instead_and_what_would_ask_again(desk: Desk, says: Any) -> None:
+    await desk.stopped(says, "instead-0")
+    await says(steer.retry("instead-0", "extra", session=desk.session()))
+    many = Many(where=("text=instead-0",))
+
+    looked = await says(steer.retry(many=many, agent="mirror", look=LOOK, session=desk.session("json")))
+
+    assert [(row["step"], row["said"]) for row in looked.json] == [
+        ("fetch", "mirror would do it; the plan would be running")
+    ]
+
+
 async def test_where_nothing_takes_a_verb_it_says_what_there_is(desk: Desk, says: Any) -> None:
     await desk.stopped(says, "nothing-0")
 
