@@ -59,25 +59,59 @@ SERVICE: Final = "executor"
 MOST_IN_A_COMMIT: Final = 120  # with inline outputs of 8 KiB, a commit stays under 1 MiB
 _LOST_RACES: Final = 20
 
-# What was taken and is not decided yet. A server gives as fast as it is asked, and agents may say as much as they like.
-_MOST_HELD: Final = 1_000
-_MOST_HELD_BYTES: Final = 64 * 1024 * 1024
-_FULL_PAUSE_S: Final = 0.02
+# How much may be taken and not decided yet: a server gives as fast as it is asked, and agents may say as much as they
+# like. Of results, each counts: one message can hold a thousand, each about another plan. Fewer commands than results:
+# what runs goes on before more begins. Else more plans are under way than can be kept in mind, and each is read again.
+_MOST_COMMANDS: Final = 60
+_MOST_RESULTS: Final = 200
+_MOST_HELD_BYTES: Final = 32 * 1024 * 1024  # of commands, and as much of results
+_FULL_PAUSE_S: Final = 0.005
 _STUCK_S: Final = 1.0
 _REASON_CHARACTERS: Final = 200
 
 log = structlog.get_logger()
 
 
+class _Held:
+    """What was taken of one stream, and is not decided yet.
+
+    Args:
+        most: How many commands, or results, there may be when more is taken.
+    """
+
+    __slots__ = ("_most", "parts", "size_bytes")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.parts = 0
+        self.size_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        return self.parts > self._most or self.size_bytes > _MOST_HELD_BYTES
+
+
 class _Delivery:
     """A message, and how many of its parts are still undecided: a bundle of results can be about many plans."""
 
-    __slots__ = ("error", "left", "message")
+    __slots__ = ("_held", "_left", "error", "message")
 
-    def __init__(self, message: Message, parts: int) -> None:
+    def __init__(self, message: Message, parts: int, held: _Held) -> None:
         self.message = message
-        self.left = parts
         self.error: Exception | None = None
+        self._left = parts
+        self._held = held
+        held.parts += parts
+        held.size_bytes += len(message.data)
+
+    def settle(self) -> bool:
+        """One part is decided, or cannot be. Returns: whether it was the last."""
+        self._left -= 1
+        self._held.parts -= 1
+        if self._left:
+            return False
+        self._held.size_bytes -= len(self.message.data)
+        return True
 
     def fail(self, error: Exception) -> None:
         """Of several errors, one that passes counts: set aside for the others, its part would be lost."""
@@ -152,8 +186,8 @@ class Decider:
         self._escalate_to = escalate_to
         self._limits = limits
         self._inline_output_bytes = inline_output_bytes
-        self._held = 0
-        self._held_bytes = 0
+        self._commands = _Held(_MOST_COMMANDS)
+        self._results = _Held(_MOST_RESULTS)
         self._desks: dict[Address, _Desk] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -166,8 +200,8 @@ class Decider:
                 except (Poison, codec.DecodeError, subjects.BadSubject) as error:
                     self._spawn(give_up(self._core, SERVICE, message, error))
                 else:
-                    self._put(address, _Part(asked, self._hold(message, 1)))
-            await self._have_room()
+                    self._put(address, _Part(asked, _Delivery(message, 1, self._commands)))
+                    await self._have_room(self._commands)
 
     async def take_results(self, results: Subscription) -> None:
         """Decide results until the subscription is closed."""
@@ -179,26 +213,19 @@ class Decider:
                 except (codec.DecodeError, subjects.BadSubject) as error:
                     self._spawn(give_up(self._core, SERVICE, message, error))
                     continue
-                delivery, at = self._hold(message, len(bundle.results)), message.timestamp
+                delivery, at = _Delivery(message, len(bundle.results), self._results), message.timestamp
                 for result in bundle.results:
                     self._put(result.address, _Part(Asked(ReportResult(result), agent, at), delivery))
-            await self._have_room()
+                await self._have_room(self._results)
 
     async def finish(self) -> None:
         """Wait until everything that was taken is decided."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _hold(self, message: Message, parts: int) -> _Delivery:
-        self._held += 1
-        self._held_bytes += len(message.data)
-        return _Delivery(message, parts)
-
-    async def _have_room(self) -> None:
+    async def _have_room(self, held: _Held) -> None:
         """Wait until some of what was taken is decided, if it is much. Asked less often, the server keeps the rest."""
-        while not self._core.closed.is_set():
-            if self._held <= _MOST_HELD and self._held_bytes <= _MOST_HELD_BYTES:
-                return
+        while held.full and not self._core.closed.is_set():  # noqa: ASYNC110 - whatever is decided makes room
             await asyncio.sleep(_FULL_PAUSE_S)
 
     def _put(self, address: Address, part: _Part) -> None:
@@ -245,10 +272,7 @@ class Decider:
                 part.delivery.fail(error)
         for part in parts:
             delivery = part.delivery
-            delivery.left -= 1
-            if delivery.left == 0:
-                self._held -= 1
-                self._held_bytes -= len(delivery.message.data)
+            if delivery.settle():
                 if delivery.error is None:
                     delivery.message.ack()
                 else:

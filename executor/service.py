@@ -78,13 +78,14 @@ async def steer(
             await stack.enter_async_context(subscription)
             return subscription
 
+        taking: list[asyncio.Task[None]] = []
         if "decide" in loops:
-            tasks.create_task(decider.take_commands(await open_group(core, COMMANDS, DECIDE)))
-            tasks.create_task(decider.take_results(await open_group(agents, RESULTS, DECIDE)))
+            taking.append(tasks.create_task(decider.take_commands(await open_group(core, COMMANDS, DECIDE))))
+            taking.append(tasks.create_task(decider.take_results(await open_group(agents, RESULTS, DECIDE))))
             previews = Previews(core, event_log, store, Rules(gate_sla_s, escalate_to))
             tasks.create_task(previews.serve(stop, PINNED_GROUP))
         if "dispatch" in loops:
-            tasks.create_task(dispatcher.take_commits(await open_group(core, PLANS, DISPATCH)))
+            taking.append(tasks.create_task(dispatcher.take_commits(await open_group(core, PLANS, DISPATCH))))
         if "timers" in loops:
             timer = partial(handle_timer, core)
             tasks.create_task(consume(core, WORK, TIMERS, timer, service="executor", stop=stop))
@@ -96,6 +97,7 @@ async def steer(
         await stop.wait()
         for subscription in subscriptions:
             await subscription.close()
+        await asyncio.gather(*taking)
         await decider.finish()
         await dispatcher.finish()
 

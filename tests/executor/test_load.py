@@ -2,6 +2,9 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -9,16 +12,23 @@ import pytest
 from patience import eventually
 from plays import gate, plan
 
+from planmesh.connection import Connection
+from planmesh.delivery import Keeper, subscribe
 from planmesh.errors import Busy
+from planmesh.eventlog import EventLog
 from planmesh.executor import decide
 from planmesh.executor.blobs import BlobStore
+from planmesh.executor.decide import Decider
+from planmesh.executor.plans import Plans
 from planmesh.poison import read
 from planmesh.schemas import codec, subjects
 from planmesh.schemas.codec import encode
-from planmesh.schemas.commands import CreatePlan
-from planmesh.schemas.payload import Blob
+from planmesh.schemas.commands import CreatePlan, ReportResult
+from planmesh.schemas.payload import NOTHING, Blob
 from planmesh.schemas.plan import Plan
-from planmesh.schemas.subjects import Address
+from planmesh.schemas.subjects import COMMANDS, DECIDE, RESULTS, Address
+from planmesh.schemas.work import AttemptCompleted, Results
+from planmesh.streams import PINNED_GROUP, STEERING_ACK_WAIT_S
 
 _blob = codec.Codec[Blob](Blob)
 
@@ -113,6 +123,101 @@ async def test_of_what_is_set_aside_each_writer_has_its_own(opened: Any) -> None
         await eventually(are_there, 30)
         found = Counter([one.subject async for one in read(operator)])
         assert found == {"results.flood": 1_000, "results.other": 1, "commands.s.p.reply.tester": 1}
+
+
+class Stuck(Decider):
+    """Decides no result before it may, and counts those that it has in hand."""
+
+    def __init__(self, core: Connection) -> None:
+        super().__init__(core, EventLog(core), BlobStore(core), Plans())
+        self.may = asyncio.Event()
+        self.in_hand = 0
+        self.most = 0
+        self.decided: set[Address] = set()
+
+    async def _turn(self, address: Address, parts: list[Any]) -> None:
+        results = sum(isinstance(part.asked.what, ReportResult) for part in parts)
+        self.in_hand += results
+        self.most = max(self.most, self.in_hand)
+        if results:
+            await self.may.wait()
+        await super()._turn(address, parts)
+        self.in_hand -= results
+        self.decided.add(address)
+
+
+@asynccontextmanager
+async def stuck(house: Any) -> AsyncIterator[Stuck]:
+    core, agents = await house.connected("executor"), await house.connected("executor-agents")
+    decider, keeper = Stuck(core), Keeper(STEERING_ACK_WAIT_S)
+    async with (
+        await subscribe(core, COMMANDS, DECIDE, group=PINNED_GROUP, keeper=keeper) as commands,
+        await subscribe(agents, RESULTS, DECIDE, group=PINNED_GROUP, keeper=keeper) as results,
+    ):
+        taking = [
+            asyncio.create_task(decider.take_commands(commands)),
+            asyncio.create_task(decider.take_results(results)),
+        ]
+        yield decider
+    decider.may.set()
+    await asyncio.gather(*taking)
+    await decider.finish()
+    keeper.close()
+
+
+async def report(house: Any, bundles: int, of: int) -> set[Address]:
+    """Have an agent report on as many plans, some of them in one message. There are no such plans."""
+    agent = await house.connected("agent-work")
+    told: set[Address] = set()
+    for bundle in range(bundles):
+        addresses = [Address("tester", f"plan-{bundle}-{number}") for number in range(of)]
+        told.update(addresses)
+        results = tuple(
+            AttemptCompleted(
+                space=at.space,
+                plan=at.plan,
+                step="s",
+                attempt=1,
+                output=NOTHING,
+                started_at=datetime.now(UTC),
+                duration_s=0.1,
+            )
+            for at in addresses
+        )
+        await agent.publish(subjects.results("work"), encode(Results(results=results)))
+    return told
+
+
+async def test_of_results_that_come_in_bundles_only_so_many_are_taken(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "_MOST_RESULTS", 20)
+    async with opened("work") as house:
+        told = await report(house, bundles=30, of=10)
+        async with stuck(house) as decider:
+            await eventually(lambda: decider.in_hand > 20)
+            decider.may.set()
+            await eventually(lambda: decider.decided == told)
+
+        assert decider.most <= 30
+        assert decider._results.parts == 0
+        assert decider._results.size_bytes == 0
+
+
+async def test_commands_do_not_wait_for_room_that_results_take(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "_MOST_RESULTS", 20)
+    async with opened("work") as house:
+        await report(house, bundles=30, of=10)
+        async with stuck(house) as decider:
+            await eventually(lambda: decider.in_hand > 20)
+
+            created = set()
+            for _ in range(3):
+                address = await house.create(plan(gate("g")))
+                await house.until(address, lambda state: state.status == "waiting")
+                created.add(address)
+
+            await eventually(lambda: decider.decided == created)
 
 
 async def test_an_agent_that_sends_blobs_faster_than_they_can_be_stored_is_told_to_wait(

@@ -8,6 +8,7 @@ import stat
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from planmesh.administration import Mesh
@@ -37,6 +38,23 @@ async def test_it_listens_on_this_machine_only_until_the_block_ends(tmp_path: Pa
         assert is_open(url)
 
     assert not is_open(url)
+
+
+async def test_it_keeps_less_garbage_than_is_usual_unless_somebody_wants_it_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = mesh_in(tmp_path)
+    found = []
+
+    for wanted in (None, "80"):
+        if wanted is None:
+            monkeypatch.delenv("GOGC", raising=False)
+        else:
+            monkeypatch.setenv("GOGC", wanted)
+        async with embedded_server(mesh.server_dir) as server:
+            found.append(psutil.Process(server.pid).environ()["GOGC"])
+
+    assert found == ["50", "80"]
 
 
 async def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
