@@ -62,8 +62,8 @@ _LOST_RACES: Final = 20
 # How much may be taken and not decided yet: a server gives as fast as it is asked, and agents may say as much as they
 # like. Of results, each counts: one message can hold a thousand, each about another plan. Fewer commands than results:
 # what runs goes on before more begins. Else more plans are under way than can be kept in mind, and each is read again.
-_MOST_COMMANDS: Final = 60
-_MOST_RESULTS: Final = 200
+_MOST_COMMANDS: Final = 100
+_MOST_RESULTS: Final = 500
 _MOST_HELD_BYTES: Final = 32 * 1024 * 1024  # of commands, and as much of results
 _FULL_PAUSE_S: Final = 0.005
 _STUCK_S: Final = 1.0
