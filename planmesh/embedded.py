@@ -35,7 +35,7 @@ _LAST_LINES: Final = 12
 _GARBAGE_PERCENT: Final = "50"
 """How much the server's memory may grow, in percent of what it uses, before it collects what it uses no more: `GOGC` of
 the Go runtime, whose default is 100. An idle server keeps for minutes what it had in the end: this is a third less to
-keep, for 2 % more processor time of a busy mesh."""
+keep, for 2 to 3 % more processor time of a busy mesh."""
 
 
 class EmbeddedServer:
