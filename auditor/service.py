@@ -253,13 +253,15 @@ class Follower:
             await self._commits.close()
 
     async def _receive(self, commits: Subscription) -> list[Message]:
-        """What is delivered next. While nothing is, the tables are looked at: somebody may have put others there."""
+        """What is delivered next. While nothing is, the tables are looked at: somebody may have put others there; and
+        what was lost on its way, as with a connection, would not come again soon."""
         while True:
             try:
                 async with asyncio.timeout(_IDLE_S):
                     return await commits.receive()
             except TimeoutError:
                 await self._compare()
+                await self.fill(await self._delivered())
 
     async def _compare(self) -> None:
         try:

@@ -148,6 +148,18 @@ async def test_what_was_delivered_to_an_auditor_that_died_is_read_from_the_log(d
         assert (await desk.ask(queries.PlanQuery(plan="plan"))).plan.status == "completed"
 
 
+async def test_what_was_lost_on_its_way_is_read_from_the_log_when_nothing_follows(
+    desk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_IDLE_S", 0.1)
+    async with desk.running(), await subscribe(await desk.connected("auditor"), PLANS, AUDITOR) as elsewhere:
+        for number, line in enumerate(played(), 1):
+            await desk.write(line)
+            await desk.until_read(number, timeout_s=10)  # it would be delivered again after 30
+
+        assert await elsewhere.receive()
+
+
 async def test_a_database_file_that_is_gone_is_waited_for(desk: Any, capsys: pytest.CaptureFixture[str]) -> None:
     log = played()
     async with desk.running() as running:
