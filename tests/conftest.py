@@ -1,12 +1,21 @@
 """A real server for whoever asks for one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from planmesh.testing import MeshServer
 from planmesh.testing import mesh_server as run_mesh_server
+
+
+@pytest.fixture(autouse=True)
+def as_it_logged() -> Iterator[None]:
+    """What a test has said about logging, it has said for itself."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
